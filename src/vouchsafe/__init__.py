@@ -1,0 +1,3 @@
+"""vouchsafe: the voucher service that checkouts trust."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,61 @@
+"""What can go wrong, whichever room it goes wrong in.
+
+VouchsafeError
+├── InvalidRequest       the request breaks a rule that the caller can read about in the protos
+├── NotFound             nothing has this id
+├── AlreadyExists        the id or the code is taken
+├── RequestIdReused      the request id was used for another request
+├── Overloaded           more is waiting than the server takes on; come back later
+├── Unavailable          a store is out of reach or not to be trusted; nothing was decided, or it is not known
+└── Misconfigured        the server cannot keep its promises with these settings or stores; the text says what to change
+
+A refusal to redeem is an outcome (`domain.reasons`), never one of these.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class VouchsafeError(Exception):
+    """Base of every error that the service raises on purpose. Its text is meant for callers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One broken rule: the field's path in the request, and what would be accepted."""
+
+    field: str
+    description: str
+
+
+class InvalidRequest(VouchsafeError):
+    """The request breaks a rule."""
+
+    def __init__(self, *violations: Violation) -> None:
+        super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
+        self.violations = violations
+
+
+class NotFound(VouchsafeError):
+    """Nothing has this id."""
+
+
+class AlreadyExists(VouchsafeError):
+    """The id or the code is taken."""
+
+
+class RequestIdReused(VouchsafeError):
+    """The request id was used for another request."""
+
+
+class Overloaded(VouchsafeError):
+    """More is waiting than the server takes on."""
+
+
+class Unavailable(VouchsafeError):
+    """A store is out of reach or not to be trusted. Repeat the request with the same request id."""
+
+
+class Misconfigured(VouchsafeError):
+    """The server cannot keep its promises with these settings or stores."""

@@ -1,0 +1,118 @@
+"""A use that was taken, and the event that records it.
+
+A redemption is named after its place in its partition's outbox: `r<partition>-<epoch>-<ms>-<seq>`. The name is unique
+without a second index, and the order of the names of one partition is the order of the decisions.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class StreamId(NamedTuple):
+    """The id of an outbox entry: milliseconds and a sequence number; compares in the order of the stream."""
+
+    ms: int
+    seq: int
+
+    def __str__(self) -> str:
+        return f"{self.ms}-{self.seq}"
+
+    @classmethod
+    def parse(cls, text: str) -> StreamId:
+        """Reads `<ms>-<seq>`. Raises ValueError."""
+        ms, seq = text.split("-")
+        return cls(int(ms), int(seq))
+
+
+STREAM_START = StreamId(0, 0)
+
+
+class Position(NamedTuple):
+    """A place in the history of one partition."""
+
+    partition: int
+    epoch: int
+    stream_id: StreamId
+
+    def __str__(self) -> str:
+        return f"r{self.partition:02}-{self.epoch}-{self.stream_id}"
+
+    @classmethod
+    def parse(cls, redemption_id: str) -> Position:
+        """Reads a redemption's id. Raises ValueError when it is not one."""
+        match = re.fullmatch(r"r(\d{2})-(\d{1,20})-(\d{1,20})-(\d{1,20})", redemption_id)
+        if match is None:
+            raise ValueError(f"{redemption_id!r} is not the id of a redemption; one looks like r03-1-1700000000000-0")
+        partition, epoch, ms, seq = map(int, match.groups())
+        return cls(partition, epoch, StreamId(ms, seq))
+
+
+class EventKind(StrEnum):
+    """What happened in a partition."""
+
+    REDEEMED = "redeemed"
+    PAUSED = "paused"
+    RESUMED = "resumed"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One entry of an outbox. `at_ms` is the gate's clock; `body` is JSON whose form depends on the kind."""
+
+    position: Position
+    kind: EventKind
+    at_ms: int
+    campaign_id: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a request to redeem asks the gate to take: everything of a redemption but its place and time.
+
+    `fingerprint` is 32 hex digits over the whole request except its id.
+    """
+
+    request_id: str
+    fingerprint: str
+    campaign_id: str
+    campaign_version: int
+    code: str
+    customer_id: str
+    order_id: str
+    currency_code: str
+    order_amount_minor: int
+    discount_minor: int
+
+    def to_json(self) -> bytes:
+        """The body of its event and of its request record."""
+        return json.dumps({name: getattr(self, name) for name in self.__slots__}, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_json(cls, body: bytes | str) -> Claim:
+        """Reads what `to_json` wrote. Raises ValueError or TypeError on anything else."""
+        return cls(**json.loads(body))
+
+
+@dataclass(frozen=True, slots=True)
+class Redemption:
+    """A use that was taken. `at_ms` is the gate's clock."""
+
+    position: Position
+    at_ms: int
+    claim: Claim
+
+    @property
+    def id(self) -> str:
+        """The redemption's id."""
+        return str(self.position)
+
+    @classmethod
+    def from_event(cls, event: Event) -> Redemption:
+        """The redemption that an event of kind REDEEMED records."""
+        return cls(event.position, event.at_ms, Claim.from_json(event.body))

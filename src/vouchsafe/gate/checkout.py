@@ -1,0 +1,233 @@
+"""The gate as checkouts use it: look a code up, claim a request id, decide. All of it goes through lanes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Final
+
+from vouchsafe.domain.campaign import Campaign, CodeEntry
+from vouchsafe.domain.errors import RequestIdReused, Unavailable
+from vouchsafe.domain.reasons import Reason, Refusal
+from vouchsafe.domain.redemption import Claim, Position, Redemption
+from vouchsafe.gate.connection import Command, Connection, function_call
+from vouchsafe.gate.gate import Gate, decode_status, describe_call
+from vouchsafe.gate.lanes import Function, Lane
+from vouchsafe.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One item to decide: what it would take, the code's own limit, and what the campaign's rules object to."""
+
+    claim: Claim
+    code_use_limit: int | None
+    objection: Refusal | None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """This order has redeemed this code already with the same contents: the redemption that stands."""
+
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """The campaign's definition has changed since it was read; nothing was decided."""
+
+
+@dataclass(frozen=True, slots=True)
+class Redeemable:
+    """Nothing speaks against it, now."""
+
+
+STALE: Final = Stale()
+REDEEMABLE: Final = Redeemable()
+
+
+class Checkout:
+    """Decides redemptions. Every method raises Overloaded when too much waits, Unavailable when Valkey is out of
+    reach or the partition is not open; after Unavailable it is not known what was decided, and repeating the same
+    request finds out.
+    """
+
+    def __init__(self, gate: Gate, settings: Settings) -> None:
+        self._gate = gate
+        self._ttl_ms = settings.request_ttl_ms
+        self._lane = Lane(
+            Connection(settings.valkey_url, settings.gate_timeout_ms),
+            batch_size=settings.batch_size,
+            max_waiting=settings.max_waiting,
+        )
+        self._resolve = Function(self._encode_resolve, _decode_resolve)
+        self._describe = Function(self._encode_describe, _decode_definition)
+        self._claim = Function(self._encode_claim, _decode_claim)
+        self._redeem = Function(self._encode_redeem, self._decode_redeem)
+        self._validate = Function(self._encode_validate, self._decode_validate)
+
+    async def close(self) -> None:
+        """Answers what waits, then closes the connection."""
+        await self._lane.close()
+
+    async def resolve(self, code: str) -> CodeEntry | None:
+        """Where a code leads, or None when no campaign has it."""
+        return await self._lane.submit(self._resolve, self._gate.partition_of(code), code)
+
+    async def definition(self, campaign_id: str) -> Campaign | None:
+        """The definition that decides now, or None when the gate has no such campaign."""
+        return await self._lane.submit(self._describe, self._gate.partition_of(campaign_id), campaign_id)
+
+    async def claim(self, claim: Claim) -> None:
+        """Makes sure that the request id is this request's and no other's. Raises RequestIdReused.
+
+        A request id has a partition of its own, so that it is caught even when the other request went to a campaign
+        elsewhere. Where both partitions are the same, `redeem` does this by itself.
+        """
+        home = self._gate.partition_of(claim.request_id)
+        if home != self._gate.partition_of(claim.campaign_id):
+            await self._lane.submit(self._claim, home, claim)
+
+    async def redeem(self, attempt: Attempt) -> Redemption | Refusal | Standing | Stale:
+        """Decides in one atomic step, and takes the use if nothing speaks against it. Raises RequestIdReused."""
+        return await self._lane.submit(self._redeem, self._gate.partition_of(attempt.claim.campaign_id), attempt)
+
+    async def validate(self, attempt: Attempt) -> Redeemable | Refusal | Stale:
+        """What `redeem` would decide now. Takes nothing; looks at no request id."""
+        return await self._lane.submit(self._validate, self._gate.partition_of(attempt.claim.campaign_id), attempt)
+
+    # -- the wire format; each function's contract stands in its .lua file ---------------------------------------------
+
+    def _encode_resolve(self, partition: int, codes: Sequence[str]) -> Command:
+        keys, token = self._gate.keys_and_token(partition)
+        return function_call("resolve", [keys.meta, keys.codes], [token, *codes])
+
+    def _encode_describe(self, partition: int, campaign_ids: Sequence[str]) -> Command:
+        return describe_call(*self._gate.keys_and_token(partition), campaign_ids)
+
+    def _encode_claim(self, partition: int, claims: Sequence[Claim]) -> Command:
+        keys, token = self._gate.keys_and_token(partition)
+        return function_call(
+            "claim",
+            [keys.meta, *(keys.request(claim.request_id) for claim in claims)],
+            [token, self._ttl_ms, *(claim.fingerprint for claim in claims)],
+        )
+
+    def _encode_redeem(self, partition: int, attempts: Sequence[Attempt]) -> Command:
+        keys, token = self._gate.keys_and_token(partition)
+        campaigns, campaign_keys = self._campaigns(partition, attempts)
+        args: list[bytes | str | int] = [token, self._ttl_ms, len(campaigns), *campaigns]
+        for attempt in attempts:
+            claim = attempt.claim
+            args += (campaigns[claim.campaign_id], *_item(attempt), claim.discount_minor, claim.to_json())
+        requests = [keys.request(attempt.claim.request_id) for attempt in attempts]
+        return function_call("redeem", [keys.meta, keys.outbox, *campaign_keys, *requests], args)
+
+    def _encode_validate(self, partition: int, attempts: Sequence[Attempt]) -> Command:
+        keys, token = self._gate.keys_and_token(partition)
+        campaigns, campaign_keys = self._campaigns(partition, attempts)
+        args: list[bytes | str | int] = [token, len(campaigns)]
+        for attempt in attempts:
+            args += (campaigns[attempt.claim.campaign_id], *_item(attempt))
+        return function_call("validate", [keys.meta, *campaign_keys], args)
+
+    def _campaigns(self, partition: int, attempts: Sequence[Attempt]) -> tuple[dict[str, int], list[str]]:
+        """The distinct campaigns with their index from 1, and the keys of all of them."""
+        keys, _ = self._gate.keys_and_token(partition)
+        indexes: dict[str, int] = {}
+        campaign_keys: list[str] = []
+        for attempt in attempts:
+            id_ = attempt.claim.campaign_id
+            if id_ not in indexes:
+                indexes[id_] = len(indexes) + 1
+                campaign_keys += (keys.campaign(id_), keys.customers(id_), keys.code_uses(id_), keys.orders(id_))
+        return indexes, campaign_keys
+
+    def _decode_redeem(self, partition: int, attempt: Attempt, answer: bytes) -> Redemption | Refusal | Standing | Stale:
+        kind, *rest = answer.decode().split(" ")
+        match kind:
+            case "R":
+                place, at_ms, version, discount = rest
+                # The request is the same, so of its claim only what the definition gives can differ.
+                claim = replace(attempt.claim, campaign_version=int(version), discount_minor=int(discount))
+                return Redemption(_position(partition, place), int(at_ms), claim)
+            case "D":
+                return Standing(_position(partition, rest[0]))
+            case _:
+                return self._decode_other(partition, attempt, kind, rest)
+
+    def _decode_validate(self, partition: int, attempt: Attempt, answer: bytes) -> Redeemable | Refusal | Stale:
+        kind, *rest = answer.decode().split(" ")
+        return REDEEMABLE if kind == "V" else self._decode_other(partition, attempt, kind, rest)
+
+    def _decode_other(self, partition: int, attempt: Attempt, kind: str, rest: list[str]) -> Refusal | Stale:
+        match kind:
+            case "N":
+                reason, *pairs = rest
+                metadata = dict(_metadata(partition, pair) for pair in pairs)
+                return Refusal(Reason(int(reason)), attempt.claim.code, metadata)
+            case "S":
+                return STALE
+            case "X":
+                raise _reused(attempt.claim)
+            case "U":
+                raise Unavailable(f"campaign {attempt.claim.campaign_id} is being published; try again")
+            case _:
+                raise ValueError(f"unknown answer {kind!r}")
+
+
+def _position(partition: int, place: str) -> Position:
+    return Position.parse(f"r{partition:02}-{place}")
+
+
+def _metadata(partition: int, pair: str) -> tuple[str, str]:
+    """A number behind a refusal, in the words of the interface."""
+    name, value = pair.split("=", 1)
+    match name:
+        case "start_ms" | "end_ms":
+            time = datetime.fromtimestamp(int(value) / 1000, UTC)
+            return name.replace("_ms", "_time"), time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        case "place":
+            return "redemption_id", str(_position(partition, value))
+        case _:
+            return name, value
+
+
+def _item(attempt: Attempt) -> tuple[str | int, ...]:
+    """The fields of an item that redeem and validate share, after the index of its campaign."""
+    claim = attempt.claim
+    return (
+        claim.campaign_version,
+        claim.fingerprint,
+        claim.customer_id,
+        claim.code,
+        attempt.code_use_limit or 0,
+        f"{claim.order_id} {claim.code}",
+        "" if attempt.objection is None else _encode_refusal(attempt.objection),
+    )
+
+
+def _encode_refusal(refusal: Refusal) -> str:
+    return " ".join(("N", str(refusal.reason.value), *(f"{key}={value}" for key, value in refusal.metadata.items())))
+
+
+def _decode_resolve(_partition: int, code: str, entry: bytes | None) -> CodeEntry | None:
+    if entry is None:
+        return None
+    use_limit, campaign_id = entry.decode().split(" ")
+    return CodeEntry(code, campaign_id, int(use_limit) or None)
+
+
+def _decode_definition(_partition: int, campaign_id: str, reply: list[bytes] | None) -> Campaign | None:
+    status = decode_status(campaign_id, reply)
+    return status.campaign if status else None
+
+
+def _decode_claim(_partition: int, claim: Claim, answer: bytes) -> None:
+    if answer != b"K":
+        raise _reused(claim)
+
+
+def _reused(claim: Claim) -> RequestIdReused:
+    return RequestIdReused(f"request id {claim.request_id} was used for another request; make a new one for each attempt")

@@ -1,0 +1,92 @@
+"""One connection to Valkey: pipelined commands, bounded in time, never repeated behind the caller's back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from redis.asyncio import ConnectionPool
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+
+from vouchsafe.domain.errors import Unavailable
+from vouchsafe.gate import library
+
+Command = Sequence[bytes | str | int]
+
+
+class Connection:
+    """Connects when it is first used and again after it broke. One task at a time may use it.
+
+    A client that silently sent a command again could redeem twice, so the library's own retries are off: whoever
+    needs an answer repeats the request under its request id.
+    """
+
+    def __init__(self, url: str, timeout_ms: int) -> None:
+        self._timeout_s = timeout_ms / 1000
+        pool = ConnectionPool.from_url(
+            url, protocol=2, retry=Retry(NoBackoff(), 0), socket_timeout=None, socket_connect_timeout=self._timeout_s
+        )
+        self._connection: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py has no types here
+
+    async def execute(self, commands: Sequence[Command], *, extra_wait_ms: int = 0) -> list[Any]:
+        """Sends the commands in one go and reads a reply for each, as bytes; an error reply is a ResponseError in the list.
+
+        `extra_wait_ms` is how long the commands may block in the server on purpose. Raises Unavailable when the
+        server is out of reach or too slow; it is not known then which commands were carried out.
+        """
+        try:
+            async with asyncio.timeout(self._timeout_s + extra_wait_ms / 1000):
+                await self._connection.send_packed_command(self._connection.pack_commands(commands), check_health=False)
+                return [await self._read() for _ in commands]
+        except TimeoutError:
+            raise Unavailable("Valkey did not answer in time") from None
+        except (OSError, RedisError) as error:
+            await self.close()
+            raise Unavailable(f"Valkey is out of reach: {error}") from error
+
+    async def _read(self) -> Any:
+        try:
+            return await self._connection.read_response(disable_decoding=True)
+        except ResponseError as error:
+            return error
+
+    async def call(self, calls: Sequence[Command]) -> list[Any]:
+        """Like `execute`, for calls of the library's functions; loads the library where it is missing.
+
+        A call that found no function has done nothing, so it is safe to make it again.
+        """
+        replies = await self.execute(calls)
+        missing = [i for i, reply in enumerate(replies) if isinstance(reply, ResponseError) and _is_not_loaded(reply)]
+        if missing:
+            (loaded,) = await self.execute([("FUNCTION", "LOAD", library.SOURCE)])
+            # Another process may have been faster.
+            if isinstance(loaded, ResponseError) and "already exists" not in str(loaded):
+                raise Unavailable(f"Valkey refuses the function library: {loaded}")
+            for i, reply in zip(missing, await self.execute([calls[i] for i in missing]), strict=True):
+                replies[i] = reply
+        return replies
+
+    async def close(self) -> None:
+        """Closes the connection. A later use connects again."""
+        await self._connection.disconnect(nowait=True)
+
+
+def _is_not_loaded(error: ResponseError) -> bool:
+    return "Function not found" in str(error)
+
+
+def function_call(name: str, keys: Sequence[str], args: Sequence[bytes | str | int]) -> Command:
+    """The command that calls a function of the library. KEYS[1] is the partition's meta key, ARGV[1] its token."""
+    return ("FCALL", library.function_name(name), len(keys), *keys, *args)
+
+
+def as_unavailable(error: ResponseError) -> Unavailable:
+    """What an error reply to a function call means to the caller: nothing was decided."""
+    text = str(error)
+    if "CLOSED" in text:
+        return Unavailable("the partition is closed: Valkey does not hold the data that the ledger expects")
+    return Unavailable(f"Valkey refuses the call: {text}")

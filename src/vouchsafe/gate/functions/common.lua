@@ -1,0 +1,44 @@
+-- Purpose: what the functions of this library share: the reasons, the clock, the check of the token, registration.
+-- KEYS:    none; this file registers no function.
+-- ARGV:    none.
+-- Returns: nothing.
+-- Writes:  nothing.
+
+local REASON = {
+  ORDER_ALREADY_REDEEMED = 20,
+  CAMPAIGN_PAUSED = 110,
+  CAMPAIGN_NOT_STARTED = 120,
+  CAMPAIGN_ENDED = 130,
+  CODE_LIMIT_REACHED = 310,
+  CUSTOMER_LIMIT_REACHED = 320,
+  CAMPAIGN_LIMIT_REACHED = 330,
+}
+
+local FINGERPRINT_LENGTH = 32
+
+-- The store's clock in milliseconds; it stands still during a call.
+local function now_ms()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
+-- Numbers beyond 10^14 would be written in exponent form by tostring.
+local function integer(number)
+  return string.format('%.0f', number)
+end
+
+-- Registers a function that runs only when the partition is open under the token that the caller names: a partition
+-- that was flushed, restored from elsewhere or fenced off decides nothing. Every function takes the key of the token
+-- as KEYS[1] and the token as ARGV[1].
+local function register(name, callback, flags)
+  redis.register_function({
+    function_name = name .. '_' .. LIBRARY_VERSION,
+    callback = function(keys, args)
+      if redis.call('GET', keys[1]) ~= args[1] then
+        return redis.error_reply('CLOSED the partition is not open under this token')
+      end
+      return callback(keys, args)
+    end,
+    flags = flags or {},
+  })
+end

@@ -1,0 +1,217 @@
+"""The gate as operators, recovery and the persister use it: partitions, definitions, state. One typed method a function.
+
+Checkout traffic has connections of its own (`gate.checkout`), so that a pause never queues behind a sale.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from vouchsafe.domain.campaign import Campaign, CampaignStatus, CodeEntry, Definition
+from vouchsafe.domain.errors import Misconfigured, Unavailable
+from vouchsafe.domain.redemption import Event, EventKind, Position
+from vouchsafe.gate.connection import Command, Connection, as_unavailable, function_call
+from vouchsafe.gate.keys import Keys, partition_of
+from vouchsafe.gate.outbox import event_from_fields
+from vouchsafe.settings import Settings
+
+# What the store must be set to so that an acknowledged redemption survives: fsync before the answer, and no eviction.
+REQUIRED_CONFIG = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
+
+
+class Gate:
+    """Every method raises Unavailable when Valkey is out of reach, or when the partition in question is not open."""
+
+    def __init__(self, settings: Settings, partitions: int) -> None:
+        self.partitions = partitions
+        self._keys = [Keys(partition) for partition in range(partitions)]
+        self._tokens: dict[int, tuple[str, int]] = {}
+        self._connection = Connection(settings.valkey_url, settings.gate_timeout_ms)
+        self._lock = asyncio.Lock()
+
+    @classmethod
+    async def connect(cls, settings: Settings, partitions: int) -> Gate:
+        """Checks that the store can keep the promises. Raises Unavailable, or Misconfigured saying what to change."""
+        gate = cls(settings, partitions)
+        try:
+            await gate._check_store()
+        except BaseException:
+            await gate.close()
+            raise
+        return gate
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        await self._connection.close()
+
+    # -- the store and its partitions --------------------------------------------------------------------------------
+
+    async def _check_store(self) -> None:
+        flat = await self._execute(("CONFIG", "GET", *REQUIRED_CONFIG))
+        found = {key.decode(): value.decode() for key, value in zip(flat[::2], flat[1::2], strict=True)}
+        for name, wanted in REQUIRED_CONFIG.items():
+            if found.get(name) != wanted:
+                raise Misconfigured(
+                    f"Valkey has {name} {found.get(name)}, with which an acknowledged redemption can be lost; "
+                    f"set it to {wanted} (CONFIG SET {name} {wanted}, and in its configuration file)"
+                )
+
+    async def ping(self) -> None:
+        """Returns when Valkey answers."""
+        await self._execute(("PING",))
+
+    async def open_partition(self, partition: int, installation: str, epoch: int) -> bool:
+        """Opens a partition that was never opened; False when it stands open under another token."""
+        token = f"{installation}:{epoch}"
+        (opened,) = await self._call(function_call("open", [self._keys[partition].meta], [token]))
+        if opened:
+            self._tokens[partition] = (token, epoch)
+        return bool(opened)
+
+    async def has_partition(self, partition: int, installation: str, epoch: int) -> bool:
+        """Whether the partition is open under this token; if so, this gate uses it from now on."""
+        token = f"{installation}:{epoch}"
+        standing = await self._execute(("GET", self._keys[partition].meta))
+        if standing is None or standing.decode() != token:
+            self._tokens.pop(partition, None)
+            return False
+        self._tokens[partition] = (token, epoch)
+        return True
+
+    def partition_of(self, text: str) -> int:
+        """The partition of a campaign id, a code or a request id."""
+        return partition_of(text, self.partitions)
+
+    def keys_and_token(self, partition: int) -> tuple[Keys, str]:
+        """What a call to the partition names. Raises Unavailable when the partition is not open."""
+        return self._keys[partition], self._open(partition)[0]
+
+    def epoch(self, partition: int) -> int:
+        """The epoch under which the partition is open. Raises Unavailable when it is not."""
+        return self._open(partition)[1]
+
+    def _open(self, partition: int) -> tuple[str, int]:
+        opened = self._tokens.get(partition)
+        if opened is None:
+            raise Unavailable(f"partition {partition} is closed: Valkey does not hold the data that the ledger expects")
+        return opened
+
+    # -- definitions and codes ---------------------------------------------------------------------------------------
+
+    async def publish(self, campaign: Campaign, *, paused: bool = False, pause_reason: str = "") -> None:
+        """Makes a definition the one that decides, unless it or a later one does already.
+
+        Counters stay as they are; `paused` is the state of a campaign that is new to the gate.
+        """
+        keys, token = self.keys_and_token(self.partition_of(campaign.id))
+        definition = campaign.definition
+        bounds = (definition.start_ms, definition.end_ms, definition.limits.total, definition.limits.per_customer)
+        args = [
+            token,
+            campaign.version,
+            definition.to_json(),
+            campaign.create_time_ms,
+            *("" if bound is None else bound for bound in bounds),
+            "paused" if paused else "active",
+            pause_reason,
+        ]
+        await self._call(function_call("publish", [keys.meta, keys.campaign(campaign.id)], args))
+
+    async def put_codes(self, entries: Sequence[CodeEntry]) -> None:
+        """Enters codes into the directory; entering one again changes nothing."""
+        by_partition: dict[int, list[str]] = {}
+        for entry in entries:
+            flat = by_partition.setdefault(self.partition_of(entry.code), [])
+            flat += (entry.code, f"{entry.use_limit or 0} {entry.campaign_id}")
+        calls = []
+        for partition, flat in by_partition.items():
+            keys, token = self.keys_and_token(partition)
+            calls.append(function_call("put_codes", [keys.meta, keys.codes], [token, *flat]))
+        await self._call(*calls)
+
+    # -- campaigns ---------------------------------------------------------------------------------------------------
+
+    async def describe(self, campaign_ids: Sequence[str]) -> list[CampaignStatus | None]:
+        """The campaigns with state and count as of now, in the order asked; None for one that the gate does not have."""
+        by_partition: dict[int, list[int]] = {}
+        for index, campaign_id in enumerate(campaign_ids):
+            by_partition.setdefault(self.partition_of(campaign_id), []).append(index)
+        calls = []
+        for partition, indexes in by_partition.items():
+            keys, token = self.keys_and_token(partition)
+            calls.append(describe_call(keys, token, [campaign_ids[index] for index in indexes]))
+        found: list[CampaignStatus | None] = [None] * len(campaign_ids)
+        for indexes, replies in zip(by_partition.values(), await self._call(*calls), strict=True):
+            for index, reply in zip(indexes, replies, strict=True):
+                found[index] = decode_status(campaign_ids[index], reply)
+        return found
+
+    async def pause(self, campaign_id: str, reason: str) -> CampaignStatus | None:
+        """Stops a campaign: once this returns, no later redemption of it succeeds anywhere. None: no such campaign."""
+        return await self._set_state(campaign_id, "paused", reason, EventKind.PAUSED)
+
+    async def resume(self, campaign_id: str, reason: str) -> CampaignStatus | None:
+        """Lets a campaign go on. None: no such campaign."""
+        return await self._set_state(campaign_id, "active", reason, EventKind.RESUMED)
+
+    async def _set_state(self, campaign_id: str, state: str, reason: str, kind: EventKind) -> CampaignStatus | None:
+        keys, token = self.keys_and_token(self.partition_of(campaign_id))
+        # A reason explains a pause; once the campaign runs again, only the event remembers why.
+        kept_reason = reason if kind is EventKind.PAUSED else ""
+        body = json.dumps({"reason": reason}, ensure_ascii=False)
+        args = [token, campaign_id, state, kept_reason, kind.value, body]
+        (reply,) = await self._call(
+            function_call("set_state", [keys.meta, keys.outbox, keys.campaign(campaign_id)], args)
+        )
+        return decode_status(campaign_id, reply)
+
+    async def event(self, position: Position) -> Event | None:
+        """The event at a position, or None when the outbox does not hold it (any more)."""
+        if position.partition >= self.partitions or position.epoch != self.epoch(position.partition):
+            return None
+        keys, token = self.keys_and_token(position.partition)
+        (fields,) = await self._call(
+            function_call("event", [keys.meta, keys.outbox], [token, str(position.stream_id)])
+        )
+        return event_from_fields(position, fields) if fields else None
+
+    async def _execute(self, command: Command) -> Any:
+        async with self._lock:
+            replies = await self._connection.execute([command])
+        return _checked(replies)[0]
+
+    async def _call(self, *calls: Command) -> list[Any]:
+        async with self._lock:
+            replies = await self._connection.call(calls)
+        return _checked(replies)
+
+
+def _checked(replies: list[Any]) -> list[Any]:
+    for reply in replies:
+        if isinstance(reply, ResponseError):
+            raise as_unavailable(reply)
+    return replies
+
+
+def describe_call(keys: Keys, token: str, campaign_ids: Sequence[str]) -> Command:
+    """The call that reads campaigns of one partition; `decode_status` reads each of its replies."""
+    return function_call("describe", [keys.meta, *map(keys.campaign, campaign_ids)], [token])
+
+
+def decode_status(campaign_id: str, reply: list[bytes] | None) -> CampaignStatus | None:
+    """One campaign as `describe` and `set_state` answer it; None when there is none."""
+    if not reply:
+        return None
+    version, definition, created_ms, state, pause_reason, used, now_ms = reply
+    return CampaignStatus(
+        campaign=Campaign(campaign_id, int(version), Definition.from_json(definition), int(created_ms)),
+        paused=state != b"active",
+        pause_reason=pause_reason.decode(),
+        redeemed_count=int(used),
+        now_ms=int(now_ms),
+    )

@@ -1,0 +1,59 @@
+"""Every key name that the gate uses, and which partition a thing belongs to.
+
+All keys of a partition carry its hash tag `{pNN}`, so on a Valkey Cluster they share a slot and one function call may
+touch any of them. A campaign's keys lie in the partition of the campaign's id, so that every counter a redemption
+moves changes in one atomic step. Codes and request ids are looked up before the campaign is known; they lie in the
+partition of their own text.
+"""
+
+from __future__ import annotations
+
+import zlib
+from functools import cached_property
+
+
+def partition_of(text: str, partitions: int) -> int:
+    """The partition, from 0 to partitions - 1, that a campaign id, a code or a request id belongs to: stable for ever."""
+    return zlib.crc32(text.encode()) % partitions
+
+
+class Keys:
+    """The keys of one partition."""
+
+    def __init__(self, partition: int) -> None:
+        self._tag = f"{{p{partition:02}}}"
+
+    @cached_property
+    def meta(self) -> str:
+        """String: the token "<installation>:<epoch>" that every call must name."""
+        return f"{self._tag}:meta"
+
+    @cached_property
+    def outbox(self) -> str:
+        """Stream: the partition's events that the ledger does not hold yet."""
+        return f"{self._tag}:outbox"
+
+    @cached_property
+    def codes(self) -> str:
+        """Hash: code -> "<use limit, 0 for none> <campaign id>", for the codes that belong to this partition."""
+        return f"{self._tag}:codes"
+
+    def request(self, request_id: str) -> str:
+        """String: fingerprint of the request, followed by its answer once there is one. Expires."""
+        return f"{self._tag}:request:{request_id}"
+
+    def campaign(self, campaign_id: str) -> str:
+        """Hash: definition, version, state, window, limits and the counter of uses."""
+        return f"{self._tag}:campaign:{campaign_id}"
+
+    def customers(self, campaign_id: str) -> str:
+        """Hash: customer id -> uses of the campaign."""
+        return f"{self._tag}:customers:{campaign_id}"
+
+    def code_uses(self, campaign_id: str) -> str:
+        """Hash: code -> uses of the code."""
+        return f"{self._tag}:code-uses:{campaign_id}"
+
+    def orders(self, campaign_id: str) -> str:
+        """Hash: "<order id> <code>" -> fingerprint of the request and place of the redemption that stands."""
+        return f"{self._tag}:orders:{campaign_id}"

@@ -1,0 +1,142 @@
+"""Lanes: concurrent calls gathered into few function calls.
+
+Calls are what costs, items are cheap. While one exchange with Valkey is under way, whatever arrives waits and goes
+into the next: no timer, and no added wait when idle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from redis.exceptions import ResponseError
+
+from vouchsafe.domain.errors import Overloaded, Unavailable
+from vouchsafe.gate.connection import Command, Connection, as_unavailable
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Function(Generic[Item, Answer]):
+    """A Lua function that takes a batch of items of one partition and replies with a list of one answer for each.
+
+    `encode` makes the command; `decode` reads one answer (it gets the partition, the item and the reply) and may raise.
+    """
+
+    encode: Callable[[int, Sequence[Item]], Command]
+    decode: Callable[[int, Item, Any], Answer]
+
+
+@dataclass(slots=True)
+class _Call:
+    function: Function[Any, Any]
+    partition: int
+    waiting: list[tuple[Any, asyncio.Future[Any]]]
+
+    def fail(self, error: Exception) -> None:
+        for _, future in self.waiting:
+            if not future.done():
+                future.set_exception(error)
+
+    def settle(self, reply: Any) -> None:
+        if isinstance(reply, ResponseError):
+            self.fail(as_unavailable(reply))
+            return
+        for (item, future), answer in zip(self.waiting, reply, strict=True):
+            if future.done():  # its caller has gone
+                continue
+            try:
+                future.set_result(self.function.decode(self.partition, item, answer))
+            except Exception as error:
+                future.set_exception(error)
+
+
+class Lane:
+    """One connection and one task that flushes what waits for it.
+
+    Callers await futures and never touch the connection: cancelling one leaves no reply unread.
+    """
+
+    def __init__(self, connection: Connection, *, batch_size: int, max_waiting: int) -> None:
+        self._connection = connection
+        self._batch_size = batch_size
+        self._max_waiting = max_waiting
+        self._waiting: dict[tuple[Function[Any, Any], int], list[tuple[Any, asyncio.Future[Any]]]] = {}
+        self._count = 0
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._closed = False
+        self._flusher = asyncio.create_task(self._flush_forever(), name="lane")
+
+    def submit(self, function: Function[Item, Answer], partition: int, item: Item) -> asyncio.Future[Answer]:
+        """Queues one item. Raises Overloaded when too many wait, Unavailable after `close`.
+
+        The future raises Unavailable when the store is out of reach, and whatever `function.decode` raises.
+        """
+        if self._closed:
+            raise Unavailable("the server is shutting down")
+        if self._count >= self._max_waiting:
+            raise Overloaded(f"{self._count} calls are waiting for the gate already")
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault((function, partition), []).append((item, future))
+        self._count += 1
+        self._idle.clear()
+        self._wake.set()
+        return future
+
+    async def close(self) -> None:
+        """Answers what waits, then closes the connection."""
+        self._closed = True
+        await self._idle.wait()
+        self._flusher.cancel()
+        await asyncio.gather(self._flusher, return_exceptions=True)
+        await self._connection.close()
+
+    async def _flush_forever(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._waiting:
+                await self._exchange(self._take())
+            self._idle.set()
+
+    def _take(self) -> list[_Call]:
+        """What the next exchange carries: a call for each function and partition that has items, bounded in size."""
+        calls = []
+        left = {}
+        for (function, partition), waiting in self._waiting.items():
+            batch, rest = waiting[: self._batch_size], waiting[self._batch_size :]
+            if rest:
+                left[(function, partition)] = rest
+            self._count -= len(batch)
+            # A caller that has gone (cancelled, or out of time) wants no decision any more.
+            wanted = [(item, future) for item, future in batch if not future.done()]
+            if wanted:
+                calls.append(_Call(function, partition, wanted))
+        self._waiting = left
+        return calls
+
+    async def _exchange(self, calls: list[_Call]) -> None:
+        commands = []
+        sent = []
+        for call in calls:
+            try:
+                commands.append(call.function.encode(call.partition, [item for item, _ in call.waiting]))
+                sent.append(call)
+            except Exception as error:
+                call.fail(error)
+        if not sent:
+            return
+        try:
+            replies = await self._connection.call(commands)
+        except Unavailable as error:
+            for call in sent:
+                call.fail(error)
+            return
+        for call, reply in zip(sent, replies, strict=True):
+            call.settle(reply)

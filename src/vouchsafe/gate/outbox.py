@@ -1,0 +1,64 @@
+"""The reader of one partition's outbox: the stream of events that the ledger does not hold yet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from redis.exceptions import ResponseError
+
+from vouchsafe.domain.redemption import Event, EventKind, Position, StreamId
+from vouchsafe.gate.connection import Connection, as_unavailable, function_call
+from vouchsafe.gate.keys import Keys
+
+
+def event_from_fields(position: Position, fields: Sequence[bytes]) -> Event:
+    """Reads the flat field list of a stream entry. Raises KeyError or ValueError when it is not an event."""
+    values = dict(zip(fields[::2], fields[1::2], strict=True))
+    return Event(
+        position=position,
+        kind=EventKind(values[b"kind"].decode()),
+        at_ms=int(values[b"at"]),
+        campaign_id=values[b"campaign"].decode(),
+        body=values[b"body"],
+    )
+
+
+class Outbox:
+    """Reads and trims one partition's stream over a connection of its own. Every method raises Unavailable."""
+
+    def __init__(self, url: str, partition: int, installation: str, epoch: int, timeout_ms: int) -> None:
+        self._partition = partition
+        self._epoch = epoch
+        self._token = f"{installation}:{epoch}"
+        self._keys = Keys(partition)
+        self._connection = Connection(url, timeout_ms)
+
+    async def read(self, after: StreamId, count: int, block_ms: int) -> list[Event]:
+        """At most `count` events after that id, in order; waits up to `block_ms` for the first, then [].
+
+        Raises ValueError or KeyError when an entry is not an event.
+        """
+        command = ("XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", self._keys.outbox, str(after))
+        (reply,) = await self._connection.execute([command], extra_wait_ms=block_ms)
+        if isinstance(reply, ResponseError):
+            raise as_unavailable(reply)
+        if reply is None:
+            return []
+        ((_, entries),) = reply
+        return [
+            event_from_fields(Position(self._partition, self._epoch, StreamId.parse(entry_id.decode())), fields)
+            for entry_id, fields in entries
+        ]
+
+    async def trim(self, upto: StreamId) -> int:
+        """Removes the entries up to and including that id; answers how many went."""
+        first_kept = StreamId(upto.ms, upto.seq + 1)
+        call = function_call("trim", [self._keys.meta, self._keys.outbox], [self._token, str(first_kept)])
+        (reply,) = await self._connection.call([call])
+        if isinstance(reply, ResponseError):
+            raise as_unavailable(reply)
+        return int(reply)
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        await self._connection.close()

@@ -1,0 +1,56 @@
+"""Every setting, its default and its meaning. Nothing else in the package reads the environment."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Read once at start from variables `VOUCHSAFE_<NAME>`; immutable afterwards. `vouchsafe settings` prints it."""
+
+    model_config = SettingsConfigDict(env_prefix="VOUCHSAFE_", frozen=True, extra="forbid")
+
+    valkey_url: str = Field(
+        "redis://127.0.0.1:6379/0", description="The gate: a Valkey 8+ or Redis 7+ with appendfsync always and noeviction."
+    )
+    postgres_url: str = Field(
+        "postgresql://127.0.0.1:5432/vouchsafe", description="The ledger: a PostgreSQL 15+ database of its own."
+    )
+    host: str = Field("127.0.0.1", description="Address that the gRPC server listens on.")
+    port: int = Field(50051, ge=1, le=65535, description="Port that the gRPC server listens on; all workers share it.")
+    workers: int = Field(2, ge=1, le=64, description="Worker processes, each with an event loop of its own.")
+    partitions: int = Field(
+        16, ge=1, le=100, description="Partitions of a new installation; an existing one keeps what it was created with."
+    )
+    max_waiting: int = Field(
+        10_000, ge=1, le=1_000_000, description="Items that may wait for the gate in a worker; more are RESOURCE_EXHAUSTED."
+    )
+    batch_size: int = Field(128, ge=1, le=1024, description="Items that one call of a gate function decides at most.")
+    gate_timeout_ms: int = Field(1_000, ge=10, le=60_000, description="How long the gate may take for an answer.")
+    ledger_timeout_ms: int = Field(5_000, ge=10, le=60_000, description="How long the ledger may take for an answer.")
+    ledger_pool_size: int = Field(
+        4, ge=1, le=100, description="Connections to the ledger that a process holds at most."
+    )
+    request_ttl_ms: int = Field(
+        86_400_000, ge=60_000, le=2_592_000_000, description="How long a request id is remembered with its answer."
+    )
+    max_message_bytes: int = Field(
+        1_048_576, ge=4_096, le=16_777_216, description="Largest request message; larger ones are RESOURCE_EXHAUSTED."
+    )
+    shutdown_grace_ms: int = Field(
+        10_000, ge=0, le=600_000, description="How long calls that are under way may take to finish after SIGTERM."
+    )
+    persist_batch: int = Field(2_000, ge=1, le=50_000, description="Events that one transaction of the persister writes at most.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line that is written.")
+    log_format: Literal["json", "console"] = Field("json", description="json: an object a line; console: for people.")
+
+    def shown(self) -> dict[str, Any]:
+        """Every value by name, for people to look at: passwords in addresses are masked."""
+        return {
+            name: re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", value) if isinstance(value, str) else value
+            for name, value in self.model_dump().items()
+        }

@@ -1,0 +1,86 @@
+# Any Python from 3.11 on, with venv and pip: make setup PYTHON=python3.13
+PYTHON ?= python3
+BIN := .venv/bin
+
+# pip: quiet about its own releases and about running as root, which is what containers do.
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
+# Wheels only: building from source would run packages that no hash in the lock vouches for.
+INSTALL := install --quiet --require-hashes --only-binary :all:
+COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	--custom-compile-command "make lock"
+MARKDOWN := $(wildcard README.md docs/*.md docs/*/*.md)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo dev test lint format proto proto-check wheel-check lock clean
+
+help: ## list every target
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "  %-13s%s\n", $$1, $$2 }'
+
+setup: .venv/installed ## install the project and its tools into .venv, as locked
+
+demo: setup ## sell 500 vouchers to 5,000 shoppers on real servers, and count
+	@$(BIN)/vouchsafe demo
+
+dev: setup ## run everything on this machine until Ctrl+C, with its data in .vouchsafe
+	@$(BIN)/vouchsafe dev
+
+test: setup ## run every test
+	@$(BIN)/pytest
+
+lint: setup ## check style, types, the direction of imports, protos, Lua and Markdown
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/buf lint protos
+	@$(BIN)/buf format protos --diff --exit-code --exclude-path protos/buf
+	@$(BIN)/python -c 'import sys, lupa.lua51 as lua; [lua.LuaRuntime().compile(open(f).read(), name="@" + f) for f in sys.argv[1:]]' \
+		src/vouchsafe/gate/functions/*.lua
+	@$(if $(MARKDOWN),$(BIN)/mdformat --number --check $(MARKDOWN))
+
+format: setup ## put Python, protos and Markdown into shape
+	@$(BIN)/ruff check --fix --quiet . || true
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/buf format protos --write --exclude-path protos/buf
+	@$(if $(MARKDOWN),$(BIN)/mdformat --number $(MARKDOWN))
+
+proto: setup ## generate src/vouchsafe/v1 from the protos
+	@$(BIN)/python protos/generate.py
+
+proto-check: setup ## fail when src/vouchsafe/v1 is not what the protos give
+	@$(BIN)/python protos/generate.py --check
+
+# Held against the tree after the installation: the wheel brings every file of the package and nothing else.
+wheel-check: setup ## build the wheel and try it in an environment without the tools
+	@rm -rf dist
+	@$(BIN)/hatchling build --target wheel >/dev/null
+	@$(PYTHON) -m venv dist/venv
+	@dist/venv/bin/pip $(INSTALL) --requirement requirements.lock
+	@dist/venv/bin/pip install --quiet --no-index --no-deps dist/*.whl
+	@diff --recursive --exclude=__pycache__ src/vouchsafe dist/venv/lib/python3*/site-packages/vouchsafe
+	@! $(BIN)/python -m zipfile --list dist/*.whl | tail -n +2 | grep -v '^vouchsafe[/-]'
+	@dist/venv/bin/pip check
+	@dist/venv/bin/vouchsafe --help >/dev/null
+
+lock: setup ## renew the lock files from pyproject.toml, at the newest releases
+	@$(COMPILE) --output-file requirements.lock
+	@$(COMPILE) --constraint requirements.lock --all-extras --group dev --group test --group load --group docs \
+		--output-file requirements-dev.lock
+
+clean: ## remove what was built and installed here
+	@rm -rf .venv dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@find src tests protos -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A new lock gets a new environment: what it no longer names must not be importable by chance.
+.venv/locked: requirements-dev.lock
+	@$(PYTHON) -c 'import sys; sys.exit("vouchsafe needs Python 3.11 or later: make PYTHON=..." if sys.version_info < (3, 11) else 0)'
+	@echo "Installing what requirements-dev.lock names into .venv; the first time this takes a minute or two."
+	@$(PYTHON) -m venv --clear .venv
+	@$(BIN)/pip $(INSTALL) --requirement requirements-dev.lock
+	@touch $@
+
+.venv/installed: .venv/locked pyproject.toml
+	@$(BIN)/pip install --quiet --no-index --no-deps --no-build-isolation --editable .
+	@touch $@

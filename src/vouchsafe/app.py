@@ -1,0 +1,157 @@
+"""The composition root: what starts, in which order, and stops in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import structlog
+import uvloop
+
+from vouchsafe.domain.errors import Unavailable
+from vouchsafe.edge.server import Server
+from vouchsafe.gate.checkout import Checkout
+from vouchsafe.gate.gate import Gate
+from vouchsafe.gate.outbox import Outbox
+from vouchsafe.ledger.ledger import Installation, Ledger
+from vouchsafe.service.campaigns import Campaigns
+from vouchsafe.service.persist import Persister
+from vouchsafe.service.recover import open_partitions, reconcile_forever
+from vouchsafe.service.redeem import Redeem
+from vouchsafe.settings import Settings
+from vouchsafe.telemetry import configure_logging
+
+log = structlog.get_logger()
+
+# How often a process looks whether the gate is still the one that it trusts.
+WATCH_INTERVAL_S = 1.0
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """Gate and ledger, connected, and the installation they belong to."""
+
+    gate: Gate
+    ledger: Ledger
+    installation: Installation
+
+
+def worker(settings: Settings) -> None:
+    """Runs one server process until SIGTERM. Raises Misconfigured when it cannot keep its promises."""
+    configure_logging(settings)
+    uvloop.run(_until_signalled(lambda stop: _serve(settings, stop)))
+
+
+def persister(settings: Settings) -> None:
+    """Runs the process that moves events from the gate to the ledger, until SIGTERM. Raises Misconfigured."""
+    configure_logging(settings)
+    uvloop.run(_until_signalled(lambda stop: _persist(settings, stop)))
+
+
+async def _serve(settings: Settings, stop: asyncio.Event) -> None:
+    server = Server(settings)
+    # Listening comes first: while the stores are away, callers are told so and health says "alive, not ready".
+    await server.start()
+    try:
+        async with _stores(settings, stop) as stores:
+            if stores is None:
+                return
+            checkout = Checkout(stores.gate, settings)
+            try:
+                server.open(
+                    Redeem(stores.gate, checkout, stores.ledger),
+                    Campaigns(stores.gate, stores.ledger),
+                )
+                await _watch(stores, server, stop)
+                await server.stop(settings.shutdown_grace_ms)
+            finally:
+                await checkout.close()
+    finally:
+        await server.stop(0)
+    log.info("worker stopped")
+
+
+async def _persist(settings: Settings, stop: asyncio.Event) -> None:
+    async with _stores(settings, stop) as stores:
+        if stores is None:
+            return
+        installation = stores.installation
+
+        def outbox(partition: int, epoch: int) -> Outbox:
+            return Outbox(settings.valkey_url, partition, installation.id, epoch, settings.gate_timeout_ms)
+
+        run = Persister(stores.ledger, installation, outbox, settings).run(stop)
+        await asyncio.gather(run, reconcile_forever(stores.gate, stores.ledger, stop), _watch(stores, None, stop))
+    log.info("persister stopped")
+
+
+@contextlib.asynccontextmanager
+async def _stores(settings: Settings, stop: asyncio.Event) -> AsyncIterator[Stores | None]:
+    """Ledger first, because it knows the installation; then the gate. None when `stop` comes before both are there."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def connect() -> Stores:
+            ledger = await Ledger.connect(
+                settings.postgres_url, pool_size=settings.ledger_pool_size, timeout_ms=settings.ledger_timeout_ms
+            )
+            stack.push_async_callback(ledger.close)
+            installation = await ledger.bootstrap(settings.partitions)
+            gate = await Gate.connect(settings, len(installation.partitions))
+            stack.push_async_callback(gate.close)
+            return Stores(gate, ledger, installation)
+
+        async def connect_cleanly() -> Stores:
+            try:
+                return await connect()
+            except BaseException:
+                await stack.aclose()
+                raise
+
+        yield await _persevere(connect_cleanly, stop)
+
+
+async def _persevere(attempt: Callable[[], Awaitable[Result]], stop: asyncio.Event) -> Result | None:
+    """Tries until it succeeds or `stop` is set, then None. Only Unavailable is worth another try."""
+    waiting = False
+    while not stop.is_set():
+        try:
+            return await attempt()
+        except Unavailable as error:
+            if not waiting:
+                log.warning("waiting for the stores", error=str(error))
+            waiting = True
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), WATCH_INTERVAL_S / 2)
+    return None
+
+
+async def _watch(stores: Stores, server: Server | None, stop: asyncio.Event) -> None:
+    """Until `stop`: keeps open what the gate holds, closes what it no longer holds, and tells health and the log."""
+    ready: bool | None = None
+    while not stop.is_set():
+        try:
+            closed = await open_partitions(stores.gate, stores.ledger, stores.installation)
+            now_ready, problem = len(closed) < stores.gate.partitions, f"closed partitions: {closed}" if closed else ""
+        except Unavailable as error:
+            now_ready, problem = False, str(error)
+        if now_ready != ready:
+            ready = now_ready
+            log.info("ready", problem=problem) if ready else log.warning("not ready", problem=problem)
+            if server is not None:
+                await server.set_ready(ready)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), WATCH_INTERVAL_S)
+
+
+async def _until_signalled(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await main(stop)

@@ -1,0 +1,167 @@
+"""Calls with a deadline each, repeated safely while the service is away."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from types import TracebackType
+from typing import Self, TypeVar
+
+import grpc
+
+from vouchsafe.client._errors import from_rpc_error
+from vouchsafe.v1 import campaign_service_pb2 as campaigns_pb
+from vouchsafe.v1 import redemption_service_pb2 as redemptions_pb
+from vouchsafe.v1.campaign_pb2 import Campaign, CampaignDefinition
+from vouchsafe.v1.campaign_service_pb2_grpc import CampaignServiceStub
+from vouchsafe.v1.order_pb2 import Customer, Order
+from vouchsafe.v1.redemption_pb2 import Offer, Redemption
+from vouchsafe.v1.redemption_service_pb2_grpc import RedemptionServiceStub
+from vouchsafe.v1.refusal_pb2 import Refusal
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+FIRST_PAUSE_S = 0.05
+LONGEST_PAUSE_S = 1.0
+# Only these say that a repetition may fare better. A deadline that has passed is the caller's to judge.
+REPEATED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
+
+CHANNEL_OPTIONS = (
+    # The library would resend behind our back; this client does it itself, within the deadline.
+    ("grpc.enable_retries", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.keepalive_time_ms", 30_000),
+    # Channels of one target would share a connection otherwise, and so reach only one of the server's workers.
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+
+class Client:
+    """Talks to one target over `channels` connections, kept open and used in turn.
+
+    Every call ends within `timeout_s`, repetitions included. Methods raise `ClientError`.
+    """
+
+    def __init__(self, target: str, *, timeout_s: float = 5.0, channels: int = 4) -> None:
+        if timeout_s <= 0 or channels < 1:
+            raise ValueError("timeout_s must be greater than 0 and channels at least 1")
+        self._timeout_s = timeout_s
+        self._channels = [grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS) for _ in range(channels)]
+        self._redemptions = itertools.cycle([RedemptionServiceStub(channel) for channel in self._channels])
+        self._campaigns = itertools.cycle([CampaignServiceStub(channel) for channel in self._channels])
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connections; calls under way are cancelled."""
+        await asyncio.gather(*(channel.close() for channel in self._channels))
+
+    # -- checkout ----------------------------------------------------------------------------------------------------
+
+    async def redeem(
+        self, code: str, customer: Customer, order: Order, *, request_id: str | None = None
+    ) -> Redemption | Refusal:
+        """Redeems a code on an order, exactly once however often it has to be asked.
+
+        The request id is made here unless given, and kept over repetitions. After `Unavailable` or
+        `DeadlineExceeded` the outcome is not known: call again with the same `request_id` to learn it.
+        """
+        request = redemptions_pb.ValidateAndRedeemRequest(
+            request_id=request_id or str(uuid.uuid4()), codes=[code], customer=customer, order=order
+        )
+        response = await self._call(lambda: next(self._redemptions).ValidateAndRedeem, request)
+        return response.redemption if response.HasField("redemption") else response.refusal
+
+    async def validate(self, code: str, customer: Customer, order: Order) -> Offer | Refusal:
+        """What `redeem` would answer now. Takes nothing."""
+        request = redemptions_pb.ValidateRequest(codes=[code], customer=customer, order=order)
+        response = await self._call(lambda: next(self._redemptions).Validate, request)
+        return response.offer if response.HasField("offer") else response.refusal
+
+    async def get_redemption(self, redemption_id: str) -> Redemption:
+        """One redemption by its id. Raises NotFound."""
+        request = redemptions_pb.GetRedemptionRequest(redemption_id=redemption_id)
+        response = await self._call(lambda: next(self._redemptions).GetRedemption, request)
+        return response.redemption
+
+    # -- campaigns ---------------------------------------------------------------------------------------------------
+
+    async def create_campaign(
+        self,
+        campaign_id: str,
+        definition: CampaignDefinition,
+        *,
+        shared_codes: Sequence[str] = (),
+        single_use_codes: Sequence[str] = (),
+    ) -> Campaign:
+        """Creates a campaign with its codes. Raises AlreadyExists when the id or a code is taken.
+
+        Not repeated: after `Unavailable` the campaign may exist already, and a second call would only find it taken.
+        """
+        request = campaigns_pb.CreateCampaignRequest(
+            campaign_id=campaign_id,
+            definition=definition,
+            shared_codes=shared_codes,
+            single_use_codes=single_use_codes,
+        )
+        return (await self._call(lambda: next(self._campaigns).CreateCampaign, request, repeat=False)).campaign
+
+    async def get_campaign(self, campaign_id: str) -> Campaign:
+        """One campaign by its id. Raises NotFound."""
+        request = campaigns_pb.GetCampaignRequest(campaign_id=campaign_id)
+        return (await self._call(lambda: next(self._campaigns).GetCampaign, request)).campaign
+
+    async def list_campaigns(self, *, page_size: int = 100) -> AsyncIterator[Campaign]:
+        """All campaigns, newest first, fetched page by page."""
+        token = ""
+        while True:
+            request = campaigns_pb.ListCampaignsRequest(page_size=page_size, page_token=token)
+            response = await self._call(lambda: next(self._campaigns).ListCampaigns, request)
+            for campaign in response.campaigns:
+                yield campaign
+            token = response.next_page_token
+            if not token:
+                return
+
+    async def pause_campaign(self, campaign_id: str, reason: str = "") -> Campaign:
+        """Stops a campaign: once this returns, no later redemption of it succeeds. Raises NotFound."""
+        request = campaigns_pb.PauseCampaignRequest(campaign_id=campaign_id, reason=reason)
+        return (await self._call(lambda: next(self._campaigns).PauseCampaign, request)).campaign
+
+    async def resume_campaign(self, campaign_id: str, reason: str = "") -> Campaign:
+        """Lets a paused campaign go on. Raises NotFound."""
+        request = campaigns_pb.ResumeCampaignRequest(campaign_id=campaign_id, reason=reason)
+        return (await self._call(lambda: next(self._campaigns).ResumeCampaign, request)).campaign
+
+    async def _call(
+        self,
+        method: Callable[[], grpc.aio.UnaryUnaryMultiCallable[Request, Response]],
+        request: Request,
+        *,
+        repeat: bool = True,
+    ) -> Response:
+        """Calls over the next channel in turn, again and again until an answer comes or the time is up."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._timeout_s
+        pause_s = FIRST_PAUSE_S
+        while True:
+            try:
+                return await method()(request, timeout=deadline - loop.time())
+            except grpc.aio.AioRpcError as error:
+                # Half of the pause is chance, so that many callers do not come back all at once.
+                wait_s = pause_s * random.uniform(0.5, 1)  # noqa: S311  # nobody needs to be unable to guess it
+                if not repeat or error.code() not in REPEATED or loop.time() + wait_s >= deadline:
+                    raise from_rpc_error(error) from None
+            await asyncio.sleep(wait_s)
+            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)

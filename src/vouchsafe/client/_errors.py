@@ -1,0 +1,81 @@
+"""What a call can fail with. A refusal to redeem is an outcome, not one of these.
+
+ClientError
+├── InvalidArgument      the request breaks a rule; `violations` names the fields
+├── NotFound             nothing has this id
+├── AlreadyExists        the id or the code is taken
+│   └── RequestIdReused  the request id was used for another request
+├── Unavailable          the service could not answer, in spite of repetitions; repeat with the same request id
+├── DeadlineExceeded     no answer in time; repeat with the same request id to learn the outcome
+└── ServerError          anything else; `code` says what
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import grpc
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
+from grpc_status import rpc_status
+
+
+class ClientError(Exception):
+    """Base of all. `code` is the gRPC status, `violations` maps fields to what would be accepted."""
+
+    def __init__(self, code: grpc.StatusCode, message: str, violations: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.violations = dict(violations or {})
+
+
+class InvalidArgument(ClientError):
+    """The request breaks a rule."""
+
+
+class NotFound(ClientError):
+    """Nothing has this id."""
+
+
+class AlreadyExists(ClientError):
+    """The id or the code is taken."""
+
+
+class RequestIdReused(AlreadyExists):
+    """The request id was used for another request."""
+
+
+class Unavailable(ClientError):
+    """The service could not answer."""
+
+
+class DeadlineExceeded(ClientError):
+    """No answer in time."""
+
+
+class ServerError(ClientError):
+    """Anything else."""
+
+
+_BY_CODE: Mapping[grpc.StatusCode, type[ClientError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidArgument,
+    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.ALREADY_EXISTS: AlreadyExists,
+    grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: Unavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+}
+
+
+def from_rpc_error(error: grpc.aio.AioRpcError) -> ClientError:
+    """The typed form of a failed call, with the details that the server sent along."""
+    kind = _BY_CODE.get(error.code(), ServerError)
+    violations: dict[str, str] = {}
+    # rpc_status knows the synchronous call's methods, which the error shares.
+    status = rpc_status.from_call(error)
+    for detail in status.details if status is not None else ():
+        info, bad_request = ErrorInfo(), BadRequest()
+        if detail.Unpack(info) and info.reason == "REQUEST_ID_REUSED":
+            kind = RequestIdReused
+        elif detail.Unpack(bad_request):
+            violations = {violation.field: violation.description for violation in bad_request.field_violations}
+    return kind(error.code(), error.details() or error.code().name, violations)

@@ -1,0 +1,1 @@
+"""gRPC: every method converts, calls its use case, and converts back."""

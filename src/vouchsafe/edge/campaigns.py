@@ -1,0 +1,52 @@
+"""CampaignService, for operators."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from grpc.aio import ServicerContext
+
+from vouchsafe.edge import convert
+from vouchsafe.service.campaigns import Campaigns
+from vouchsafe.v1 import campaign_service_pb2 as pb
+from vouchsafe.v1.campaign_service_pb2_grpc import CampaignServiceServicer
+
+Context = ServicerContext[Any, Any]
+
+DEFAULT_PAGE_SIZE = 50
+
+
+class CampaignServicer(CampaignServiceServicer):
+    """Messages arrive validated, and errors leave through the interceptor (`edge.interceptors`)."""
+
+    use_case: Campaigns  # set before the first call is let through
+
+    async def CreateCampaign(self, request: pb.CreateCampaignRequest, context: Context) -> pb.CreateCampaignResponse:
+        """Creates a campaign with its codes."""
+        status = await self.use_case.create(
+            request.campaign_id, convert.definition(request.definition), convert.new_codes(request)
+        )
+        return pb.CreateCampaignResponse(campaign=convert.campaign_message(status))
+
+    async def GetCampaign(self, request: pb.GetCampaignRequest, context: Context) -> pb.GetCampaignResponse:
+        """One campaign by its id."""
+        status = await self.use_case.get(request.campaign_id)
+        return pb.GetCampaignResponse(campaign=convert.campaign_message(status))
+
+    async def ListCampaigns(self, request: pb.ListCampaignsRequest, context: Context) -> pb.ListCampaignsResponse:
+        """A page of campaigns."""
+        page = await self.use_case.list(request.page_size or DEFAULT_PAGE_SIZE, convert.page_key(request.page_token))
+        return pb.ListCampaignsResponse(
+            campaigns=[convert.campaign_message(status) for status in page.campaigns],
+            next_page_token=convert.page_token(page.next),
+        )
+
+    async def PauseCampaign(self, request: pb.PauseCampaignRequest, context: Context) -> pb.PauseCampaignResponse:
+        """Stops a campaign at once, on every server."""
+        status = await self.use_case.pause(request.campaign_id, request.reason)
+        return pb.PauseCampaignResponse(campaign=convert.campaign_message(status))
+
+    async def ResumeCampaign(self, request: pb.ResumeCampaignRequest, context: Context) -> pb.ResumeCampaignResponse:
+        """Lets a paused campaign go on."""
+        status = await self.use_case.resume(request.campaign_id, request.reason)
+        return pb.ResumeCampaignResponse(campaign=convert.campaign_message(status))

@@ -1,0 +1,68 @@
+"""The one table that says how an error looks on the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc.code_pb2 import Code
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from vouchsafe.domain import errors
+
+DOMAIN = "vouchsafe"
+
+
+@dataclass(frozen=True, slots=True)
+class WireError:
+    """A status code, the ErrorInfo reason beside it, and after how long a repetition makes sense (None: never)."""
+
+    code: Code
+    reason: str
+    retry_ms: int | None = None
+
+
+TABLE: Mapping[type[errors.VouchsafeError], WireError] = {
+    errors.InvalidRequest: WireError(Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
+    errors.NotFound: WireError(Code.NOT_FOUND, "NOT_FOUND"),
+    errors.AlreadyExists: WireError(Code.ALREADY_EXISTS, "ALREADY_EXISTS"),
+    errors.RequestIdReused: WireError(Code.ALREADY_EXISTS, "REQUEST_ID_REUSED"),
+    errors.Overloaded: WireError(Code.RESOURCE_EXHAUSTED, "OVERLOADED", retry_ms=100),
+    errors.Unavailable: WireError(Code.UNAVAILABLE, "STORE_UNAVAILABLE", retry_ms=100),
+}
+
+
+def status_of(error: Exception, error_id: str) -> Status:
+    """The status to send. What is not in the table is INTERNAL and shows only `error_id`, which the log explains."""
+    for kind in type(error).__mro__:
+        if kind in TABLE:
+            wire = TABLE[kind]
+            break
+    else:
+        info = ErrorInfo(reason="INTERNAL", domain=DOMAIN, metadata={"error_id": error_id})
+        return _status(Code.INTERNAL, f"internal error; the server's log explains it under {error_id}", info)
+    details: list[Message] = [ErrorInfo(reason=wire.reason, domain=DOMAIN)]
+    if isinstance(error, errors.InvalidRequest):
+        violations = [
+            BadRequest.FieldViolation(field=violation.field, description=violation.description)
+            for violation in error.violations
+        ]
+        details.append(BadRequest(field_violations=violations))
+    if wire.retry_ms is not None:
+        delay = Duration()
+        delay.FromMilliseconds(wire.retry_ms)
+        details.append(RetryInfo(retry_delay=delay))
+    return _status(wire.code, str(error), *details)
+
+
+def _status(code: Code, message: str, *details: Message) -> Status:
+    status = Status(code=code, message=message)
+    for detail in details:
+        packed = AnyMessage()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return status

@@ -1,0 +1,96 @@
+"""What every call passes: its deadline, the rules of its message, and the table of errors."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+import protovalidate
+import structlog
+from grpc_status import rpc_status
+
+from vouchsafe.domain.errors import InvalidRequest, Unavailable, Violation, VouchsafeError
+from vouchsafe.edge.errors import status_of
+
+PACKAGE = "/vouchsafe."
+
+log = structlog.get_logger()
+
+
+class Guard(grpc.aio.ServerInterceptor):
+    """Refuses bad messages before they cost anything, and turns every error into a status with details."""
+
+    def __init__(self) -> None:
+        self._validator = protovalidate.Validator()
+        self._open = False
+
+    def open(self) -> None:
+        """Lets calls through from now on; before, all are UNAVAILABLE."""
+        self._open = True
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Wraps the handlers of this package's methods; health and reflection pass untouched."""
+        if not handler_call_details.method.startswith(PACKAGE):
+            return await continuation(handler_call_details)
+        if not self._open:
+            return grpc.unary_unary_rpc_method_handler(_refuse_while_starting)
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return handler
+        return grpc.unary_unary_rpc_method_handler(
+            self._guarded(handler.unary_unary, handler_call_details.method),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+    def _guarded(self, call: Any, method: str) -> Any:
+        async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            try:
+                remaining_s = context.time_remaining()
+                if remaining_s is not None and remaining_s <= 0:
+                    return await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed before the call")
+                self._check(request)
+                return await call(request, context)
+            except VouchsafeError as error:
+                status = status_of(error, "")
+            except Exception as error:
+                error_id = uuid.uuid4().hex
+                log.exception("internal error", method=method, error_id=error_id)
+                status = status_of(error, error_id)
+            return await context.abort(*rpc_status.to_status(status))
+
+        return guarded
+
+    def _check(self, request: Any) -> None:
+        violations = self._validator.collect_violations(request)
+        if violations:
+            raise InvalidRequest(
+                *(
+                    Violation(field_path(violation.proto.field), violation.proto.message or violation.proto.rule_id)
+                    for violation in violations
+                )
+            )
+
+
+async def _refuse_while_starting(_request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+    starting = Unavailable("the server is starting: it waits for its stores")
+    return await context.abort(*rpc_status.to_status(status_of(starting, "")))
+
+
+def field_path(path: Any) -> str:
+    """A violated field as it is written in the protos, for example `order.lines[3].quantity`."""
+    text = ""
+    for element in path.elements if path else ():
+        text += f".{element.field_name}" if text else element.field_name
+        match element.subscript:
+            case None:
+                pass
+            case subscript:
+                text += f"[{subscript.value!r}]"
+    return text or "request"

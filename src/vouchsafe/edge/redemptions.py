@@ -1,0 +1,43 @@
+"""RedemptionService, for checkouts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from grpc.aio import ServicerContext
+
+from vouchsafe.domain.reasons import Refusal
+from vouchsafe.domain.redemption import Position
+from vouchsafe.edge import convert
+from vouchsafe.service.redeem import Redeem
+from vouchsafe.v1 import redemption_service_pb2 as pb
+from vouchsafe.v1.redemption_service_pb2_grpc import RedemptionServiceServicer
+
+Context = ServicerContext[Any, Any]
+
+
+class RedemptionServicer(RedemptionServiceServicer):
+    """Messages arrive validated, and errors leave through the interceptor (`edge.interceptors`)."""
+
+    use_case: Redeem  # set before the first call is let through
+
+    async def Validate(self, request: pb.ValidateRequest, context: Context) -> pb.ValidateResponse:
+        """Whether the code could be redeemed now."""
+        outcome = await self.use_case.validate(convert.redeem_request(request))
+        if isinstance(outcome, Refusal):
+            return pb.ValidateResponse(refusal=convert.refusal_message(outcome))
+        return pb.ValidateResponse(offer=convert.offer_message(outcome))
+
+    async def ValidateAndRedeem(
+        self, request: pb.ValidateAndRedeemRequest, context: Context
+    ) -> pb.ValidateAndRedeemResponse:
+        """Takes the use, or says why not."""
+        outcome = await self.use_case.redeem(convert.redeem_request(request))
+        if isinstance(outcome, Refusal):
+            return pb.ValidateAndRedeemResponse(refusal=convert.refusal_message(outcome))
+        return pb.ValidateAndRedeemResponse(redemption=convert.redemption_message(outcome))
+
+    async def GetRedemption(self, request: pb.GetRedemptionRequest, context: Context) -> pb.GetRedemptionResponse:
+        """One redemption by its id."""
+        redemption = await self.use_case.get(Position.parse(request.redemption_id))
+        return pb.GetRedemptionResponse(redemption=convert.redemption_message(redemption))

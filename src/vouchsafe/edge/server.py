@@ -1,0 +1,82 @@
+"""The gRPC server of one worker: what it listens on, which services it offers, and its health."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import SERVICE_NAME, aio
+from grpc_reflection.v1alpha import reflection
+
+from vouchsafe.edge.campaigns import CampaignServicer
+from vouchsafe.edge.interceptors import Guard
+from vouchsafe.edge.redemptions import RedemptionServicer
+from vouchsafe.service.campaigns import Campaigns
+from vouchsafe.service.redeem import Redeem
+from vouchsafe.settings import Settings
+from vouchsafe.v1 import campaign_service_pb2, redemption_service_pb2
+from vouchsafe.v1.campaign_service_pb2_grpc import add_CampaignServiceServicer_to_server
+from vouchsafe.v1.redemption_service_pb2_grpc import add_RedemptionServiceServicer_to_server
+
+SERVICES = (
+    redemption_service_pb2.DESCRIPTOR.services_by_name["RedemptionService"].full_name,
+    campaign_service_pb2.DESCRIPTOR.services_by_name["CampaignService"].full_name,
+)
+
+# Names to ask the health service for. Liveness: the process answers; a restart would not help while it does.
+# Readiness, also under "" and the name of each service: redemptions can be decided.
+LIVENESS = "liveness"
+READINESS = ("readiness", "", *SERVICES)
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class Server:
+    """Listens from `start` on; answers UNAVAILABLE until `open` has given it its use cases."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._address = f"{settings.host}:{settings.port}"
+        self._guard = Guard()
+        self._health = aio.HealthServicer()
+        self._server = grpc.aio.server(
+            interceptors=(self._guard,),
+            options=(
+                ("grpc.so_reuseport", 1),
+                ("grpc.max_receive_message_length", settings.max_message_bytes),
+                # Clients may ping to keep a quiet connection open through proxies.
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            ),
+        )
+        self._redemptions = RedemptionServicer()
+        self._campaigns = CampaignServicer()
+        add_RedemptionServiceServicer_to_server(self._redemptions, self._server)
+        add_CampaignServiceServicer_to_server(self._campaigns, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection((*SERVICES, SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+
+    async def start(self) -> None:
+        """Binds the port and begins to answer. Raises RuntimeError when the address cannot be bound."""
+        self._server.add_insecure_port(self._address)
+        await self._health.set(LIVENESS, SERVING)
+        await self.set_ready(False)
+        await self._server.start()
+
+    def open(self, redeem: Redeem, campaigns: Campaigns) -> None:
+        """Lets calls through to the use cases."""
+        self._redemptions.use_case = redeem
+        self._campaigns.use_case = campaigns
+        self._guard.open()
+
+    async def set_ready(self, ready: bool) -> None:
+        """Says over the health service whether redemptions can be decided."""
+        status: Any = SERVING if ready else NOT_SERVING
+        for name in READINESS:
+            await self._health.set(name, status)
+
+    async def stop(self, grace_ms: int) -> None:
+        """Takes no new calls, lets those under way finish for at most `grace_ms`, then ends them."""
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(grace_ms / 1000)

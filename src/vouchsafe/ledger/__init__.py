@@ -1,0 +1,1 @@
+"""The ledger: PostgreSQL remembers. Append-only events, and the current state drawn from them."""

@@ -1,0 +1,280 @@
+"""The ledger as typed methods, one for each query."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+
+from vouchsafe.domain.campaign import Campaign, CampaignState, CodeEntry, Definition
+from vouchsafe.domain.errors import AlreadyExists, Misconfigured, VouchsafeError
+from vouchsafe.domain.redemption import Claim, Event, EventKind, Position, Redemption, StreamId
+from vouchsafe.ledger.connection import (
+    Rejected,
+    check_server,
+    connect_options,
+    connected,
+    domain_errors,
+    dropped_when_cancelled,
+    in_time,
+    transaction,
+)
+from vouchsafe.ledger.locks import PartitionLocks
+from vouchsafe.ledger.migrate import pending
+from vouchsafe.ledger.queries import SQL
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class OffsetMoved(VouchsafeError):
+    """The ledger does not hold the partition at this epoch and offset: somebody else has written meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionState:
+    """One partition: every entry of its outbox up to and including `offset` is in the ledger."""
+
+    partition: int
+    epoch: int
+    opened: bool
+    offset: StreamId
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """Whose ledger this is; `partitions` are in order, from 0."""
+
+    id: str
+    partitions: tuple[PartitionState, ...]
+
+
+class Ledger:
+    """Everything that the service asks of PostgreSQL. Every method answers within the timeout or raises Unavailable,
+    after which it is not known whether it was carried out."""
+
+    def __init__(self, pool: asyncpg.Pool, url: str, timeout_s: float) -> None:
+        self._pool = pool
+        self._url = url
+        self._timeout_s = timeout_s
+        self._opened: set[tuple[int, int]] = set()
+
+    @classmethod
+    async def connect(cls, url: str, *, pool_size: int, timeout_ms: int) -> Ledger:
+        """Checks that the server and the schema are what the program needs. Raises Unavailable, or Misconfigured saying
+        what to do."""
+        timeout_s = timeout_ms / 1000
+        async with connected(url, timeout_s) as connection, in_time(connection, timeout_s):
+            await check_server(connection)
+            if missing := await pending(connection):
+                raise Misconfigured(f"the ledger lacks {', '.join(missing)}; run `vouchsafe migrate`")
+        pool = asyncpg.create_pool(url, min_size=0, max_size=pool_size, reset=_keep, **connect_options(timeout_s))
+        with domain_errors():
+            await pool
+        return cls(pool, url, timeout_s)
+
+    async def close(self) -> None:
+        """Waits for what is under way, within the timeout, and closes every connection."""
+        try:
+            await asyncio.wait_for(self._pool.close(), self._timeout_s)
+        except TimeoutError:
+            self._pool.terminate()
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[PoolConnectionProxy]:
+        with domain_errors():
+            async with asyncio.timeout(self._timeout_s):
+                connection = await self._pool.acquire()
+                try:
+                    with dropped_when_cancelled(connection):
+                        yield connection
+                finally:
+                    await self._pool.release(connection, timeout=self._timeout_s)
+
+    async def _fetch(self, query: str, *args: object) -> list[asyncpg.Record]:
+        async with self._connection() as connection:
+            return await connection.fetch(SQL[query], *args)
+
+    async def _fetchrow(self, query: str, *args: object) -> asyncpg.Record | None:
+        async with self._connection() as connection:
+            return await connection.fetchrow(SQL[query], *args)
+
+    async def _fetchval(self, query: str, *args: object) -> Any:
+        async with self._connection() as connection:
+            return await connection.fetchval(SQL[query], *args)
+
+    async def ping(self) -> None:
+        """Returns when PostgreSQL answers."""
+        async with self._connection() as connection:
+            await connection.execute("select 1")
+
+    # -- the installation and its partitions -------------------------------------------------------------------------
+
+    async def installation(self) -> Installation | None:
+        """The installation, or None before `bootstrap`."""
+        return _installation(await self._fetch("get_installation"))
+
+    async def bootstrap(self, partitions: int) -> Installation:
+        """The installation, created with so many partitions if there is none; one that exists stays as it is."""
+        async with self._connection() as connection, transaction(connection):
+            if await connection.fetchval(SQL["create_installation"], partitions):
+                await connection.execute(SQL["create_partitions"], partitions)
+            installation = _installation(await connection.fetch(SQL["get_installation"]))
+        if installation is None:
+            raise Misconfigured("the ledger has an installation without partitions; restore its data")
+        return installation
+
+    async def partition(self, partition: int) -> PartitionState:
+        """One partition as it is now."""
+        (row,) = await self._fetch("get_partition", partition)
+        return _partition_state(row)
+
+    async def is_opened(self, partition: int, epoch: int) -> bool:
+        """Whether the partition was opened in this epoch. That never ends, so once true it is known without asking."""
+        if (partition, epoch) in self._opened:
+            return True
+        state = await self.partition(partition)
+        if state.opened and state.epoch == epoch:
+            self._opened.add((partition, epoch))
+        return (partition, epoch) in self._opened
+
+    async def mark_opened(self, partition: int, epoch: int) -> None:
+        """Notes that the gate holds the partition. Doing so again changes nothing."""
+        await self._fetchval("mark_opened", partition, epoch)
+
+    @asynccontextmanager
+    async def partition_locks(self) -> AsyncIterator[PartitionLocks]:
+        """Locks on partitions over a connection of their own; leaving frees them all."""
+        async with connected(self._url, self._timeout_s) as connection:
+            yield PartitionLocks(connection, self._timeout_s)
+
+    # -- campaigns and codes -----------------------------------------------------------------------------------------
+
+    async def create_campaign(self, campaign_id: str, definition: Definition, codes: Sequence[CodeEntry]) -> Campaign:
+        """Writes a campaign with its codes, all or nothing. Raises AlreadyExists naming the id or the code."""
+        names, limits = [entry.code for entry in codes], [entry.use_limit for entry in codes]
+        if len(set(names)) < len(names) or any(entry.campaign_id != campaign_id for entry in codes):
+            raise ValueError("codes must be different, and of this campaign")
+        async with self._connection() as connection, transaction(connection):
+            row = await connection.fetchrow(SQL["create_campaign"], campaign_id, definition.to_json())
+            if row is None:
+                raise AlreadyExists(f"there is a campaign {campaign_id} already")
+            created = await connection.fetch(SQL["create_codes"], campaign_id, names, limits)
+            if len(created) < len(codes):
+                free = {record["code"] for record in created}
+                taken = next(name for name in names if name not in free)
+                raise AlreadyExists(f"the code {taken} belongs to another campaign")
+            return _campaign(row)
+
+    async def get_campaign(self, campaign_id: str) -> Campaign | None:
+        """A definition, or None."""
+        row = await self._fetchrow("get_campaign", campaign_id)
+        return _campaign(row) if row else None
+
+    async def list_campaigns(self, limit: int, after: tuple[int, str] | None) -> list[Campaign]:
+        """At most `limit` campaigns, newest first by (create_time_ms, id), from behind that pair on."""
+        created_at, campaign_id = (None, "") if after is None else (_time(after[0]), after[1])
+        return [_campaign(row) for row in await self._fetch("list_campaigns", limit, created_at, campaign_id)]
+
+    async def unpublished(self, limit: int, after: str = "") -> list[Campaign]:
+        """At most `limit` campaigns that the gate may not have in this version, by id, from behind `after` on."""
+        return [_campaign(row) for row in await self._fetch("unpublished", limit, after)]
+
+    async def codes_of(self, campaign_id: str, after: str, limit: int) -> list[CodeEntry]:
+        """At most `limit` codes of a campaign in order, from behind `after` on ("" to begin)."""
+        return [CodeEntry(*row) for row in await self._fetch("codes_of", campaign_id, after, limit)]
+
+    async def mark_published(self, campaign_id: str, version: int) -> None:
+        """Notes that the gate has this version or a later one."""
+        await self._fetchval("mark_published", campaign_id, version)
+
+    # -- redemptions and events --------------------------------------------------------------------------------------
+
+    async def get_redemption(self, position: Position) -> Redemption | None:
+        """The redemption at a position, or None."""
+        row = await self._fetchrow("get_redemption", str(position))
+        if row is None:
+            return None
+        claim = Claim(**{field.name: row[field.name] for field in fields(Claim)})
+        return Redemption(position, _milliseconds(row["redeemed_at"]), claim)
+
+    async def count_redemptions(self, campaign_id: str) -> int:
+        """How many redemptions of a campaign the ledger holds."""
+        return int(await self._fetchval("count_redemptions", campaign_id))
+
+    async def redemptions_after_pause(self, campaign_id: str) -> int:
+        """How many redemptions stand behind the campaign's first pause and before the resumption that follows, if any:
+        the order of the stream proves that there is none."""
+        return int(await self._fetchval("redemptions_after_pause", campaign_id))
+
+    async def persist(self, partition: int, epoch: int, offset: StreamId, events: Sequence[Event]) -> None:
+        """Writes the events that follow `offset` in the partition's outbox and moves the offset to the last of them, in
+        one transaction: each event is in the ledger exactly once, however often this is called.
+
+        `events` are at least one, in the order of the stream. Raises OffsetMoved when the ledger is not at `offset`
+        (any more), and Rejected when an event cannot be written.
+        """
+        last = events[-1].position.stream_id
+        columns = _columns(Position(partition, epoch, offset), events)
+        if not await self._fetchval("persist", partition, epoch, *offset, *last, *columns, *_states(events)):
+            raise OffsetMoved(f"the ledger does not hold partition {partition} at epoch {epoch}, offset {offset}")
+
+
+def _columns(previous: Position, events: Sequence[Event]) -> Iterable[Sequence[object]]:
+    """The events column by column: ms, seq, at, kind, campaign, body."""
+    rows = []
+    for event in events:
+        position = event.position
+        if position <= previous or position[:2] != previous[:2]:
+            raise ValueError(f"{position} does not follow {previous} in the outbox of one partition and epoch")
+        previous = position
+        rows.append((*position.stream_id, _time(event.at_ms), event.kind, event.campaign_id, event.body.decode()))
+    return zip(*rows, strict=True)
+
+
+def _states(events: Sequence[Event]) -> Iterable[Sequence[str]]:
+    """The campaigns that were paused or resumed, column by column: id, state by the last event, reason of the pause."""
+    states: dict[str, tuple[CampaignState, str]] = {}
+    for event in events:
+        if event.kind is EventKind.PAUSED:
+            # The column is plain text and cannot hold a NUL; the event itself keeps the reason as it was given.
+            reason = str(json.loads(event.body)["reason"]).replace("\0", "\N{REPLACEMENT CHARACTER}")
+            states[event.campaign_id] = (CampaignState.PAUSED, reason)
+        elif event.kind is EventKind.RESUMED:
+            states[event.campaign_id] = (CampaignState.ACTIVE, "")
+    values = states.values()
+    return list(states), [state for state, _ in values], [reason for _, reason in values]
+
+
+def _installation(rows: Sequence[asyncpg.Record]) -> Installation | None:
+    return Installation(rows[0]["id"], tuple(map(_partition_state, rows))) if rows else None
+
+
+def _partition_state(row: asyncpg.Record) -> PartitionState:
+    return PartitionState(row["partition"], row["epoch"], row["opened"], StreamId(row["offset_ms"], row["offset_seq"]))
+
+
+def _campaign(row: asyncpg.Record) -> Campaign:
+    definition = Definition.from_json(row["definition"])
+    return Campaign(row["id"], row["version"], definition, _milliseconds(row["created_at"]))
+
+
+def _time(ms: int) -> datetime:
+    try:
+        return _EPOCH + timedelta(milliseconds=ms)
+    except OverflowError:
+        raise Rejected(f"{ms} ms is not a time that the ledger can hold") from None
+
+
+def _milliseconds(time: datetime) -> int:
+    return (time - _EPOCH) // timedelta(milliseconds=1)
+
+
+async def _keep(_: asyncpg.Connection) -> None:
+    """Nothing of a session is changed while it is used, so a connection goes back to the pool without a round trip."""

@@ -1,0 +1,1 @@
+"""The use cases: what needs both the gate, which decides, and the ledger, which remembers."""

@@ -1,0 +1,74 @@
+"""Running campaigns: the use cases that operators call.
+
+Definitions are written to the ledger first and then published to the gate; `service.recover` repairs a crash in
+between. Pausing and resuming go to the gate first, so that they work while PostgreSQL is away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vouchsafe.domain.campaign import CampaignStatus, CodeEntry, Definition
+from vouchsafe.domain.errors import NotFound, Unavailable
+from vouchsafe.gate.gate import Gate
+from vouchsafe.ledger.ledger import Ledger
+from vouchsafe.service.recover import publish
+
+# Where a page ends: create_time_ms and id of its last campaign.
+PageKey = tuple[int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignPage:
+    """Some campaigns, newest first; `next` is where to go on, None after the last page."""
+
+    campaigns: Sequence[CampaignStatus]
+    next: PageKey | None
+
+
+class Campaigns:
+    """Every method raises Unavailable when a store that it needs is out of reach."""
+
+    def __init__(self, gate: Gate, ledger: Ledger) -> None:
+        self._gate = gate
+        self._ledger = ledger
+
+    async def create(self, campaign_id: str, definition: Definition, codes: Sequence[CodeEntry]) -> CampaignStatus:
+        """Creates a campaign with its codes. Raises AlreadyExists when the id or a code is taken.
+
+        After Unavailable the campaign may exist already; it goes live by itself then, as soon as the gate is back.
+        """
+        campaign = await self._ledger.create_campaign(campaign_id, definition, codes)
+        await publish(self._gate, self._ledger, campaign)
+        return await self.get(campaign_id)
+
+    async def get(self, campaign_id: str) -> CampaignStatus:
+        """A campaign with its state and count as of now. Raises NotFound."""
+        (status,) = await self._gate.describe([campaign_id])
+        return status or await self._missing(campaign_id)
+
+    async def list(self, limit: int, after: PageKey | None) -> CampaignPage:
+        """At most `limit` campaigns, newest first, from behind `after` on."""
+        campaigns = await self._ledger.list_campaigns(limit + 1, after)
+        shown = campaigns[:limit]
+        found = await self._gate.describe([campaign.id for campaign in shown])
+        return CampaignPage(
+            # One that the gate does not have is being published at this moment; its turn comes in the next listing.
+            campaigns=[status for status in found if status is not None],
+            next=(shown[-1].create_time_ms, shown[-1].id) if len(campaigns) > limit else None,
+        )
+
+    async def pause(self, campaign_id: str, reason: str) -> CampaignStatus:
+        """Stops a campaign: once this returns, no later redemption of it succeeds on any server. Raises NotFound."""
+        return await self._gate.pause(campaign_id, reason) or await self._missing(campaign_id)
+
+    async def resume(self, campaign_id: str, reason: str) -> CampaignStatus:
+        """Lets a paused campaign go on. Raises NotFound."""
+        return await self._gate.resume(campaign_id, reason) or await self._missing(campaign_id)
+
+    async def _missing(self, campaign_id: str) -> CampaignStatus:
+        """Never returns: tells a campaign that does not exist from one that the gate lacks."""
+        if await self._ledger.get_campaign(campaign_id) is None:
+            raise NotFound(f"there is no campaign {campaign_id}")
+        raise Unavailable(f"campaign {campaign_id} is being published; try again")

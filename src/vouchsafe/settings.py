@@ -15,7 +15,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="VOUCHSAFE_", frozen=True, extra="forbid")
 
     valkey_url: str = Field(
-        "redis://127.0.0.1:6379/0", description="The gate: a Valkey 8+ or Redis 7+ with appendfsync always and noeviction."
+        "redis://127.0.0.1:6379/0",
+        description="The gate: a Valkey 8+ or Redis 7+ with appendfsync always and noeviction.",
     )
     postgres_url: str = Field(
         "postgresql://127.0.0.1:5432/vouchsafe", description="The ledger: a PostgreSQL 15+ database of its own."
@@ -24,10 +25,16 @@ class Settings(BaseSettings):
     port: int = Field(50051, ge=1, le=65535, description="Port that the gRPC server listens on; all workers share it.")
     workers: int = Field(2, ge=1, le=64, description="Worker processes, each with an event loop of its own.")
     partitions: int = Field(
-        16, ge=1, le=100, description="Partitions of a new installation; an existing one keeps what it was created with."
+        16,
+        ge=1,
+        le=100,
+        description="Partitions of a new installation; an existing one keeps what it was created with.",
     )
     max_waiting: int = Field(
-        10_000, ge=1, le=1_000_000, description="Items that may wait for the gate in a worker; more are RESOURCE_EXHAUSTED."
+        10_000,
+        ge=1,
+        le=1_000_000,
+        description="Items that may wait for the gate in a worker; more are RESOURCE_EXHAUSTED.",
     )
     batch_size: int = Field(128, ge=1, le=1024, description="Items that one call of a gate function decides at most.")
     gate_timeout_ms: int = Field(1_000, ge=10, le=60_000, description="How long the gate may take for an answer.")
@@ -44,8 +51,12 @@ class Settings(BaseSettings):
     shutdown_grace_ms: int = Field(
         10_000, ge=0, le=600_000, description="How long calls that are under way may take to finish after SIGTERM."
     )
-    persist_batch: int = Field(2_000, ge=1, le=50_000, description="Events that one transaction of the persister writes at most.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line that is written.")
+    persist_batch: int = Field(
+        2_000, ge=1, le=50_000, description="Events that one transaction of the persister writes at most."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe log line that is written."
+    )
     log_format: Literal["json", "console"] = Field("json", description="json: an object a line; console: for people.")
 
     def shown(self) -> dict[str, Any]:

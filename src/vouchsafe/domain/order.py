@@ -1,4 +1,4 @@
-"""Who buys what: the values that a request to redeem is made of. Amounts are int64 minor units of the order's currency."""
+"""Who buys what: the values that a request to redeem is made of. Amounts are minor units of the order's currency."""
 
 from __future__ import annotations
 

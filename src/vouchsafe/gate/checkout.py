@@ -144,7 +144,9 @@ class Checkout:
                 campaign_keys += (keys.campaign(id_), keys.customers(id_), keys.code_uses(id_), keys.orders(id_))
         return indexes, campaign_keys
 
-    def _decode_redeem(self, partition: int, attempt: Attempt, answer: bytes) -> Redemption | Refusal | Standing | Stale:
+    def _decode_redeem(
+        self, partition: int, attempt: Attempt, answer: bytes
+    ) -> Redemption | Refusal | Standing | Stale:
         kind, *rest = answer.decode().split(" ")
         match kind:
             case "R":
@@ -230,4 +232,6 @@ def _decode_claim(_partition: int, claim: Claim, answer: bytes) -> None:
 
 
 def _reused(claim: Claim) -> RequestIdReused:
-    return RequestIdReused(f"request id {claim.request_id} was used for another request; make a new one for each attempt")
+    return RequestIdReused(
+        f"request id {claim.request_id} was used for another request; make a new one for each attempt"
+    )

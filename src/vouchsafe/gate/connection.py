@@ -33,7 +33,7 @@ class Connection:
         self._connection: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py has no types here
 
     async def execute(self, commands: Sequence[Command], *, extra_wait_ms: int = 0) -> list[Any]:
-        """Sends the commands in one go and reads a reply for each, as bytes; an error reply is a ResponseError in the list.
+        """Sends the commands in one go and reads a reply for each, as bytes; an error reply is a ResponseError there.
 
         `extra_wait_ms` is how long the commands may block in the server on purpose. Raises Unavailable when the
         server is out of reach or too slow; it is not known then which commands were carried out.

@@ -1,4 +1,4 @@
-"""The gate as operators, recovery and the persister use it: partitions, definitions, state. One typed method a function.
+"""The gate as operators and recovery use it: partitions, definitions, state. One typed method a function.
 
 Checkout traffic has connections of its own (`gate.checkout`), so that a pause never queues behind a sale.
 """
@@ -137,7 +137,7 @@ class Gate:
     # -- campaigns ---------------------------------------------------------------------------------------------------
 
     async def describe(self, campaign_ids: Sequence[str]) -> list[CampaignStatus | None]:
-        """The campaigns with state and count as of now, in the order asked; None for one that the gate does not have."""
+        """The campaigns with state and count as of now, in the order asked; None for one that the gate lacks."""
         by_partition: dict[int, list[int]] = {}
         for index, campaign_id in enumerate(campaign_ids):
             by_partition.setdefault(self.partition_of(campaign_id), []).append(index)
@@ -175,15 +175,20 @@ class Gate:
         if position.partition >= self.partitions or position.epoch != self.epoch(position.partition):
             return None
         keys, token = self.keys_and_token(position.partition)
-        (fields,) = await self._call(
-            function_call("event", [keys.meta, keys.outbox], [token, str(position.stream_id)])
-        )
+        (fields,) = await self._call(function_call("event", [keys.meta, keys.outbox], [token, str(position.stream_id)]))
         return event_from_fields(position, fields) if fields else None
 
+    async def waiting_events(self) -> int:
+        """How many events of all partitions the ledger does not hold yet."""
+        return sum(await self._execute_all([("XLEN", keys.outbox) for keys in self._keys]))
+
     async def _execute(self, command: Command) -> Any:
+        return (await self._execute_all([command]))[0]
+
+    async def _execute_all(self, commands: Sequence[Command]) -> list[Any]:
         async with self._lock:
-            replies = await self._connection.execute([command])
-        return _checked(replies)[0]
+            replies = await self._connection.execute(commands)
+        return _checked(replies)
 
     async def _call(self, *calls: Command) -> list[Any]:
         async with self._lock:

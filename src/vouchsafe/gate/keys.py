@@ -13,7 +13,7 @@ from functools import cached_property
 
 
 def partition_of(text: str, partitions: int) -> int:
-    """The partition, from 0 to partitions - 1, that a campaign id, a code or a request id belongs to: stable for ever."""
+    """The partition, from 0 to partitions - 1, of a campaign id, a code or a request id: stable for ever."""
     return zlib.crc32(text.encode()) % partitions
 
 

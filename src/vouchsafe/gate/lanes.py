@@ -51,7 +51,7 @@ class _Call:
                 continue
             try:
                 future.set_result(self.function.decode(self.partition, item, answer))
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  # whatever it is, it belongs to this caller
                 future.set_exception(error)
 
 
@@ -128,7 +128,7 @@ class Lane:
             try:
                 commands.append(call.function.encode(call.partition, [item for item, _ in call.waiting]))
                 sent.append(call)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  # whatever it is, it must not stop the lane
                 call.fail(error)
         if not sent:
             return

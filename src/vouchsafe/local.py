@@ -1,0 +1,200 @@
+"""The whole service on one machine: what `vouchsafe dev` and `vouchsafe demo` run.
+
+Stores are real, on loopback; server and persister are the same commands that production runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Self
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from vouchsafe.client import AlreadyExists, CampaignDefinition, Client, PercentDiscount
+from vouchsafe.domain.errors import Unavailable
+from vouchsafe.embedded import EmbeddedPostgres, EmbeddedValkey, check_port, die_with_parent, free_port
+from vouchsafe.ledger.migrate import migrate
+from vouchsafe.settings import Settings
+
+HOST = "127.0.0.1"
+READY_WAIT_S = 30.0
+STOP_MARGIN_S = 5.0
+POLL_S = 0.1
+
+
+class LocalService:
+    """A context: entered, everything runs and is ready; left, everything that it started is stopped.
+
+    Raises Misconfigured when a port is taken or a part is missing, Unavailable when something does not come up.
+    """
+
+    def __init__(self, data_dir: Path, *, port: int | None = None, workers: int = 1) -> None:
+        self._data_dir = data_dir.resolve()
+        self._port = port or free_port()
+        check_port(self._port, "the gRPC server (choose another with --port)")
+        self._stack = contextlib.ExitStack()
+        self._valkey = EmbeddedValkey(self._data_dir / "valkey", free_port())
+        self._postgres = EmbeddedPostgres(self._data_dir / "postgres", free_port())
+        self._workers = workers
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self.target = f"{HOST}:{self._port}"
+        self.settings: Settings
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def _start(self) -> None:
+        self._data_dir.mkdir(parents=True, exist_ok=True)
+        self._stack.enter_context(self._valkey)
+        self._stack.enter_context(self._postgres)
+        self.settings = Settings(
+            valkey_url=self._valkey.url,
+            postgres_url=self._postgres.url,
+            host=HOST,
+            port=self._port,
+            workers=self._workers,
+        )
+        asyncio.run(migrate(self.settings.postgres_url, self.settings.ledger_timeout_ms))
+        for command in ("persist", "serve"):
+            self._spawn(command)
+        self._wait_until_ready()
+
+    def _spawn(self, command: str) -> None:
+        environment = os.environ | {
+            f"VOUCHSAFE_{name.upper()}": str(value) for name, value in self.settings.model_dump().items()
+        }
+        with self._log(command).open("ab") as log:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "vouchsafe", command],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # Ctrl-C reaches only this process, which then stops everything in order.
+                start_new_session=True,
+                preexec_fn=die_with_parent,
+            )
+        self._children[command] = child
+        self._stack.callback(self._stop_child, child)
+
+    def _log(self, command: str) -> Path:
+        return self._data_dir / f"{command}.log"
+
+    def _stop_child(self, child: subprocess.Popen[bytes]) -> None:
+        child.terminate()
+        try:
+            child.wait(self.settings.shutdown_grace_ms / 1000 + STOP_MARGIN_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + READY_WAIT_S
+        with grpc.insecure_channel(self.target) as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            while time.monotonic() < deadline:
+                self.check()
+                with contextlib.suppress(grpc.RpcError):
+                    answer = stub.Check(health_pb2.HealthCheckRequest(service="readiness"), timeout=1)
+                    if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                        return
+                time.sleep(POLL_S)
+        raise Unavailable(f"the server is not ready after {READY_WAIT_S:.0f} s; see {self._log('serve')}")
+
+    def check(self) -> None:
+        """Raises Unavailable when server or persister has ended by itself."""
+        for command, child in self._children.items():
+            if child.poll() is not None:
+                tail = self._log(command).read_text(errors="replace").splitlines()[-5:]
+                raise Unavailable("\n  ".join((f"`vouchsafe {command}` ended by itself; its last words:", *tail)))
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Where everything is, by name."""
+        return {
+            "gRPC": self.target,
+            "Valkey": self._valkey.url,
+            "PostgreSQL": self._postgres.url,
+            "data and logs": str(self._data_dir),
+        }
+
+
+def run_dev(data_dir: Path | None, *, port: int, workers: int, say: Callable[..., None]) -> None:
+    """Runs everything until Ctrl-C or SIGTERM. Without a data directory nothing is kept."""
+    with _directory(data_dir) as directory, _interrupted_by_sigterm():
+        try:
+            say("starting Valkey, PostgreSQL, the persister and the server ...")
+            with LocalService(directory, port=port, workers=workers) as service:
+                asyncio.run(_ensure_welcome(service.target))
+                for name, address in service.addresses.items():
+                    say(f"  {name:14} {address}", soft_wrap=True)
+                say("ready; redeem a code with")
+                say(f"  {_command()} redeem WELCOME" + ("" if port == 50051 else f" --target {service.target}"))
+                say("Ctrl-C stops everything" + ("" if data_dir else "; nothing is kept"))
+                while True:
+                    service.check()
+                    time.sleep(POLL_S)
+        except KeyboardInterrupt:
+            say("stopped")
+
+
+async def _ensure_welcome(target: str) -> None:
+    """A first campaign, so that there is something to redeem."""
+    definition = CampaignDefinition(display_name="Welcome", percent=PercentDiscount(basis_points=1_000))
+    async with Client(target, channels=1) as client:
+        with contextlib.suppress(AlreadyExists):
+            await client.create_campaign("welcome", definition, shared_codes=["WELCOME"])
+
+
+def _command() -> str:
+    """How this program was called, so that the line to copy works."""
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py":
+        return f"{sys.executable} -m vouchsafe"
+    with contextlib.suppress(ValueError):
+        return str(called.resolve().relative_to(Path.cwd()))
+    return str(called)
+
+
+@contextlib.contextmanager
+def _directory(data_dir: Path | None) -> Iterator[Path]:
+    if data_dir is not None:
+        yield data_dir
+        return
+    with tempfile.TemporaryDirectory(prefix="vouchsafe-") as temporary:
+        yield Path(temporary)
+
+
+@contextlib.contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """Lets SIGTERM end the program as Ctrl-C does, so that nothing is left running."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

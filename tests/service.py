@@ -1,0 +1,162 @@
+"""The whole service for tests that look at it from outside: real stores, two workers, a persister."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import asyncpg
+import psutil
+import pytest
+
+from vouchsafe.client import CampaignDefinition, Client, Limits, Order, OrderLine
+from vouchsafe.gate.connection import Connection
+from vouchsafe.gate.gate import Gate
+from vouchsafe.ledger.ledger import Ledger
+from vouchsafe.local import LocalService
+from vouchsafe.settings import Settings
+
+SETTLE_S = 30.0
+
+
+class Service(LocalService):
+    """Everything that runs, and what only a test looks at."""
+
+    async def redemptions_after_pause(self, campaign_id: str) -> int:
+        """By the order of the stream."""
+        ledger = await Ledger.connect(self.settings.postgres_url, pool_size=1, timeout_ms=5_000)
+        try:
+            return await ledger.redemptions_after_pause(campaign_id)
+        finally:
+            await ledger.close()
+
+    def kill(self, *victims: str) -> None:
+        """Kills with SIGKILL, all at the same moment, and starts again what does not start by itself."""
+        stores = {"valkey": self._valkey, "postgres": self._postgres}
+        commands = {"server": "serve", "persister": "persist"}
+        for victim in victims:
+            if victim in stores:
+                stores[victim].kill()
+            elif victim == "worker":
+                random.choice(self._processes("serve")[1:]).kill()
+            else:
+                for process in self._processes(commands[victim]):
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.kill()
+        for victim in victims:
+            if victim in stores:
+                stores[victim].start()
+            elif victim in commands:
+                self._children[commands[victim]].wait()
+                self._spawn(commands[victim])
+
+    def _processes(self, command: str) -> list[psutil.Process]:
+        """The command's own process first, then those that it started."""
+        parent = psutil.Process(self._children[command].pid)
+        return [parent, *parent.children(recursive=True)]
+
+    def stop_postgres(self) -> None:
+        self._postgres.stop()
+
+    def start_postgres(self) -> None:
+        self._postgres.start()
+
+    def stop_valkey(self) -> None:
+        self._valkey.stop()
+
+    def start_valkey(self) -> None:
+        self._valkey.start()
+
+    async def flush_valkey(self) -> None:
+        """What an operator's slip or a lost disk does."""
+        connection = Connection(self.settings.valkey_url, 1_000)
+        try:
+            assert await connection.execute([("FLUSHALL",)]) == [b"OK"]
+        finally:
+            await connection.close()
+
+
+class CreateCampaign(Protocol):
+    """Creates a campaign of 10 percent with one shared code, or with single-use codes `<code>-0`, `<code>-1`, …"""
+
+    def __call__(
+        self, *, limit: int | None = None, per_customer: int | None = None, percent: float = 10, single_use: int = 0
+    ) -> Awaitable[tuple[str, str]]:
+        """Answers the campaign's id and its code."""
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with Service(Path(tmp_path_factory.mktemp("service")), workers=2) as running:
+        yield running
+
+
+@pytest.fixture
+async def client(service: Service) -> AsyncIterator[Client]:
+    async with Client(service.target, timeout_s=30, channels=16) as connected:
+        yield connected
+
+
+@pytest.fixture
+def create_campaign(client: Client) -> CreateCampaign:
+    async def create(
+        *, limit: int | None = None, per_customer: int | None = None, percent: float = 10, single_use: int = 0
+    ) -> tuple[str, str]:
+        return await a_campaign(client, limit=limit, per_customer=per_customer, percent=percent, single_use=single_use)
+
+    return create
+
+
+async def a_campaign(
+    client: Client,
+    *,
+    limit: int | None = None,
+    per_customer: int | None = None,
+    percent: float = 10,
+    single_use: int = 0,
+) -> tuple[str, str]:
+    id_ = f"c-{uuid.uuid4()}"
+    definition = CampaignDefinition(display_name=id_, limits=Limits(total=limit, per_customer=per_customer))
+    definition.percent.basis_points = round(percent * 100)
+    code = id_.upper()
+    if single_use:
+        codes = [f"{code}-{number}" for number in range(single_use)]
+        await client.create_campaign(id_, definition, single_use_codes=codes)
+    else:
+        await client.create_campaign(id_, definition, shared_codes=[code])
+    return id_, code
+
+
+def an_order(id_: str, *, amount_minor: int = 5_000) -> Order:
+    lines = [OrderLine(sku="shirt", quantity=1, unit_price_minor=amount_minor)]
+    return Order(id=id_, currency_code="EUR", lines=lines)
+
+
+async def rows_once_settled(service: Service, campaign_id: str) -> set[str]:
+    """The ids of the campaign's redemptions in PostgreSQL, once the persister has moved every event there."""
+    await settle(service.settings)
+    connection = await asyncpg.connect(service.settings.postgres_url)
+    try:
+        rows = await connection.fetch("select id from redemptions where campaign_id = $1", campaign_id)
+    finally:
+        await connection.close()
+    ids = {row["id"] for row in rows}
+    assert len(ids) == len(rows)
+    return ids
+
+
+async def settle(settings: Settings) -> None:
+    gate = await Gate.connect(settings, settings.partitions)
+    deadline = time.monotonic() + SETTLE_S
+    try:
+        while waiting := await gate.waiting_events():
+            assert time.monotonic() < deadline, f"{waiting} events have not reached the ledger"
+            await asyncio.sleep(0.02)
+    finally:
+        await gate.close()

@@ -85,9 +85,9 @@ def dev(
     workers: Annotated[int, typer.Option(min=1, max=16, help="Server processes.")] = 1,
 ) -> None:
     """Run everything on this machine: a real Valkey, a real PostgreSQL, the server and the persister."""
-    from vouchsafe.local import run_dev
-
     with _errors():
+        from vouchsafe.local import run_dev
+
         run_dev(None if ephemeral else data_dir, port=port, workers=workers, say=out.print)
 
 
@@ -154,9 +154,9 @@ def settings(as_json: Json = False) -> None:
 @app.command()
 def demo(as_json: Json = False) -> None:
     """Sell 500 vouchers to 5,000 shoppers, pause a campaign under load, and count. Takes well under a minute."""
-    from vouchsafe.demo import run_demo
-
     with _errors():
+        from vouchsafe.demo import run_demo
+
         report = run_demo(err)
     if as_json:
         _print_json(report.figures())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
@@ -22,12 +23,12 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from vouchsafe.client import AlreadyExists, CampaignDefinition, Client, PercentDiscount
-from vouchsafe.domain.errors import Unavailable
-from vouchsafe.embedded import EmbeddedPostgres, EmbeddedValkey, check_port, die_with_parent, free_port
+from vouchsafe.domain.errors import Misconfigured, Unavailable
+from vouchsafe.embedded import HOST, EmbeddedPostgres, EmbeddedValkey, die_with_parent, free_port
 from vouchsafe.ledger.migrate import migrate
 from vouchsafe.settings import Settings
+from vouchsafe.supervisor import check_port
 
-HOST = "127.0.0.1"
 READY_WAIT_S = 30.0
 STOP_MARGIN_S = 5.0
 POLL_S = 0.1
@@ -40,15 +41,16 @@ class LocalService:
     """
 
     def __init__(self, data_dir: Path, *, port: int | None = None, workers: int = 1) -> None:
+        """Without `port` all three ports are free ones; with it they are that one and the two behind it."""
+        grpc_port, valkey_port, postgres_port = range(port, port + 3) if port else (free_port() for _ in range(3))
         self._data_dir = data_dir.resolve()
-        self._port = port or free_port()
-        check_port(self._port, "the gRPC server (choose another with --port)")
-        self._stack = contextlib.ExitStack()
-        self._valkey = EmbeddedValkey(self._data_dir / "valkey", free_port())
-        self._postgres = EmbeddedPostgres(self._data_dir / "postgres", free_port())
+        self._port = grpc_port
+        self._valkey = EmbeddedValkey(self._data_dir / "valkey", valkey_port)
+        self._postgres = EmbeddedPostgres(self._data_dir / "postgres", postgres_port)
         self._workers = workers
         self._children: dict[str, subprocess.Popen[bytes]] = {}
-        self.target = f"{HOST}:{self._port}"
+        self._stack = contextlib.ExitStack()
+        self.target = f"{HOST}:{grpc_port}"
         self.settings: Settings
 
     def __enter__(self) -> Self:
@@ -66,6 +68,9 @@ class LocalService:
 
     def _start(self) -> None:
         self._data_dir.mkdir(parents=True, exist_ok=True)
+        self._stack.enter_context(_locked(self._data_dir))
+        for port in (self._port, self._valkey.port, self._postgres.port):
+            check_port(HOST, port)
         self._stack.enter_context(self._valkey)
         self._stack.enter_context(self._postgres)
         self.settings = Settings(
@@ -93,7 +98,7 @@ class LocalService:
                 stderr=log,
                 # Ctrl-C reaches only this process, which then stops everything in order.
                 start_new_session=True,
-                preexec_fn=die_with_parent,
+                preexec_fn=die_with_parent,  # noqa: PLW1509  # only makes a system call, and takes no lock
             )
         self._children[command] = child
         self._stack.callback(self._stop_child, child)
@@ -142,7 +147,7 @@ class LocalService:
 
 def run_dev(data_dir: Path | None, *, port: int, workers: int, say: Callable[..., None]) -> None:
     """Runs everything until Ctrl-C or SIGTERM. Without a data directory nothing is kept."""
-    with _directory(data_dir) as directory, _interrupted_by_sigterm():
+    with _directory(data_dir) as directory, _interrupted_by_signals():
         try:
             say("starting Valkey, PostgreSQL, the persister and the server ...")
             with LocalService(directory, port=port, workers=workers) as service:
@@ -157,6 +162,19 @@ def run_dev(data_dir: Path | None, *, port: int, workers: int, say: Callable[...
                     time.sleep(POLL_S)
         except KeyboardInterrupt:
             say("stopped")
+
+
+@contextlib.contextmanager
+def _locked(data_dir: Path) -> Iterator[None]:
+    """Holds the data directory. Raises Misconfigured when somebody else does."""
+    with (data_dir / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Misconfigured(
+                f"{data_dir} is in use by another vouchsafe; stop it or choose another directory"
+            ) from None
+        yield
 
 
 async def _ensure_welcome(target: str) -> None:
@@ -187,14 +205,16 @@ def _directory(data_dir: Path | None) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
-    """Lets SIGTERM end the program as Ctrl-C does, so that nothing is left running."""
+def _interrupted_by_signals() -> Iterator[None]:
+    """Lets SIGTERM end the program as Ctrl-C does, so that nothing is left running; and Ctrl-C even where a shell that
+    started this in the background has turned it off."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

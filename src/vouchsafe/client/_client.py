@@ -27,8 +27,9 @@ Response = TypeVar("Response")
 
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 1.0
-# Only these say that a repetition may fare better. A deadline that has passed is the caller's to judge.
-REPEATED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
+# Only these say that a repetition may fare better. A deadline that has passed is the caller's to judge. CANCELLED comes
+# from a server that drops calls; a call that is cancelled here raises asyncio.CancelledError instead.
+REPEATED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.CANCELLED)
 
 CHANNEL_OPTIONS = (
     # The library would resend behind our back; this client does it itself, within the deadline.

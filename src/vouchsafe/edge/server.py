@@ -45,6 +45,10 @@ class Server:
             options=(
                 ("grpc.so_reuseport", 1),
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
+                # Calls that Python has not taken over yet. By default gRPC drops some of them, with a bare CANCELLED,
+                # from 1,000 on: a burst of shoppers is more than that, and it is ours to refuse with a reason.
+                ("grpc.server.max_pending_requests", settings.max_waiting),
+                ("grpc.server.max_pending_requests_hard_limit", 2 * settings.max_waiting),
                 # Clients may ping to keep a quiet connection open through proxies.
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),

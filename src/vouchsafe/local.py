@@ -24,7 +24,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from vouchsafe.client import AlreadyExists, CampaignDefinition, Client, PercentDiscount
 from vouchsafe.domain.errors import Misconfigured, Unavailable
-from vouchsafe.embedded import HOST, EmbeddedPostgres, EmbeddedValkey, die_with_parent, free_port
+from vouchsafe.embedded import HOST, EmbeddedPostgres, EmbeddedValkey, free_port, launched
 from vouchsafe.ledger.migrate import migrate
 from vouchsafe.settings import Settings
 from vouchsafe.supervisor import check_port
@@ -91,14 +91,13 @@ class LocalService:
         }
         with self._log(command).open("ab") as log:
             child = subprocess.Popen(
-                [sys.executable, "-m", "vouchsafe", command],
+                launched([sys.executable, "-m", "vouchsafe", command]),
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 # Ctrl-C reaches only this process, which then stops everything in order.
                 start_new_session=True,
-                preexec_fn=die_with_parent,  # noqa: PLW1509  # only makes a system call, and takes no lock
             )
         self._children[command] = child
         self._stack.callback(self._stop_child, child)

@@ -213,7 +213,7 @@ async def _compare(
 
 
 async def _drain(outbox: Outbox) -> list[Event]:
-    events = await outbox.read(STREAM_START, 1_000, 1)
+    events = await outbox.read(STREAM_START, 1_000, 0)
     if events:
         await outbox.trim(events[-1].position.stream_id)
     return events

@@ -22,7 +22,7 @@ def codes(campaign_id: str, *names: str) -> list[CodeEntry]:
     "definition",
     [
         Definition("Bare", PercentDiscount(10_000)),
-        Definition("'; drop table campaigns; -- \u00e9 \U0001f3f7", AmountDiscount("EUR", 10**15), Limits(10**12, 10**6)),
+        Definition("'; drop table codes; -- \u00e9 \U0001f3f7", AmountDiscount("EUR", 10**15), Limits(10**12, 10**6)),
         Definition("Dates", PercentDiscount(1), Limits(total=1), start_ms=946_684_800_000, end_ms=7_258_118_400_000),
     ],
 )
@@ -72,7 +72,7 @@ async def test_values_that_postgresql_cannot_hold_are_rejected(ledger: Ledger) -
 async def test_pages_have_no_gaps_and_no_repeats(ledger: Ledger, sql: asyncpg.Connection, page: int) -> None:
     made = [await ledger.create_campaign(f"c-{number}", SUMMER, []) for number in range(20)]
     # Several of the same millisecond: the id decides.
-    await sql.execute("update campaigns set created_at = timestamptz '2026-01-01' where id in ('c-3', 'c-4', 'c-5', 'c-6')")
+    await sql.execute("update campaigns set created_at = '2026-01-01' where id in ('c-3', 'c-4', 'c-5', 'c-6')")
     expected = [row["id"] for row in await sql.fetch("select id from campaigns order by created_at desc, id desc")]
     seen: list[Campaign] = []
     while found := await ledger.list_campaigns(page, (seen[-1].create_time_ms, seen[-1].id) if seen else None):

@@ -74,7 +74,7 @@ async def test_a_server_that_would_lose_or_refuse_redemptions_is_not_used(
         await connect(ledger_url)
 
 
-@pytest.mark.parametrize("url", ["mysql://localhost/vouchsafe", "postgresql://localhost:70000/vouchsafe"])
+@pytest.mark.parametrize("url", ["mysql://localhost/vouchsafe", "postgresql://localhost:none/vouchsafe"])
 async def test_an_address_that_is_none_says_which_setting_to_correct(url: str) -> None:
     with pytest.raises(Misconfigured, match="VOUCHSAFE_POSTGRES_URL"):
         await migrate(url, TIMEOUT_MS)

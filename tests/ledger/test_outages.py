@@ -6,16 +6,14 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Iterator
-from pathlib import Path
 
-import asyncpg
 import psutil
 import pytest
 
 from tests.ledger.events import EPOCH, PARTITION, SUMMER, redeemed
 from vouchsafe.domain.errors import AlreadyExists, Unavailable
 from vouchsafe.domain.redemption import STREAM_START
-from vouchsafe.embedded import EmbeddedPostgres, free_port
+from vouchsafe.embedded import EmbeddedPostgres
 from vouchsafe.ledger.connection import transaction
 from vouchsafe.ledger.ledger import Ledger, OffsetMoved
 from vouchsafe.ledger.migrate import migrate
@@ -23,13 +21,6 @@ from vouchsafe.ledger.migrate import migrate
 TIMEOUT_MS = 500
 # One timeout, and then some for a busy machine.
 SOON_S = 1.5
-
-
-@pytest.fixture
-def own_postgres(tmp_path: Path) -> Iterator[EmbeddedPostgres]:
-    """One that may be killed."""
-    with EmbeddedPostgres(tmp_path / "postgres", free_port()) as postgres:
-        yield postgres
 
 
 @pytest.fixture
@@ -44,21 +35,11 @@ async def ledger(own_postgres: EmbeddedPostgres) -> AsyncIterator[Ledger]:
         await connected.close()
 
 
-async def server_processes(url: str) -> list[psutil.Process]:
-    """The server's own process, then those that it started."""
-    connection = await asyncpg.connect(url)
-    try:
-        parent = psutil.Process(await connection.fetchval("select pg_backend_pid()")).parent()
-    finally:
-        await connection.close()
-    assert parent is not None
-    return [parent, *parent.children(recursive=True)]
-
-
-@contextlib.asynccontextmanager
-async def hanging(url: str) -> AsyncIterator[None]:
+@contextlib.contextmanager
+def hanging(postgres: EmbeddedPostgres) -> Iterator[None]:
     """Everything of the server stands still: connections are accepted, and nothing is answered."""
-    stopped = await server_processes(url)
+    server = psutil.Process(postgres.pid)
+    stopped = [server, *server.children(recursive=True)]
     for process in stopped:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.suspend()
@@ -115,7 +96,7 @@ async def slow_query(ledger: Ledger) -> None:
 async def test_a_server_that_hangs_hangs_nobody(ledger: Ledger, own_postgres: EmbeddedPostgres) -> None:
     async with ledger.partition_locks() as locks:
         assert await locks.try_lock(1)
-        async with hanging(own_postgres.url):
+        with hanging(own_postgres):
             await assert_unavailable_soon(*some_of_everything(ledger))
             # The pool is not used up by what was given up.
             await assert_unavailable_soon(*some_of_everything(ledger))
@@ -131,15 +112,15 @@ async def test_a_server_that_hangs_hangs_nobody(ledger: Ledger, own_postgres: Em
 async def test_a_server_that_hangs_in_the_middle_of_a_transaction_hangs_nobody(
     ledger: Ledger, own_postgres: EmbeddedPostgres
 ) -> None:
-    stack = contextlib.AsyncExitStack()
+    stack = contextlib.ExitStack()
 
     async def hang_inside() -> None:
         async with ledger._connection() as connection, transaction(connection):
             await connection.execute("insert into campaigns (id, definition) values ('half', '{}')")
-            await stack.enter_async_context(hanging(own_postgres.url))
+            stack.enter_context(hanging(own_postgres))
             raise AlreadyExists("so that it is rolled back")
 
-    async with stack:
+    with stack:
         await assert_unavailable_soon(hang_inside())
     # The row was locked by the server's half of the transaction, which ends by itself.
     async with asyncio.timeout(10):
@@ -152,7 +133,7 @@ async def test_a_server_that_hangs_in_the_middle_of_a_transaction_hangs_nobody(
 async def test_cancelling_a_call_neither_waits_nor_spoils_a_connection(
     ledger: Ledger, own_postgres: EmbeddedPostgres
 ) -> None:
-    async with hanging(own_postgres.url):
+    with hanging(own_postgres):
         calls = [asyncio.create_task(slow_query(ledger)) for _ in range(4)]
         await asyncio.sleep(0.05)
         for call in calls:
@@ -164,7 +145,7 @@ async def test_cancelling_a_call_neither_waits_nor_spoils_a_connection(
 
 
 async def test_closing_does_not_wait_for_a_server_that_hangs(ledger: Ledger, own_postgres: EmbeddedPostgres) -> None:
-    async with hanging(own_postgres.url):
+    with hanging(own_postgres):
         under_way = asyncio.create_task(slow_query(ledger))
         await asyncio.sleep(0.05)
         began = time.monotonic()
@@ -178,7 +159,7 @@ async def test_killed_again_and_again_while_persisting_every_event_is_written_on
 ) -> None:
     count = 20_000
     events = [redeemed(number) for number in range(count)]
-    places = {one.position.stream_id: index for index, one in enumerate(events, start=1)} | {STREAM_START: 0}
+    offsets = [STREAM_START, *(one.position.stream_id for one in events)]
     failures = 0
 
     async def persist() -> None:
@@ -186,11 +167,10 @@ async def test_killed_again_and_again_while_persisting_every_event_is_written_on
         done = 0
         while done < count:
             try:
-                done = places[(await ledger.partition(PARTITION)).offset]
+                done = offsets.index((await ledger.partition(PARTITION)).offset)
                 while done < count:
-                    batch = events[done : done + 100]
-                    await ledger.persist(PARTITION, EPOCH, events[done - 1].position.stream_id if done else STREAM_START, batch)
-                    done += len(batch)
+                    await ledger.persist(PARTITION, EPOCH, offsets[done], events[done : done + 100])
+                    done += 100
             except Unavailable:
                 failures += 1
                 await asyncio.sleep(0.01)

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import protovalidate
 import structlog
+from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
 from vouchsafe.domain.errors import InvalidRequest, Unavailable, Violation, VouchsafeError
@@ -44,18 +45,18 @@ class Guard(grpc.aio.ServerInterceptor):
         if handler is None:
             return handler
         return grpc.unary_unary_rpc_method_handler(
-            self._guarded(handler.unary_unary, handler_call_details.method),
-            request_deserializer=handler.request_deserializer,
+            # Bytes that are no message would be UNKNOWN if gRPC read them.
+            self._guarded(handler.unary_unary, handler.request_deserializer, handler_call_details.method),
             response_serializer=handler.response_serializer,
         )
 
-    def _guarded(self, call: Any, method: str) -> Any:
-        async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+    def _guarded(self, call: Any, deserialize: Any, method: str) -> Any:
+        async def guarded(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             try:
                 remaining_s = context.time_remaining()
                 if remaining_s is not None and remaining_s <= 0:
                     return await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed before the call")
-                self._check(request)
+                request = self._read(data, deserialize)
                 return await call(request, context)
             except VouchsafeError as error:
                 status = status_of(error, "")
@@ -67,7 +68,11 @@ class Guard(grpc.aio.ServerInterceptor):
 
         return guarded
 
-    def _check(self, request: Any) -> None:
+    def _read(self, data: bytes, deserialize: Any) -> Any:
+        try:
+            request = deserialize(data)
+        except DecodeError:
+            raise InvalidRequest(Violation("request", "is not a message of the type that the method takes")) from None
         violations = self._validator.collect_violations(request)
         if violations:
             raise InvalidRequest(
@@ -76,6 +81,7 @@ class Guard(grpc.aio.ServerInterceptor):
                     for violation in violations
                 )
             )
+        return request
 
 
 async def _refuse_while_starting(_request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:

@@ -34,11 +34,12 @@ class Outbox:
         self._connection = Connection(url, timeout_ms)
 
     async def read(self, after: StreamId, count: int, block_ms: int) -> list[Event]:
-        """At most `count` events after that id, in order; waits up to `block_ms` for the first, then [].
+        """At most `count` events after that id, in order; waits `block_ms` (0: not at all) for the first, then [].
 
         Raises ValueError or KeyError when an entry is not an event.
         """
-        command = ("XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", self._keys.outbox, str(after))
+        blocking = ("BLOCK", block_ms) if block_ms else ()  # to Valkey a block of 0 is one without end
+        command = ("XREAD", "COUNT", count, *blocking, "STREAMS", self._keys.outbox, str(after))
         (reply,) = await self._connection.execute([command], extra_wait_ms=block_ms)
         if isinstance(reply, ResponseError):
             raise as_unavailable(reply)

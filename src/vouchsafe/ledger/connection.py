@@ -33,13 +33,14 @@ def domain_errors() -> Iterator[None]:
         yield
     except TimeoutError:
         raise Unavailable("PostgreSQL did not answer in time") from None
-    except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, UnicodeEncodeError) as error:
+    except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
         raise Rejected(f"PostgreSQL does not take these values: {error}") from error
-    except asyncpg.InterfaceError as error:
-        if isinstance(error, ValueError):
-            raise Rejected(f"PostgreSQL does not take these values: {error}") from error
-        raise Unavailable(f"PostgreSQL is out of reach: {error}") from error
-    except (OSError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError) as error:
+    except (
+        OSError,
+        asyncpg.InterfaceError,
+        asyncpg.PostgresConnectionError,
+        asyncpg.OperatorInterventionError,
+    ) as error:
         raise Unavailable(f"PostgreSQL is out of reach: {error}") from error
     except (asyncpg.PostgresError, asyncpg.InternalClientError) as error:
         raise Unavailable(f"PostgreSQL cannot do what is asked: {error}") from error

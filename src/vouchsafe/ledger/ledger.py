@@ -243,8 +243,8 @@ def _states(events: Sequence[Event]) -> Iterable[Sequence[str]]:
     states: dict[str, tuple[CampaignState, str]] = {}
     for event in events:
         if event.kind is EventKind.PAUSED:
-            # The column is plain text and cannot hold a NUL; the event itself keeps the reason as it was given.
-            reason = str(json.loads(event.body)["reason"]).replace("\0", "\N{REPLACEMENT CHARACTER}")
+            # The column is text and cannot hold all that JSON can; the event itself keeps the reason as it was given.
+            reason = str(json.loads(event.body)["reason"]).replace("\0", "?").encode(errors="replace").decode()
             states[event.campaign_id] = (CampaignState.PAUSED, reason)
         elif event.kind is EventKind.RESUMED:
             states[event.campaign_id] = (CampaignState.ACTIVE, "")

@@ -1,0 +1,192 @@
+"""After a start and after a crash: what may be opened is opened, and what the gate lacks is published."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+import structlog
+
+from tests.ledger.events import SUMMER
+from vouchsafe.domain.campaign import Campaign, CodeEntry
+from vouchsafe.domain.errors import Unavailable
+from vouchsafe.domain.redemption import Claim, Redemption
+from vouchsafe.gate.checkout import Attempt, Checkout
+from vouchsafe.gate.connection import Connection
+from vouchsafe.gate.gate import Gate
+from vouchsafe.gate.keys import Keys
+from vouchsafe.ledger.ledger import Installation, Ledger
+from vouchsafe.service.recover import open_partitions, publish, reconcile_forever, republish
+from vouchsafe.settings import Settings
+
+PARTITIONS = 4
+
+
+@pytest.fixture
+async def installation(ledger: Ledger) -> Installation:
+    return await ledger.bootstrap(PARTITIONS)
+
+
+@pytest.fixture
+async def gate(settings: Settings) -> AsyncIterator[Gate]:
+    connected = await Gate.connect(settings, PARTITIONS)
+    try:
+        yield connected
+    finally:
+        await connected.close()
+
+
+async def valkey(settings: Settings, *command: str) -> None:
+    """What an operator's slip does."""
+    connection = Connection(settings.valkey_url, 1_000)
+    try:
+        await connection.execute([command])
+    finally:
+        await connection.close()
+
+
+async def create(ledger: Ledger, campaign_id: str, codes: int = 1) -> Campaign:
+    entries = [CodeEntry(f"{campaign_id}-{number}".upper(), campaign_id, None) for number in range(codes)]
+    return await ledger.create_campaign(campaign_id, SUMMER, entries)
+
+
+async def redeem(gate: Gate, settings: Settings, campaign: Campaign) -> None:
+    claim = Claim("r", "0" * 32, campaign.id, campaign.version, "A", "customer", "order", "EUR", 1_000, 100)
+    checkout = Checkout(gate, settings)
+    try:
+        assert isinstance(await checkout.redeem(Attempt(claim, None, None)), Redemption)
+    finally:
+        await checkout.close()
+
+
+async def used(gate: Gate, campaign: Campaign) -> int | None:
+    (status,) = await gate.describe([campaign.id])
+    return status.redeemed_count if status else None
+
+
+async def test_new_partitions_are_opened_and_found_open_from_then_on(
+    ledger: Ledger, gate: Gate, installation: Installation, settings: Settings
+) -> None:
+    assert await open_partitions(gate, ledger, installation) == []
+    found = await ledger.installation()
+    assert found is not None
+    assert all(state.opened for state in found.partitions)
+    restarted = await Gate.connect(settings, PARTITIONS)
+    try:
+        assert await open_partitions(restarted, ledger, found) == []
+    finally:
+        await restarted.close()
+
+
+async def test_4_starting_at_once_all_open_everything(
+    ledger: Ledger, installation: Installation, settings: Settings
+) -> None:
+    gates = [await Gate.connect(settings, PARTITIONS) for _ in range(4)]
+    try:
+        assert await asyncio.gather(*(open_partitions(gate, ledger, installation) for gate in gates)) == [[]] * 4
+    finally:
+        await asyncio.gather(*(gate.close() for gate in gates))
+
+
+async def test_a_process_that_died_between_opening_and_noting_it_is_made_up_for(
+    ledger: Ledger, gate: Gate, installation: Installation
+) -> None:
+    assert await gate.open_partition(2, installation.id, 1)
+    assert await open_partitions(gate, ledger, installation) == []
+
+
+async def test_a_partition_whose_data_is_gone_is_never_opened_again_by_itself(
+    ledger: Ledger, gate: Gate, installation: Installation, settings: Settings
+) -> None:
+    # The installation was read before anything was opened, and the process keeps it for as long as it lives.
+    assert await open_partitions(gate, ledger, installation) == []
+    await valkey(settings, "DEL", Keys(1).meta)
+    assert await open_partitions(gate, ledger, installation) == [1]
+    await valkey(settings, "FLUSHALL")
+    restarted = await Ledger.connect(settings.postgres_url, pool_size=1, timeout_ms=5_000)
+    try:
+        for known in (ledger, restarted):
+            with structlog.testing.capture_logs() as lines:
+                assert await open_partitions(gate, known, installation) == [0, 1, 2, 3]
+            # Said once, though it is looked at every second.
+            assert len(lines) == (known is ledger)
+    finally:
+        await restarted.close()
+
+
+async def test_a_valkey_of_another_installation_stays_closed(
+    ledger: Ledger, gate: Gate, installation: Installation
+) -> None:
+    assert await gate.open_partition(3, "00000000-0000-0000-0000-000000000000", 1)
+    with structlog.testing.capture_logs() as lines:
+        assert await open_partitions(gate, ledger, installation) == [3]
+    assert [(line["log_level"], line["partitions"]) for line in lines] == [("error", [3])]
+    assert "VOUCHSAFE_VALKEY_URL" in lines[0]["what_to_do"]
+    assert not await ledger.is_opened(3, 1)
+
+
+async def test_a_crash_between_ledger_and_gate_is_repaired(
+    ledger: Ledger, gate: Gate, installation: Installation, settings: Settings
+) -> None:
+    await open_partitions(gate, ledger, installation)
+    campaign = await create(ledger, "summer", codes=2_500)
+    assert await republish(gate, ledger) == 1
+    assert await republish(gate, ledger) == 0
+    assert await used(gate, campaign) == 0
+    checkout = Checkout(gate, settings)
+    try:
+        found = await asyncio.gather(*(checkout.resolve(f"SUMMER-{number}") for number in range(2_500)))
+    finally:
+        await checkout.close()
+    assert [entry.campaign_id if entry else None for entry in found] == ["summer"] * 2_500
+
+
+async def test_publishing_again_and_at_once_changes_nothing(
+    ledger: Ledger, gate: Gate, installation: Installation, settings: Settings, sql: asyncpg.Connection
+) -> None:
+    await open_partitions(gate, ledger, installation)
+    campaign = await create(ledger, "summer")
+    await publish(gate, ledger, campaign)
+    await redeem(gate, settings, campaign)
+    await gate.pause(campaign.id, "over")
+    await sql.execute("update campaigns set published_version = 0")
+    await asyncio.gather(*(republish(gate, ledger) for _ in range(4)))
+    (status,) = await gate.describe([campaign.id])
+    assert status is not None
+    assert (status.redeemed_count, status.paused, status.pause_reason) == (1, True, "over")
+    assert await ledger.unpublished(9) == []
+
+
+async def test_a_closed_partition_holds_up_no_other(
+    ledger: Ledger, gate: Gate, installation: Installation, settings: Settings
+) -> None:
+    await open_partitions(gate, ledger, installation)
+    campaigns = [await create(ledger, f"c-{number}", codes=0) for number in range(20)]
+    behind = {campaign.id for campaign in campaigns if gate.partition_of(campaign.id) == 1}
+    assert 0 < len(behind) < 20
+    await valkey(settings, "DEL", Keys(1).meta)
+    assert await open_partitions(gate, ledger, installation) == [1]
+    with pytest.raises(Unavailable):
+        await republish(gate, ledger)
+    assert {campaign.id for campaign in await ledger.unpublished(99)} == behind
+
+
+async def test_the_reconciler_waits_for_what_is_closed_and_says_so_once(
+    ledger: Ledger, gate: Gate, installation: Installation
+) -> None:
+    campaign = await create(ledger, "summer")
+    stop = asyncio.Event()
+    with structlog.testing.capture_logs() as lines:
+        reconciling = asyncio.create_task(reconcile_forever(gate, ledger, stop, interval_s=0.01))
+        await asyncio.sleep(0.2)
+        assert await ledger.unpublished(9) == [campaign]
+        await open_partitions(gate, ledger, installation)
+        async with asyncio.timeout(5):
+            while await ledger.unpublished(9):  # noqa: ASYNC110  # the ledger tells nobody
+                await asyncio.sleep(0.01)
+            stop.set()
+            await reconciling
+    assert await used(gate, campaign) == 0
+    assert [line["event"] for line in lines] == ["waiting", "published what the gate lacked", "going on"]

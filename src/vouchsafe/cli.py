@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from vouchsafe import __version__
 from vouchsafe.domain.errors import VouchsafeError
@@ -41,8 +42,9 @@ app = typer.Typer(
 campaign_app = typer.Typer(help="Create, look at, pause and resume campaigns.", no_args_is_help=True)
 app.add_typer(campaign_app, name="campaign")
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+# Lines are never broken for a pipe or a file, only a terminal has a width.
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Target = Annotated[
@@ -143,12 +145,9 @@ def settings(as_json: Json = False) -> None:
     if as_json:
         _print_json(rows)
         return
-    table = Table(box=None, pad_edge=False)
-    for column in ("variable", "value", "default", "meaning"):
-        table.add_column(column, overflow="fold")
+    # In the form of a file of variables, so that it can serve as one.
     for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
-    out.print(table)
+        out.print(f"# {row['meaning']} Default: {row['default']}\n{row['variable']}={row['value']}\n", markup=False)
 
 
 @app.command()
@@ -207,11 +206,14 @@ def redeem(
 
         reason = RefusalReason.Name(outcome.reason).removeprefix("REFUSAL_REASON_")
         numbers = "".join(f"  {key}={value}" for key, value in sorted(outcome.metadata.items()))
-        out.print(f"refused: {reason}  {outcome.message}{numbers}")
+        out.print(f"refused: {reason}  {outcome.message}{numbers}", markup=False)
     else:
         verb = "would take" if dry_run else "redeemed:"
         saved = f"{outcome.discount_minor} of {outcome.order_amount_minor} {outcome.currency_code} minor units off"
-        out.print(f"{verb} {saved}" + ("" if dry_run else f"  redemption {outcome.id}  order {outcome.order_id}"))
+        out.print(
+            f"{verb} {saved}" + ("" if dry_run else f"  redemption {outcome.id}  order {outcome.order_id}"),
+            markup=False,
+        )
     if refused:
         raise typer.Exit(REFUSED)
 
@@ -380,7 +382,7 @@ def _ask(target: str | None, question: Callable[[Client], Awaitable[Result]]) ->
     try:
         return asyncio.run(run())
     except ClientError as error:
-        err.print(f"error: {error.code.name}: {error}", markup=False)
+        err.print(f"error: {error.code.name}" + ("" if error.violations else f": {error}"), markup=False)
         for field, description in error.violations.items():
             err.print(f"  {field}: {description}", markup=False)
         if error.code.name == "UNAVAILABLE":
@@ -430,26 +432,34 @@ def _show_campaign(campaign: Campaign, as_json: bool) -> None:
 
 
 def _campaign_table(campaigns: list[Campaign]) -> Table:
+    """A row a campaign; columns in which no campaign has anything are left out."""
     from vouchsafe.client import CampaignState
 
-    table = Table(box=None, pad_edge=False)
-    for column in ("campaign", "name", "state", "redeemed", "limit", "per customer", "discount", "start", "end"):
-        table.add_column(column, justify="right" if column in ("redeemed", "limit", "per customer") else "left")
+    rows = []
     for campaign in campaigns:
         definition = campaign.definition
         limits = definition.limits
-        state = CampaignState.Name(campaign.state).removeprefix("CAMPAIGN_STATE_").lower()
-        table.add_row(
-            campaign.id,
-            definition.display_name,
-            f"{state} ({campaign.pause_reason})" if campaign.pause_reason else state,
-            f"{campaign.redeemed_count}",
-            f"{limits.total}" if limits.HasField("total") else "-",
-            f"{limits.per_customer}" if limits.HasField("per_customer") else "-",
-            _discount_text(definition),
-            _time_text(definition, "start_time"),
-            _time_text(definition, "end_time"),
+        rows.append(
+            {
+                "campaign": campaign.id,
+                "name": definition.display_name,
+                "state": CampaignState.Name(campaign.state).removeprefix("CAMPAIGN_STATE_").lower(),
+                "reason": campaign.pause_reason,
+                "redeemed": f"{campaign.redeemed_count}",
+                "limit": f"{limits.total}" if limits.HasField("total") else "",
+                "per customer": f"{limits.per_customer}" if limits.HasField("per_customer") else "",
+                "discount": _discount_text(definition),
+                "start": _time_text(definition, "start_time"),
+                "end": _time_text(definition, "end_time"),
+            }
         )
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    columns = [name for name in rows[0] if any(row[name] for row in rows)]
+    for name in columns:
+        right = name in ("redeemed", "limit", "per customer")
+        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=name == "campaign")
+    for row in rows:
+        table.add_row(*(Text(row[name]) for name in columns))
     return table
 
 
@@ -460,7 +470,7 @@ def _discount_text(definition: CampaignDefinition) -> str:
 
 
 def _time_text(definition: CampaignDefinition, field: Literal["start_time", "end_time"]) -> str:
-    return getattr(definition, field).ToJsonString() if definition.HasField(field) else "-"
+    return getattr(definition, field).ToJsonString() if definition.HasField(field) else ""
 
 
 @contextmanager

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import repeat
 
@@ -108,108 +110,142 @@ async def _compare(
     history: list[Step | SetPaused],
     batched: bool,
 ) -> None:
-    run = uuid.uuid4().hex[:12]
-    now_ms = int(time.time() * 1000)
-    names = [f"c{index}-{run}" for index in range(2)]
-    model = GateModel()
-    numbers: dict[str, int] = {}
-    gate = await Gate.connect(settings, PARTITIONS)
-    checkout = Checkout(gate, settings)
-    outboxes = [Outbox(settings.valkey_url, partition, INSTALLATION, 1, 1_000) for partition in range(PARTITIONS)]
-    try:
-        for partition in range(PARTITIONS):
+    async with contextlib.AsyncExitStack() as stack:
+        gate = await Gate.connect(settings, PARTITIONS)
+        stack.push_async_callback(gate.close)
+        checkout = Checkout(gate, settings)
+        stack.push_async_callback(checkout.close)
+        outboxes = [Outbox(settings.valkey_url, partition, INSTALLATION, 1, 1_000) for partition in range(PARTITIONS)]
+        for partition, outbox in enumerate(outboxes):
+            stack.push_async_callback(outbox.close)
             assert await gate.open_partition(partition, INSTALLATION, 1)
-            await _drain(outboxes[partition])
-        for name, (limit, start, end) in zip(names, definitions, strict=True):
+            await _drain(outbox)
+        twins = Twins(gate, checkout, code_limits, objections)
+        await twins.publish(definitions)
+        for part in _parts(history, batched):
+            if isinstance(part, SetPaused):
+                await twins.set_paused(part)
+            else:
+                await twins.decide(part)
+        await twins.check_counters()
+        twins.check_events([event for outbox in outboxes for event in await _drain(outbox)])
+
+
+def _parts(history: list[Step | SetPaused], batched: bool) -> Iterator[list[Step] | SetPaused]:
+    """The history cut into what goes to the gate in one call: steps of one campaign, since one call serves one
+    partition, and no request id twice, since the claims of both would race."""
+    batch: list[Step] = []
+    for entry in history:
+        if isinstance(entry, SetPaused):
+            yield batch
+            yield entry
+            batch = []
+            continue
+        if batch and (
+            not batched or entry.campaign != batch[0].campaign or any(step.request == entry.request for step in batch)
+        ):
+            yield batch
+            batch = []
+        batch.append(entry)
+    yield batch
+
+
+class Twins:
+    """Gate and model side by side, given the same requests."""
+
+    def __init__(
+        self,
+        gate: Gate,
+        checkout: Checkout,
+        code_limits: tuple[int | None, ...],
+        objections: tuple[Reason | None, ...],
+    ) -> None:
+        self._gate = gate
+        self._checkout = checkout
+        self._code_limits = code_limits
+        self._objections = objections
+        self._model = GateModel()
+        self._run = uuid.uuid4().hex[:12]
+        self._names = [f"c{index}-{self._run}" for index in range(2)]
+        self._now_ms = int(time.time() * 1000)
+        self._numbers: dict[str, int] = {}
+
+    async def publish(self, definitions: tuple[tuple[Limits, int | None, int | None], ...]) -> None:
+        for name, (limit, start, end) in zip(self._names, definitions, strict=True):
             definition = Definition(
                 display_name=name,
                 discount=PercentDiscount(1_000),
                 limits=limit,
-                start_ms=None if start is None else now_ms + start,
-                end_ms=None if end is None else now_ms + end,
+                start_ms=None if start is None else self._now_ms + start,
+                end_ms=None if end is None else self._now_ms + end,
             )
-            await gate.publish(Campaign(name, 1, definition, now_ms))
-            model.campaigns[name] = CampaignModel(definition)
+            await self._gate.publish(Campaign(name, 1, definition, self._now_ms))
+            self._model.campaigns[name] = CampaignModel(definition)
 
-        def attempt_of(step: Step) -> Attempt:
-            code, objection = f"CODE{step.code}", objections[step.customer]
-            claim = Claim(
-                request_id=f"r{step.request}-{run}",
-                fingerprint=step.fingerprint,
-                campaign_id=names[step.campaign],
-                campaign_version=1,
-                code=code,
-                customer_id=f"customer-{step.customer}",
-                order_id=f"order-{step.order}",
-                currency_code="EUR",
-                order_amount_minor=1_000,
-                discount_minor=100,
-            )
-            return Attempt(claim, code_limits[step.code], None if objection is None else Refusal(objection, code))
+    async def set_paused(self, entry: SetPaused) -> None:
+        name = self._names[entry.campaign]
+        status = await (self._gate.pause if entry.paused else self._gate.resume)(name, "because")
+        self._model.set_paused(name, entry.paused)
+        assert status is not None
+        assert status.paused == entry.paused
 
-        async def decide(batch: list[Step]) -> None:
-            """Decides the batch in one function call, and expects of each item what the model says, in order."""
-            attempts = [attempt_of(step) for step in batch]
-            before = [await _validate(checkout, attempts[0])] if len(batch) == 1 else []
-            claims = await asyncio.gather(
-                *(checkout.claim(attempt.claim) for attempt in attempts), return_exceptions=True
-            )
-            answers = await asyncio.gather(*map(_redeem, repeat(checkout), attempts, claims))
-            for attempt, answer in zip(attempts, answers, strict=True):
-                claim = attempt.claim
-                known = claim.request_id in model.requests
-                expected = model.redeem(
-                    request_id=claim.request_id,
-                    fingerprint=claim.fingerprint,
-                    campaign_id=claim.campaign_id,
-                    code=claim.code,
-                    code_limit=attempt.code_use_limit,
-                    customer=claim.customer_id,
-                    order=claim.order_id,
-                    objection=attempt.objection.reason if attempt.objection else None,
-                    now_ms=now_ms,
-                )
-                assert _plain(answer, numbers) == expected, attempt
-                if before and not known:
-                    # What Validate said just before is what redeeming then did.
-                    assert before == [expected if expected[0] == "refused" else "yes"]
+    async def decide(self, batch: list[Step]) -> None:
+        """Decides the batch in one function call, and expects of each item what the model says, in order."""
+        attempts = [self._attempt(step) for step in batch]
+        before = await _validate(self._checkout, attempts[0]) if len(batch) == 1 else None
+        claims = await asyncio.gather(
+            *(self._checkout.claim(attempt.claim) for attempt in attempts), return_exceptions=True
+        )
+        answers = await asyncio.gather(*map(_redeem, repeat(self._checkout), attempts, claims))
+        for attempt, answer in zip(attempts, answers, strict=True):
+            known = attempt.claim.request_id in self._model.requests
+            expected = self._expected(attempt)
+            assert _plain(answer, self._numbers) == expected, attempt
+            if before is not None and not known:
+                # What Validate said just before is what redeeming then did.
+                assert before == (expected if expected[0] == "refused" else "yes")
 
-        batch: list[Step] = []
-        for entry in history:
-            if isinstance(entry, SetPaused):
-                await decide(batch)
-                batch = []
-                change = gate.pause if entry.paused else gate.resume
-                status = await change(names[entry.campaign], "because")
-                model.set_paused(names[entry.campaign], entry.paused)
-                assert status is not None
-                assert status.paused == entry.paused
-                continue
-            # One function call serves one partition; and the claims of one request id twice in a batch would race.
-            if batch and (
-                not batched
-                or entry.campaign != batch[0].campaign
-                or any(step.request == entry.request for step in batch)
-            ):
-                await decide(batch)
-                batch = []
-            batch.append(entry)
-        await decide(batch)
-
-        for name, campaign in model.campaigns.items():
-            (status,) = await gate.describe([name])
+    async def check_counters(self) -> None:
+        for name, campaign in self._model.campaigns.items():
+            (status,) = await self._gate.describe([name])
             assert status is not None
             assert status.redeemed_count == campaign.used
-        events = [event for outbox in outboxes for event in await _drain(outbox)]
-        for name in names:
+
+    def check_events(self, events: list[Event]) -> None:
+        for name in self._names:
             mine = [(event.kind.value, name) for event in events if event.campaign_id == name]
-            assert mine == [event for event in model.events if event[1] == name]
-        assert sum(event.kind is EventKind.REDEEMED for event in events) == model.redemptions
-    finally:
-        await checkout.close()
-        await gate.close()
-        for outbox in outboxes:
-            await outbox.close()
+            assert mine == [event for event in self._model.events if event[1] == name]
+        assert sum(event.kind is EventKind.REDEEMED for event in events) == self._model.redemptions
+
+    def _attempt(self, step: Step) -> Attempt:
+        code, objection = f"CODE{step.code}", self._objections[step.customer]
+        claim = Claim(
+            request_id=f"r{step.request}-{self._run}",
+            fingerprint=step.fingerprint,
+            campaign_id=self._names[step.campaign],
+            campaign_version=1,
+            code=code,
+            customer_id=f"customer-{step.customer}",
+            order_id=f"order-{step.order}",
+            currency_code="EUR",
+            order_amount_minor=1_000,
+            discount_minor=100,
+        )
+        return Attempt(claim, self._code_limits[step.code], None if objection is None else Refusal(objection, code))
+
+    def _expected(self, attempt: Attempt) -> Answer:
+        claim = attempt.claim
+        return self._model.redeem(
+            request_id=claim.request_id,
+            fingerprint=claim.fingerprint,
+            campaign_id=claim.campaign_id,
+            code=claim.code,
+            code_limit=attempt.code_use_limit,
+            customer=claim.customer_id,
+            order=claim.order_id,
+            objection=attempt.objection.reason if attempt.objection else None,
+            now_ms=self._now_ms,
+        )
 
 
 async def _drain(outbox: Outbox) -> list[Event]:

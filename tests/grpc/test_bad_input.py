@@ -192,7 +192,20 @@ async def test_a_bad_campaign_names_its_field_and_creates_nothing(service: Servi
         await client.get_campaign("x")
 
 
-@pytest.mark.parametrize("token", ["x", "bm90IGpzb24=", "WzEsMl0=", "eyJhIjoxfQ==", "x" * 257, "é"])
+@pytest.mark.parametrize(
+    "token",
+    [
+        "x",
+        "bm90IGpzb24=",
+        "WzEsMl0=",
+        "WzFlMzAwLCAieCJd",
+        "Wy0xLCAieCJd",
+        "WzEsICJcdTAwMDAiXQ==",
+        "eyJhIjoxfQ==",
+        "x" * 257,
+        "é",
+    ],
+)
 async def test_a_page_token_that_is_none_is_told_apart(service: Service, token: str) -> None:
     error = await failure(service, CampaignServiceStub, "ListCampaigns", ListCampaignsRequest(page_token=token))
     assert isinstance(error, InvalidArgument)

@@ -6,6 +6,7 @@ import base64
 import binascii
 import hashlib
 import json
+import re
 from typing import assert_never
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -237,9 +238,10 @@ def page_key(token: str) -> PageKey | None:
         return None
     try:
         create_time_ms, campaign_id = json.loads(base64.b64decode(token, altchars=b"-_", validate=True))
-        if not isinstance(create_time_ms, int) or not isinstance(campaign_id, str):
+        # What the protos say of a campaign's id; and a time that the ledger can hold, up to the year 2200.
+        if not 0 <= int(create_time_ms) < 7_258_118_400_000 or not re.fullmatch(r"[a-z0-9-]{1,63}", campaign_id):
             raise ValueError
     except (ValueError, TypeError, binascii.Error):
         violation = Violation("page_token", "is not one; give next_page_token of the answer before, or nothing")
         raise InvalidRequest(violation) from None
-    return create_time_ms, campaign_id
+    return int(create_time_ms), campaign_id

@@ -1,0 +1,229 @@
+"""Commands for campaigns: create, look at, pause, resume."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from vouchsafe.cli.common import Json, Target, as_dict, ask, out, print_json, print_message
+
+if TYPE_CHECKING:
+    from vouchsafe.client import Campaign, CampaignDefinition, Client
+
+CampaignId = Annotated[str, typer.Argument(help="The campaign's id.", show_default=False)]
+Reason = Annotated[str, typer.Option(help="Why, for those who look later.")]
+
+app = typer.Typer(help="Create, look at, pause and resume campaigns.", no_args_is_help=True)
+
+
+@app.command("create")
+def campaign_create(
+    campaign_id: CampaignId,
+    name: Annotated[str | None, typer.Option(help="Name for people; the id without it.", show_default=False)] = None,
+    percent: Annotated[
+        str | None, typer.Option(help="Percent off the order, for example 12.5.", show_default=False)
+    ] = None,
+    amount: Annotated[
+        int | None, typer.Option(min=1, help="Minor units (cents) off the order.", show_default=False)
+    ] = None,
+    currency: Annotated[str, typer.Option(help="ISO 4217 code of --amount.")] = "EUR",
+    code: Annotated[
+        list[str] | None, typer.Option(help="A code that many shoppers use; may be repeated.", show_default=False)
+    ] = None,
+    single_use_code: Annotated[
+        list[str] | None, typer.Option(help="A code that is used once; may be repeated.", show_default=False)
+    ] = None,
+    single_use_codes: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with codes that are used once each, one a line.", exists=True, dir_okay=False, show_default=False
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Uses in all.", show_default=False)] = None,
+    limit_per_customer: Annotated[
+        int | None, typer.Option(min=1, help="Uses by one customer.", show_default=False)
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(help="First moment of use, ISO 8601 with offset, 2026-11-27T00:00:00+01:00.", show_default=False),
+    ] = None,
+    end: Annotated[
+        str | None, typer.Option(help="First moment after the last use, spelled as --start.", show_default=False)
+    ] = None,
+    target: Target = None,
+    as_json: Json = False,
+) -> None:
+    """Create a campaign. Its codes can be redeemed as soon as this returns, from --start on."""
+    from vouchsafe.client import CampaignDefinition, Limits
+
+    if (percent is None) == (amount is None):
+        raise typer.BadParameter("give one of --percent and --amount")
+    definition = CampaignDefinition(
+        display_name=name or campaign_id, limits=Limits(total=limit, per_customer=limit_per_customer)
+    )
+    if percent is not None:
+        definition.percent.basis_points = _basis_points(percent)
+    elif amount is not None:
+        definition.amount.amount.currency_code = currency
+        definition.amount.amount.amount_minor = amount
+    for field, text in (("start_time", start), ("end_time", end)):
+        if text is not None:
+            getattr(definition, field).FromDatetime(_instant(f"--{field.removesuffix('_time')}", text))
+    once = list(single_use_code or [])
+    if single_use_codes is not None:
+        once += [line.strip() for line in single_use_codes.read_text().splitlines() if line.strip()]
+    _show_campaign(
+        ask(
+            target,
+            lambda client: client.create_campaign(
+                campaign_id, definition, shared_codes=code or [], single_use_codes=once
+            ),
+        ),
+        as_json,
+    )
+
+
+@app.command("get")
+def campaign_get(campaign_id: CampaignId, target: Target = None, as_json: Json = False) -> None:
+    """Show one campaign with its state and count as of now."""
+    _show_campaign(ask(target, lambda client: client.get_campaign(campaign_id)), as_json)
+
+
+@app.command("list")
+def campaign_list(target: Target = None, as_json: Json = False) -> None:
+    """List all campaigns, newest first."""
+
+    async def fetch(client: Client) -> list[Campaign]:
+        return [campaign async for campaign in client.list_campaigns()]
+
+    campaigns = ask(target, fetch)
+    if as_json:
+        print_json([as_dict(campaign) for campaign in campaigns])
+    elif campaigns:
+        out.print(_campaign_table(campaigns))
+    else:
+        out.print("no campaigns yet; create one with `vouchsafe campaign create`")
+
+
+@app.command("pause")
+def campaign_pause(campaign_id: CampaignId, reason: Reason = "", target: Target = None, as_json: Json = False) -> None:
+    """Stop a campaign. Once this returns, no later redemption of it succeeds on any server."""
+    _show_campaign(ask(target, lambda client: client.pause_campaign(campaign_id, reason)), as_json)
+
+
+@app.command("resume")
+def campaign_resume(campaign_id: CampaignId, reason: Reason = "", target: Target = None, as_json: Json = False) -> None:
+    """Let a paused campaign go on."""
+    _show_campaign(ask(target, lambda client: client.resume_campaign(campaign_id, reason)), as_json)
+
+
+@app.command("watch")
+def campaign_watch(
+    campaign_id: CampaignId,
+    interval: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds between two looks.")] = 1.0,
+    target: Target = None,
+    as_json: Json = False,
+) -> None:
+    """Follow a campaign's state and count until Ctrl-C; with --json an object a line."""
+
+    async def follow(client: Client) -> None:
+        with Live(console=out, auto_refresh=False, transient=False) if not as_json else _nothing() as live:
+            while True:
+                campaign = await client.get_campaign(campaign_id)
+                if live is None:
+                    sys.stdout.write(json.dumps(as_dict(campaign)) + "\n")
+                    sys.stdout.flush()
+                else:
+                    live.update(_campaign_table([campaign]), refresh=True)
+                await asyncio.sleep(interval)
+
+    try:
+        ask(target, follow)
+    except KeyboardInterrupt:
+        return
+
+
+def _basis_points(percent: str) -> int:
+    try:
+        points = Decimal(percent) * 100
+    except InvalidOperation:
+        raise typer.BadParameter(f"--percent {percent} is not a number") from None
+    if not points.is_finite() or points != int(points) or not 1 <= points <= 10_000:
+        raise typer.BadParameter(f"--percent {percent}: from 0.01 to 100, with at most two decimals")
+    return int(points)
+
+
+def _instant(option: str, text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{option} {text} is not an ISO 8601 time such as 2026-11-27T00:00:00+01:00") from None
+    if moment.tzinfo is None:
+        raise typer.BadParameter(f"{option} {text} has no offset; end it with Z for UTC or, say, +01:00")
+    return moment.astimezone(UTC).replace(tzinfo=None)
+
+
+def _show_campaign(campaign: Campaign, as_json: bool) -> None:
+    if as_json:
+        print_message(campaign)
+    else:
+        out.print(_campaign_table([campaign]))
+
+
+def _campaign_table(campaigns: list[Campaign]) -> Table:
+    """A row a campaign; columns in which no campaign has anything are left out."""
+    from vouchsafe.client import CampaignState
+
+    rows = []
+    for campaign in campaigns:
+        definition = campaign.definition
+        limits = definition.limits
+        rows.append(
+            {
+                "campaign": campaign.id,
+                "name": definition.display_name,
+                "state": CampaignState.Name(campaign.state).removeprefix("CAMPAIGN_STATE_").lower(),
+                "reason": campaign.pause_reason,
+                "redeemed": f"{campaign.redeemed_count}",
+                "limit": f"{limits.total}" if limits.HasField("total") else "",
+                "per customer": f"{limits.per_customer}" if limits.HasField("per_customer") else "",
+                "discount": _discount_text(definition),
+                "start": _time_text(definition, "start_time"),
+                "end": _time_text(definition, "end_time"),
+            }
+        )
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    columns = [name for name in rows[0] if any(row[name] for row in rows)]
+    for name in columns:
+        right = name in ("redeemed", "limit", "per customer")
+        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=name == "campaign")
+    for row in rows:
+        table.add_row(*(Text(row[name]) for name in columns))
+    return table
+
+
+def _discount_text(definition: CampaignDefinition) -> str:
+    if definition.HasField("percent"):
+        return f"{Decimal(definition.percent.basis_points) / 100:f} %"
+    return f"{definition.amount.amount.amount_minor} {definition.amount.amount.currency_code} minor units"
+
+
+def _time_text(definition: CampaignDefinition, field: Literal["start_time", "end_time"]) -> str:
+    return getattr(definition, field).ToJsonString() if definition.HasField(field) else ""
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield None

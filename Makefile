@@ -13,7 +13,7 @@ MARKDOWN := $(wildcard README.md docs/*.md docs/*/*.md)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo dev test lint format proto proto-check wheel-check lock clean
+.PHONY: help setup demo dev test lint format proto proto-check wheel-check readme-check lock clean
 
 help: ## list every target
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "  %-13s%s\n", $$1, $$2 }'
@@ -63,6 +63,14 @@ wheel-check: setup ## build the wheel and try it in an environment without the t
 	@! $(BIN)/python -m zipfile --list dist/*.whl | tail -n +2 | grep -v '^vouchsafe[/-]'
 	@dist/venv/bin/pip check
 	@dist/venv/bin/vouchsafe --help >/dev/null
+
+readme-check: setup .venv/bin/grpcurl ## run every example of the README, with a stock gRPC client (needs Go)
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tests/readme_check.py
+
+.venv/bin/grpcurl: .venv/locked
+	@command -v go >/dev/null || { echo "readme-check needs Go, to install grpcurl"; exit 1; }
+	@GOBIN="$(abspath $(BIN))" go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4
+	@touch $@
 
 lock: setup ## renew the lock files from pyproject.toml, at the newest releases
 	@$(COMPILE) --output-file requirements.lock

@@ -1,0 +1,111 @@
+"""Runs what the README shows, as it stands there, against `vouchsafe dev`. For `make readme-check`.
+
+Console examples must end with status 0, or with 3 where the README shows a refusal; a redemption's id is whatever the
+example before it answered. Python examples must run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from pathlib import Path
+from typing import IO
+
+ROOT = Path(__file__).parents[1]
+READY_S = 60
+REDEMPTION_ID = re.compile(r"r\d\d-1-\d+-\d+")
+
+
+def main() -> int:
+    readme = (ROOT / "README.md").read_text()
+    with tempfile.TemporaryFile("w+") as log:
+        dev = subprocess.Popen([sys.executable, "-m", "vouchsafe", "dev", "--ephemeral"], stdout=log, cwd=ROOT)
+        try:
+            _wait_until_ready(dev, log)
+            failures = _run_console(readme) + _run_python(readme)
+        finally:
+            dev.terminate()
+            dev.wait(30)
+    print(f"{failures} of the README's examples failed" if failures else "every example of the README works")
+    return 1 if failures else 0
+
+
+def _wait_until_ready(dev: subprocess.Popen[bytes], log: IO[str]) -> None:
+    deadline = time.monotonic() + READY_S
+    while True:
+        log.seek(0)
+        if "Ctrl-C stops everything" in log.read():
+            return
+        if dev.poll() is not None or time.monotonic() > deadline:
+            sys.exit("`vouchsafe dev` does not start")
+        time.sleep(0.1)
+
+
+def _run_console(readme: str) -> int:
+    failures = 0
+    last_id = ""
+    for command, shown in _commands(readme):
+        if command.startswith("make "):
+            continue  # they run this check, or are run beside it
+        expected = 3 if shown.startswith("refused:") else 0
+        ran = subprocess.run(
+            ["bash", "-c", REDEMPTION_ID.sub(last_id, command) if last_id else command],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        last_id = next(iter(REDEMPTION_ID.findall(ran.stdout)), last_id)
+        well = ran.returncode == expected and (not shown or ran.stdout.split()[:1] == shown.split()[:1])
+        failures += not well
+        print(f"{'ok  ' if well else 'FAIL'} {' '.join(command.split())[:100]}")
+        if not well:
+            print(textwrap.indent(f"status {ran.returncode}\n{ran.stdout}{ran.stderr}", "     "))
+    return failures
+
+
+def _commands(readme: str) -> list[tuple[str, str]]:
+    """Each command of the console blocks with what is shown as its output."""
+    found: list[tuple[str, str]] = []
+    for block in re.findall(r"```console\n(.*?)```", readme, re.DOTALL):
+        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            lines = part.splitlines()
+            command = lines.pop(0)
+            while lines and (command.endswith("\\") or not _is_closed(command)):
+                command += "\n" + lines.pop(0)
+            found.append((command, "\n".join(lines)))
+    return found
+
+
+def _is_closed(command: str) -> bool:
+    try:
+        shlex.split(command)
+    except ValueError:
+        return False
+    return True
+
+
+def _run_python(readme: str) -> int:
+    failures = 0
+    for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL):
+        names: dict[str, object] = {}
+        source = "async def example():\n" + textwrap.indent(block, "    ")
+        try:
+            exec(compile(source, "README.md", "exec"), names)  # noqa: S102  # the README is ours
+            asyncio.run(names["example"]())  # type: ignore[operator]
+            print("ok   the Python example")
+        except Exception as error:  # noqa: BLE001  # whatever it is, the example does not work
+            failures += 1
+            print(f"FAIL the Python example: {error!r}")
+    return failures
+
+
+if __name__ == "__main__":
+    sys.exit(main())

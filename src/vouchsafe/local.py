@@ -107,11 +107,16 @@ class LocalService:
 
     def _stop_child(self, child: subprocess.Popen[bytes]) -> None:
         child.terminate()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(self.settings.shutdown_grace_ms / 1000 + STOP_MARGIN_S)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+        # It leads a group of its own, in which helpers of multiprocessing end a moment later: nothing is left behind.
+        deadline = time.monotonic() + STOP_MARGIN_S
+        with contextlib.suppress(ProcessLookupError):
+            while child.poll() is not None and time.monotonic() < deadline:
+                os.killpg(child.pid, 0)
+                time.sleep(POLL_S)
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + READY_WAIT_S

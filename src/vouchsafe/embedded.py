@@ -244,5 +244,14 @@ def launched(command: Sequence[str], *, as_nobody: bool = False) -> list[str]:
     return [sys.executable, "-I", "-S", launch.__file__, *options, *command]
 
 
+def group_runs(group: int) -> bool:
+    """Whether a process of this group still runs; one that has ended and waits to be collected does not."""
+    for process in psutil.process_iter(["status"]):
+        with contextlib.suppress(ProcessLookupError):
+            if os.getpgid(process.pid) == group and process.info["status"] != psutil.STATUS_ZOMBIE:
+                return True
+    return False
+
+
 def _is_root() -> bool:
     return os.geteuid() == 0

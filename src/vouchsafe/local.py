@@ -24,7 +24,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from vouchsafe.client import AlreadyExists, CampaignDefinition, Client, PercentDiscount
 from vouchsafe.domain.errors import Misconfigured, Unavailable
-from vouchsafe.embedded import HOST, EmbeddedPostgres, EmbeddedValkey, free_port, launched
+from vouchsafe.embedded import HOST, EmbeddedPostgres, EmbeddedValkey, free_port, group_runs, launched
 from vouchsafe.ledger.migrate import migrate
 from vouchsafe.settings import Settings
 from vouchsafe.supervisor import check_port
@@ -111,10 +111,9 @@ class LocalService:
             child.wait(self.settings.shutdown_grace_ms / 1000 + STOP_MARGIN_S)
         # It leads a group of its own, in which helpers of multiprocessing end a moment later: nothing is left behind.
         deadline = time.monotonic() + STOP_MARGIN_S
+        while group_runs(child.pid) and time.monotonic() < deadline:
+            time.sleep(POLL_S / 10)
         with contextlib.suppress(ProcessLookupError):
-            while child.poll() is not None and time.monotonic() < deadline:
-                os.killpg(child.pid, 0)
-                time.sleep(POLL_S)
             os.killpg(child.pid, signal.SIGKILL)
         child.wait()
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import pkgutil
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import connection
 from multiprocessing.context import SpawnProcess
@@ -34,10 +35,14 @@ STOP_MARGIN_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class ProcessSpec:
-    """A kind of process and how many of it; `target` has to be importable, since processes are spawned."""
+    """A kind of process and how many of it.
+
+    `target` names a function of the settings, "package.module:function": only the processes themselves import it, and
+    the parent stays small.
+    """
 
     name: str
-    target: Callable[[Settings], None]
+    target: str
     count: int
 
 
@@ -118,12 +123,12 @@ def _stop(slots: Sequence[_Slot], bound_s: float) -> bool:
     return in_time
 
 
-def _run(target: Callable[[Settings], None], settings: Settings) -> None:
+def _run(target: str, settings: Settings) -> None:
     """What a spawned process does."""
     # Ctrl-C in a terminal reaches every process; ending them in order is the parent's task.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        target(settings)
+        pkgutil.resolve_name(target)(settings)
     except Misconfigured as error:
         log.error("misconfigured", error=str(error))  # noqa: TRY400  # the text says it all
         sys.exit(MISCONFIGURED)

@@ -31,22 +31,22 @@ def dev(
 @app.command()
 def serve() -> None:
     """Run the gRPC server: as many worker processes as the settings say, on one port."""
-    from vouchsafe.app import worker
     from vouchsafe.supervisor import ProcessSpec, supervise
 
     with errors():
         settings = read_settings()
-        raise typer.Exit(supervise([ProcessSpec("worker", worker, settings.workers)], settings, port=settings.port))
+        raise typer.Exit(
+            supervise([ProcessSpec("worker", "vouchsafe.app:worker", settings.workers)], settings, port=settings.port)
+        )
 
 
 @app.command()
 def persist() -> None:
     """Run the persister: moves redemptions from Valkey to PostgreSQL. Several may run; each partition has one owner."""
-    from vouchsafe.app import persister
     from vouchsafe.supervisor import ProcessSpec, supervise
 
     with errors():
-        raise typer.Exit(supervise([ProcessSpec("persister", persister, 1)], read_settings()))
+        raise typer.Exit(supervise([ProcessSpec("persister", "vouchsafe.app:persister", 1)], read_settings()))
 
 
 @app.command()

@@ -61,6 +61,10 @@ class Service(LocalService):
         parent = psutil.Process(self._children[command].pid)
         return [parent, *parent.children(recursive=True)]
 
+    def stop_server(self) -> None:
+        """SIGTERM; the test goes on while it drains."""
+        self._children["serve"].terminate()
+
     def stop_postgres(self) -> None:
         self._postgres.stop()
 
@@ -94,6 +98,13 @@ class CreateCampaign(Protocol):
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with Service(Path(tmp_path_factory.mktemp("service")), workers=2) as running:
+        yield running
+
+
+@pytest.fixture
+def own_service(tmp_path: Path) -> Iterator[Service]:
+    """To stop and to kill."""
+    with Service(tmp_path / "service", workers=2) as running:
         yield running
 
 

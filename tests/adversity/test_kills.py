@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 
@@ -15,12 +14,6 @@ from vouchsafe.client import Client, ClientError, Customer, Redemption, Refusal
 
 CAP = 3_000
 SHOPPERS = 64
-
-
-@pytest.fixture
-def own_service(tmp_path: Path) -> Iterator[Service]:
-    with Service(tmp_path, workers=2) as running:
-        yield running
 
 
 @dataclass

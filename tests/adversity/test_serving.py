@@ -1,0 +1,203 @@
+"""Starting and stopping the server and its workers, through the commands that production runs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import psutil
+import pytest
+import redis
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from tests.service import Service, a_campaign, an_order, rows_once_settled
+from vouchsafe.client import Client, ClientError, Customer, Redemption
+from vouchsafe.embedded import EmbeddedPostgres, EmbeddedValkey, free_port, group_runs
+from vouchsafe.ledger.migrate import migrate
+from vouchsafe.settings import Settings
+
+WAIT_S = 30.0
+
+
+class Command:
+    """A `vouchsafe` command as a process of its own, with what it says."""
+
+    def __init__(self, settings: Settings, *args: str, log: Path) -> None:
+        self._log = log
+        environment = {f"VOUCHSAFE_{name.upper()}": str(value) for name, value in settings.model_dump().items()}
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "vouchsafe", *args],
+                env=os.environ | environment,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    @property
+    def said(self) -> str:
+        return self._log.read_text()
+
+    def children(self) -> list[psutil.Process]:
+        """The workers; not the helper that multiprocessing starts."""
+        found = psutil.Process(self.process.pid).children()
+        return [child for child in found if "resource_tracker" not in " ".join(child.cmdline())]
+
+    def close(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Callable[..., Command]]:
+    started: list[Command] = []
+
+    def start(settings: Settings, *args: str) -> Command:
+        started.append(Command(settings, *args, log=tmp_path / f"command-{len(started)}.log"))
+        return started[-1]
+
+    yield start
+    for command in started:
+        command.close()
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+def health(settings: Settings, name: str) -> str:
+    with grpc.insecure_channel(f"{settings.host}:{settings.port}") as channel:
+        try:
+            request = health_pb2.HealthCheckRequest(service=name)
+            answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=2)
+        except grpc.RpcError as error:
+            return str(error.code().name)
+        return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+
+
+def test_a_killed_worker_is_started_again_and_reported(settings: Settings, run: Callable[..., Command]) -> None:
+    server = run(settings, "serve")
+    until(lambda: health(settings, "readiness") == "SERVING", "it becomes ready")
+    until(lambda: len(server.children()) == settings.workers, "all workers run")
+    victim = server.children()[0]
+    victim.kill()
+    until(lambda: server.said.count("process started") == settings.workers + 1, "it is started again")
+    assert str(victim.pid) in server.said
+    assert "SIGKILL" in server.said
+    until(lambda: len(server.children()) == settings.workers, "as many workers as before run")
+
+
+def test_sigterm_ends_everything_with_status_0(settings: Settings, run: Callable[..., Command]) -> None:
+    for args in (("serve",), ("persist",)):
+        command = run(settings, *args)
+        until(lambda: "ready" in command.said, "it becomes ready")  # noqa: B023
+        command.process.terminate()
+        assert command.process.wait(WAIT_S) == 0
+        until(lambda: not group_runs(command.process.pid), "nothing is left")  # noqa: B023
+
+
+def test_workers_end_when_their_parent_was_killed(settings: Settings, run: Callable[..., Command]) -> None:
+    server = run(settings, "serve")
+    until(lambda: health(settings, "readiness") == "SERVING", "it becomes ready")
+    server.process.kill()
+    server.process.wait()
+    until(lambda: not group_runs(server.process.pid), "the workers end by themselves")
+
+
+def test_a_taken_port_is_one_clear_line(settings: Settings, run: Callable[..., Command]) -> None:
+    first = run(settings, "serve")
+    until(lambda: health(settings, "liveness") == "SERVING", "it lives")
+    second = run(settings, "serve")
+    assert second.process.wait(WAIT_S) == 1
+    assert f"cannot listen on 127.0.0.1:{settings.port}" in second.said
+    assert "Traceback" not in second.said
+    assert first.process.poll() is None
+
+
+def test_a_store_that_cannot_keep_the_promises_is_refused(
+    own_valkey: EmbeddedValkey, settings: Settings, run: Callable[..., Command]
+) -> None:
+    with redis.Redis.from_url(own_valkey.url) as client:
+        client.config_set("appendfsync", "everysec")
+    server = run(settings.model_copy(update={"valkey_url": own_valkey.url}), "serve")
+    assert server.process.wait(WAIT_S) == 1
+    assert "Valkey has appendfsync everysec" in server.said
+    assert "set it to always" in server.said
+    assert "Traceback" not in server.said
+
+
+def test_a_database_without_its_schema_is_refused(
+    postgres: EmbeddedPostgres, settings: Settings, run: Callable[..., Command]
+) -> None:
+    # The database that the server comes with; tests use copies of another.
+    server = run(settings.model_copy(update={"postgres_url": postgres.url}), "serve")
+    assert server.process.wait(WAIT_S) == 1
+    assert "run `vouchsafe migrate`" in server.said
+    assert "Traceback" not in server.said
+
+
+def test_a_server_that_comes_before_its_stores_lives_and_then_becomes_ready(
+    tmp_path: Path, run: Callable[..., Command]
+) -> None:
+    valkey, postgres = EmbeddedValkey(tmp_path / "v", free_port()), EmbeddedPostgres(tmp_path / "p", free_port())
+    with postgres:
+        url = postgres.url
+        asyncio.run(migrate(url, 30_000))
+    settings = Settings(valkey_url=valkey.url, postgres_url=url, port=free_port(), workers=1)
+    run(settings, "serve")
+    until(lambda: health(settings, "liveness") == "SERVING", "it lives")
+    assert health(settings, "readiness") == "NOT_SERVING"
+    assert health(settings, "vouchsafe.v1.RedemptionService") == "NOT_SERVING"
+    assert health(settings, "nobody") == "NOT_FOUND"
+
+    async def ask() -> str:
+        async with Client(f"127.0.0.1:{settings.port}", timeout_s=0.5) as client:
+            with pytest.raises(ClientError) as caught:
+                await client.get_campaign("x")
+        return caught.value.code.name
+
+    assert asyncio.run(ask()) == "UNAVAILABLE"
+    with postgres, valkey:
+        until(lambda: health(settings, "readiness") == "SERVING", "it becomes ready by itself")
+
+
+async def test_calls_under_way_are_finished_on_sigterm(own_service: Service) -> None:
+    async with Client(own_service.target, timeout_s=30, channels=8) as client:
+        campaign, code = await a_campaign(client)
+    stopping = asyncio.Event()
+    redeemed: set[str] = set()
+    errors: set[str] = set()
+
+    async def shop(client: Client, shopper: int) -> None:
+        for number in range(10_000):
+            try:
+                outcome = await client.redeem(code, Customer(id=f"c-{shopper}"), an_order(f"{code}-{shopper}-{number}"))
+            except ClientError as error:
+                errors.add(error.code.name)
+                assert stopping.is_set()
+                return
+            assert isinstance(outcome, Redemption)
+            redeemed.add(outcome.id)
+
+    async with Client(own_service.target, timeout_s=1, channels=8) as client:
+        shoppers = [asyncio.create_task(shop(client, shopper)) for shopper in range(32)]
+        while len(redeemed) < 500:  # noqa: ASYNC110  # the shoppers count, nobody signals
+            await asyncio.sleep(0.01)
+        stopping.set()
+        own_service.stop_server()
+        await asyncio.gather(*shoppers)
+    # Those that came too late are told that nobody is there; none was cut off in the middle.
+    assert errors == {"UNAVAILABLE"}
+    assert await rows_once_settled(own_service, campaign) == redeemed

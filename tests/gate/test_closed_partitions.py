@@ -1,0 +1,105 @@
+"""A partition that is not open under the caller's token decides nothing, whichever function is called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from vouchsafe.gate import library
+
+TOKEN = "installation:1"  # noqa: S105  # no secret
+META = "{p00}:meta"
+
+
+@pytest.fixture
+def server(valkey_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(valkey_url, decode_responses=True) as client:
+        client.function_load(library.SOURCE, replace=True)
+        yield client
+
+
+def functions(server: redis.Redis) -> dict[str, set[str]]:
+    """Every function of the library by its plain name, with its flags."""
+    listed: Any = server.function_list(library=f"vouchsafe_{library.VERSION}")
+    (loaded,) = listed
+    fields: dict[str, Any] = loaded if isinstance(loaded, dict) else dict(zip(loaded[::2], loaded[1::2], strict=True))
+    found = {}
+    for entry in fields["functions"]:
+        function = entry if isinstance(entry, dict) else dict(zip(entry[::2], entry[1::2], strict=True))
+        found[function["name"].removesuffix(f"_{library.VERSION}")] = set(function["flags"])
+    return found
+
+
+@pytest.mark.parametrize("standing", [None, "installation:2", "another:1"])
+def test_every_function_but_open_refuses_another_token_and_writes_nothing(
+    server: redis.Redis, standing: str | None
+) -> None:
+    if standing is not None:
+        server.set(META, standing)
+    names = set(functions(server)) - {"open"}
+    assert {"redeem", "claim", "validate", "set_state", "publish", "put_codes", "trim"} <= names
+    for name in names:
+        with pytest.raises(redis.ResponseError, match="CLOSED"):
+            server.fcall(library.function_name(name), 3, META, "{p00}:outbox", "{p00}:campaign:x", TOKEN, "1", "1", "1")
+    assert server.keys() == ([] if standing is None else [META])
+
+
+def test_opening_sets_a_token_once(server: redis.Redis) -> None:
+    opened = library.function_name("open")
+    assert server.fcall(opened, 1, META, TOKEN) == 1
+    assert server.fcall(opened, 1, META, TOKEN) == 1
+    assert server.fcall(opened, 1, META, "installation:2") == 0
+    assert server.get(META) == TOKEN
+
+
+def test_what_only_reads_is_declared_so(server: redis.Redis) -> None:
+    reading = {name for name, flags in functions(server).items() if "no-writes" in flags}
+    assert reading == {"resolve", "validate", "describe", "event"}
+
+
+@pytest.mark.parametrize(
+    "lost", ["version", "state", "start_ms", "end_ms", "limit_total", "limit_per_customer", "used"]
+)
+def test_a_campaign_that_is_not_all_there_admits_nobody(server: redis.Redis, lost: str) -> None:
+    server.set(META, TOKEN)
+    campaign = ["{p00}:campaign:x", "{p00}:customers:x", "{p00}:code-uses:x", "{p00}:orders:x"]
+    published = [TOKEN, 1, "{}", 0, "", "", 5, 1, "active", ""]
+    assert server.fcall(library.function_name("publish"), 2, META, campaign[0], *published) == 1
+
+    def redeem(number: int) -> str:
+        keys = [META, "{p00}:outbox", *campaign, f"{{p00}}:request:{number}"]
+        item = [1, 1, "f" * 32, f"customer-{number}", "CODE", 0, f"order-{number} CODE", "", 100, "{}"]
+        (answer,) = server.fcall(library.function_name("redeem"), len(keys), *keys, TOKEN, 60_000, 1, "x", *item)
+        return str(answer)
+
+    assert redeem(1).startswith("R ")
+    server.hdel(campaign[0], lost)
+    assert redeem(2) == "U"
+    assert server.xlen("{p00}:outbox") == 1
+    assert server.exists("{p00}:request:2") == 0
+
+
+def test_an_older_definition_changes_nothing_and_a_newer_one_no_counter(server: redis.Redis) -> None:
+    server.set(META, TOKEN)
+    key = "{p00}:campaign:x"
+    publish = library.function_name("publish")
+    assert server.fcall(publish, 2, META, key, TOKEN, 2, "two", 0, "", "", 5, 1, "active", "") == 1
+    server.hset(key, mapping={"used": 3, "state": "paused", "pause_reason": "because"})
+    assert server.fcall(publish, 2, META, key, TOKEN, 1, "one", 0, "", "", 9, 9, "active", "") == 0
+    assert server.fcall(publish, 2, META, key, TOKEN, 2, "again", 0, "", "", 9, 9, "active", "") == 0
+    assert server.fcall(publish, 2, META, key, TOKEN, 3, "three", 0, "", "", 7, "", "active", "") == 1
+    assert server.hgetall(key) == {
+        "version": "3",
+        "definition": "three",
+        "created_ms": "0",
+        "start_ms": "",
+        "end_ms": "",
+        "limit_total": "7",
+        "limit_per_customer": "",
+        "used": "3",
+        "state": "paused",
+        "pause_reason": "because",
+    }

@@ -1,0 +1,170 @@
+"""The command line, as an operator uses it: against a running service, by exit status and output."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from tests.service import Service
+from vouchsafe.embedded import EmbeddedValkey, free_port
+from vouchsafe.settings import Settings
+
+WAIT_S = 60.0
+
+
+def vouchsafe(*args: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "vouchsafe", *args],
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+        check=False,
+    )
+
+
+def test_an_operator_runs_a_campaign(service: Service) -> None:
+    target = ("--target", service.target)
+    id_ = f"cli-{uuid.uuid4()}"
+    code = id_.upper()
+
+    created = vouchsafe(
+        "campaign", "create", id_, "--percent", "12.5", "--code", code, "--limit", "10",
+        "--limit-per-customer", "1", "--end", "2031-01-01T00:00:00+01:00", *target,
+    )  # fmt: skip
+    assert created.returncode == 0, created.stderr
+    for shown in (id_, "active", "12.5 %", "10", "2030-12-31T23:00:00Z"):
+        assert shown in created.stdout
+
+    redeemed = vouchsafe("redeem", code, "--customer", "alice", "--amount", "1000", "--json", *target)
+    assert redeemed.returncode == 0, redeemed.stderr
+    assert json.loads(redeemed.stdout)["discount_minor"] == "125"
+    refused = vouchsafe("redeem", code, "--customer", "alice", *target)
+    assert refused.returncode == 3
+    assert refused.stdout.startswith("refused: CUSTOMER_LIMIT_REACHED")
+    assert "limit=1  used=1" in refused.stdout
+    assert vouchsafe("redeem", code, "--customer", "bob", "--dry-run", *target).stdout.startswith(
+        "would take 625 of 5000"
+    )
+
+    paused = vouchsafe("campaign", "pause", id_, "--reason", "stock is gone", *target)
+    assert "paused" in paused.stdout
+    assert "stock is gone" in paused.stdout
+    assert json.loads(vouchsafe("campaign", "get", id_, "--json", *target).stdout)["redeemed_count"] == "1"
+    assert vouchsafe("redeem", code, "--customer", "bob", *target).stdout.startswith("refused: CAMPAIGN_PAUSED")
+    assert "active" in vouchsafe("campaign", "resume", id_, *target).stdout
+    listed = json.loads(vouchsafe("campaign", "list", "--json", *target).stdout)
+    assert id_ in [campaign["id"] for campaign in listed]
+    assert id_ in vouchsafe("campaign", "list", *target).stdout
+
+
+def test_watching_follows_until_it_is_interrupted(service: Service) -> None:
+    id_ = f"cli-{uuid.uuid4()}"
+    vouchsafe("campaign", "create", id_, "--amount", "500", "--code", id_, "--target", service.target)
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "vouchsafe", "campaign", "watch", id_, "--json", "--target", service.target],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert watching.stdout is not None
+    assert json.loads(watching.stdout.readline())["redeemed_count"] == "0"
+    vouchsafe("redeem", id_, "--target", service.target)
+    while json.loads(watching.stdout.readline())["redeemed_count"] != "1":
+        pass
+    watching.send_signal(signal.SIGINT)
+    _, complaints = watching.communicate(timeout=WAIT_S)
+    assert (watching.returncode, complaints) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("args", "status", "said"),
+    [
+        (("campaign", "create", "x", "--percent", "12.345", "--code", "ABC"), 2, "at most two decimals"),
+        (("campaign", "create", "x", "--percent", "a lot", "--code", "ABC"), 2, "not a number"),
+        (("campaign", "create", "x", "--code", "ABC"), 2, "one of --percent and --amount"),
+        (("campaign", "create", "x", "--percent", "1", "--start", "2031-01-01"), 2, "has no offset"),
+        (("campaign", "create", "x", "--percent", "1", "--start", "soon"), 2, "not an ISO 8601 time"),
+        (("campaign", "create", "NOT-AN-ID", "--percent", "1", "--code", "ABC"), 1, "campaign_id: "),
+        (("campaign", "get", "nobody"), 1, "NOT_FOUND: there is no campaign nobody"),
+        (("redeem", "AB"), 1, "codes[0]: "),
+        (("redeem", "WELCOME", "--amount", "-1"), 2, "--amount"),
+        (("nonsense",), 2, "No such command"),
+    ],
+)
+def test_a_mistake_is_told_and_counted(service: Service, args: tuple[str, ...], status: int, said: str) -> None:
+    target = () if args == ("nonsense",) else ("--target", service.target)
+    ran = vouchsafe(*args, *target, COLUMNS="200")
+    assert ran.returncode == status
+    assert said in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_a_server_that_is_not_there_is_told_with_what_to_do() -> None:
+    ran = vouchsafe("redeem", "WELCOME", "--target", f"127.0.0.1:{free_port()}")
+    assert ran.returncode == 1
+    assert "`vouchsafe dev` starts one" in ran.stderr
+
+
+def test_settings_are_all_listed_and_passwords_masked() -> None:
+    url = "postgresql://user:secret@host/db"
+    shown = vouchsafe("settings", "--json", VOUCHSAFE_POSTGRES_URL=url)
+    assert shown.returncode == 0
+    assert "secret" not in shown.stdout
+    rows = {row["variable"]: row for row in json.loads(shown.stdout)}
+    assert set(rows) == {f"VOUCHSAFE_{name.upper()}" for name in Settings.model_fields}
+    assert rows["VOUCHSAFE_POSTGRES_URL"]["value"] == "postgresql://user:***@host/db"
+    text = vouchsafe("settings", VOUCHSAFE_POSTGRES_URL=url).stdout
+    assert all(f"{variable}=" in text for variable in rows)
+    assert "secret" not in text
+
+    wrong = vouchsafe("settings", VOUCHSAFE_PORT="many")
+    assert wrong.returncode == 2
+    assert "VOUCHSAFE_PORT" in wrong.stderr
+
+
+def test_dev_prints_a_line_that_redeems_and_leaves_nothing(tmp_path: Path) -> None:
+    # Not dev's: it has to survive.
+    with EmbeddedValkey(tmp_path / "unrelated", free_port()) as unrelated:
+        port = free_port()
+        log = tmp_path / "dev.log"
+        with log.open("w") as output:
+            dev = subprocess.Popen(
+                [sys.executable, "-m", "vouchsafe", "dev", "--ephemeral", "--port", str(port)],
+                stdout=output,
+                stderr=output,
+                cwd=tmp_path,
+            )
+        try:
+            deadline = time.monotonic() + WAIT_S
+            while "Ctrl-C stops everything" not in log.read_text():
+                assert dev.poll() is None, log.read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            said = log.read_text().splitlines()
+            line = said[said.index("ready; redeem a code with") + 1].strip()
+            copied = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)  # noqa: S602
+            assert copied.returncode == 0, copied.stderr
+            assert copied.stdout.startswith("redeemed: 500 of 5000 EUR")
+            (data,) = [Path(text.split()[-1]) for text in said if "data and logs" in text]
+            assert data.is_dir()
+
+            second = vouchsafe("dev", "--ephemeral", "--port", str(port))
+            assert second.returncode == 1
+            assert f"cannot listen on 127.0.0.1:{port}" in second.stderr
+        finally:
+            dev.send_signal(signal.SIGINT)
+            status = dev.wait(WAIT_S)
+        assert status == 0
+        assert log.read_text().splitlines()[-1] == "stopped"
+        assert not data.exists()
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["dev.log", "unrelated", "unrelated.log"]
+        os.kill(unrelated.pid, 0)

@@ -65,8 +65,11 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
                 return
             checkout = Checkout(stores.gate, settings)
             try:
+                # Before the first call, so that none is told that a healthy gate has lost its data.
+                with contextlib.suppress(Unavailable):
+                    await open_partitions(stores.gate, stores.ledger, stores.installation)
                 server.open(
-                    Redeem(stores.gate, checkout, stores.ledger),
+                    Redeem(checkout, stores.ledger),
                     Campaigns(stores.gate, stores.ledger),
                 )
                 await _watch(stores, server, stop)
@@ -125,7 +128,7 @@ async def _persevere(attempt: Callable[[], Awaitable[Result]], stop: asyncio.Eve
             return await attempt()
         except Unavailable as error:
             if not waiting:
-                log.warning("waiting for the stores", error=str(error))
+                log.warning("waiting for the stores", error=str(error), cause=repr(error.__cause__))
             waiting = True
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), WATCH_INTERVAL_S / 2)
@@ -140,7 +143,7 @@ async def _watch(stores: Stores, server: Server | None, stop: asyncio.Event) -> 
             closed = await open_partitions(stores.gate, stores.ledger, stores.installation)
             now_ready, problem = len(closed) < stores.gate.partitions, f"closed partitions: {closed}" if closed else ""
         except Unavailable as error:
-            now_ready, problem = False, str(error)
+            now_ready, problem = False, f"{error} ({error.__cause__!r})"
         if now_ready != ready:
             ready = now_ready
             log.info("ready", problem=problem) if ready else log.warning("not ready", problem=problem)
@@ -157,5 +160,11 @@ async def _until_signalled(main: Callable[[asyncio.Event], Awaitable[None]]) -> 
     parent = multiprocessing.parent_process()
     if parent is not None:
         # A parent that was killed can ask for nothing any more: its end is the request to stop.
-        loop.add_reader(parent.sentinel, stop.set)
+        sentinel = parent.sentinel
+
+        def orphaned() -> None:
+            loop.remove_reader(sentinel)
+            stop.set()
+
+        loop.add_reader(sentinel, orphaned)
     await main(stop)

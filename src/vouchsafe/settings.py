@@ -61,7 +61,10 @@ class Settings(BaseSettings):
 
     def shown(self) -> dict[str, Any]:
         """Every value by name, for people to look at: passwords in addresses are masked."""
-        return {
-            name: re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", value) if isinstance(value, str) else value
-            for name, value in self.model_dump().items()
-        }
+        return {name: _masked(value) if isinstance(value, str) else value for name, value in self.model_dump().items()}
+
+
+def _masked(value: str) -> str:
+    """An address without its password, wherever in the address that stands."""
+    value = re.sub(r"(://[^:@]*):.*@", r"\1:***@", value)
+    return re.sub(r"([?&]password=)[^&]*", r"\1***", value)

@@ -95,7 +95,8 @@ def supervise(specs: Sequence[ProcessSpec], settings: Settings, *, port: int | N
         try:
             while not signals:
                 for slot in slots:
-                    if slot.has_ended() == MISCONFIGURED:
+                    # Only at its first start: one that has run before must not take the healthy others with it.
+                    if slot.has_ended() == MISCONFIGURED and slot.restarts == 0:
                         raise Misconfigured(f"the {slot.spec.name} cannot run with these settings; its log says why")
                     if slot.process is None and time.monotonic() >= slot.start_at:
                         slot.start()

@@ -44,6 +44,7 @@ async def gate(settings: Settings) -> AsyncIterator[Gate]:
     gate = await Gate.connect(settings, 2)
     for partition in range(2):
         assert await gate.open_partition(partition, INSTALLATION, 1)
+        assert await gate.has_partition(partition, INSTALLATION, 1)
     await gate.publish(Campaign("sale", 1, Definition("Sale", PercentDiscount(1_000), Limits(total=CALLS)), 0))
     yield gate
     await gate.close()
@@ -150,6 +151,7 @@ async def test_a_valkey_that_hangs_is_unavailable_in_time(own_valkey: EmbeddedVa
     loop = asyncio.get_running_loop()
     try:
         assert await gate.open_partition(0, INSTALLATION, 1)
+        assert await gate.has_partition(0, INSTALLATION, 1)
         await gate.publish(Campaign("sale", 1, Definition("Sale", PercentDiscount(1_000)), 0))
         os.kill(own_valkey.pid, signal.SIGSTOP)
         started = loop.time()

@@ -119,6 +119,7 @@ async def _compare(
         for partition, outbox in enumerate(outboxes):
             stack.push_async_callback(outbox.close)
             assert await gate.open_partition(partition, INSTALLATION, 1)
+            assert await gate.has_partition(partition, INSTALLATION, 1)
             await _drain(outbox)
         twins = Twins(gate, checkout, code_limits, objections)
         await twins.publish(definitions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -251,3 +252,19 @@ async def test_a_method_that_is_none_is_unimplemented(service: Service) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call(b"", timeout=10)
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_a_thousand_mistakes_are_told_in_time_and_in_bounds(service: Service) -> None:
+    request = a_request()
+    del request.order.lines[:]
+    request.order.lines.extend(OrderLine() for _ in range(100_000))
+    async with asyncio.timeout(5):
+        error = await failure(service, RedemptionServiceStub, "ValidateAndRedeem", request)
+    assert isinstance(error, InvalidArgument)
+    assert 1 <= len(error.violations) <= 20
+
+
+@pytest.mark.parametrize("id_", ["r00-1-99999999999999999999-0", "r00-99999999999999999999-1-0"])
+async def test_a_redemption_id_beyond_all_bounds_is_not_found(service: Service, id_: str) -> None:
+    error = await failure(service, RedemptionServiceStub, "GetRedemption", GetRedemptionRequest(redemption_id=id_))
+    assert isinstance(error, NotFound)

@@ -53,7 +53,7 @@ async def test_a_schema_newer_than_the_program_is_refused(ledger_url: str) -> No
 
 async def test_a_migration_that_fails_leaves_nothing_behind(ledger_url: str, sql: asyncpg.Connection) -> None:
     broken = Migration(len(MIGRATIONS) + 1, "broken", "create table half (); select nonsense")
-    with pytest.raises(Unavailable, match="nonsense"):
+    with pytest.raises(Unavailable, match="UndefinedColumnError"):
         await migrate(ledger_url, TIMEOUT_MS, [*MIGRATIONS, broken])
     assert await sql.fetchval("select to_regclass('half')") is None
     await connect(ledger_url)

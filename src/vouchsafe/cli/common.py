@@ -49,6 +49,8 @@ def errors() -> Iterator[None]:
         yield
     except VouchsafeError as error:
         err.print(f"error: {error}", markup=False)
+        if error.__cause__ is not None:
+            err.print(f"  {error.__cause__}", markup=False)
         raise typer.Exit(1) from None
 
 

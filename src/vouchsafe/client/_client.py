@@ -12,7 +12,7 @@ from typing import Self, TypeVar
 
 import grpc
 
-from vouchsafe.client._errors import from_rpc_error
+from vouchsafe.client._errors import ClientError, from_rpc_error
 from vouchsafe.v1 import campaign_service_pb2 as campaigns_pb
 from vouchsafe.v1 import redemption_service_pb2 as redemptions_pb
 from vouchsafe.v1.campaign_pb2 import Campaign, CampaignDefinition
@@ -76,12 +76,16 @@ class Client:
         """Redeems a code on an order, exactly once however often it has to be asked.
 
         The request id is made here unless given, and kept over repetitions. After `Unavailable` or
-        `DeadlineExceeded` the outcome is not known: call again with the same `request_id` to learn it.
+        `DeadlineExceeded` the outcome is not known: call again with the error's `request_id` to learn it.
         """
         request = redemptions_pb.ValidateAndRedeemRequest(
             request_id=request_id or str(uuid.uuid4()), codes=[code], customer=customer, order=order
         )
-        response = await self._call(lambda: next(self._redemptions).ValidateAndRedeem, request)
+        try:
+            response = await self._call(lambda: next(self._redemptions).ValidateAndRedeem, request)
+        except ClientError as error:
+            error.request_id = request.request_id
+            raise
         return response.redemption if response.HasField("redemption") else response.refusal
 
     async def validate(self, code: str, customer: Customer, order: Order) -> Offer | Refusal:

@@ -20,12 +20,14 @@ from grpc_status import rpc_status
 
 
 class ClientError(Exception):
-    """Base of all. `code` is the gRPC status, `violations` maps fields to what would be accepted."""
+    """Base of all. `code` is the gRPC status, `violations` maps fields to what would be accepted, `request_id` is that
+    of a request to redeem, to repeat it with."""
 
     def __init__(self, code: grpc.StatusCode, message: str, violations: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.code = code
         self.violations = dict(violations or {})
+        self.request_id = ""
 
 
 class InvalidArgument(ClientError):

@@ -108,12 +108,12 @@ class CampaignStatus:
 
     @property
     def state(self) -> CampaignState:
-        """Ended outweighs paused, paused outweighs scheduled."""
+        """In the order of precedence that refusals have, too: paused outweighs the clock."""
         definition = self.campaign.definition
-        if definition.end_ms is not None and self.now_ms >= definition.end_ms:
-            return CampaignState.ENDED
         if self.paused:
             return CampaignState.PAUSED
+        if definition.end_ms is not None and self.now_ms >= definition.end_ms:
+            return CampaignState.ENDED
         if definition.start_ms is not None and self.now_ms < definition.start_ms:
             return CampaignState.SCHEDULED
         return CampaignState.ACTIVE

@@ -30,6 +30,8 @@ class StreamId(NamedTuple):
 
 
 STREAM_START = StreamId(0, 0)
+# What a column of the ledger can hold; no stream will ever get there.
+MAX_PART = 2**63 - 1
 
 
 class Position(NamedTuple):
@@ -49,6 +51,8 @@ class Position(NamedTuple):
         if match is None:
             raise ValueError(f"{redemption_id!r} is not the id of a redemption; one looks like r03-1-1700000000000-0")
         partition, epoch, ms, seq = map(int, match.groups())
+        if max(epoch, ms, seq) > MAX_PART:
+            raise ValueError(f"{redemption_id!r} is not the id of a redemption; its numbers are too large")
         return cls(partition, epoch, StreamId(ms, seq))
 
 

@@ -241,7 +241,7 @@ def page_key(token: str) -> PageKey | None:
         # What the protos say of a campaign's id; and a time that the ledger can hold, up to the year 2200.
         if not 0 <= int(create_time_ms) < 7_258_118_400_000 or not re.fullmatch(r"[a-z0-9-]{1,63}", campaign_id):
             raise ValueError
-    except (ValueError, TypeError, binascii.Error):
+    except (ValueError, TypeError, OverflowError, binascii.Error):
         violation = Violation("page_token", "is not one; give next_page_token of the answer before, or nothing")
         raise InvalidRequest(violation) from None
     return int(create_time_ms), campaign_id

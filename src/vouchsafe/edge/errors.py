@@ -26,7 +26,7 @@ class WireError:
     retry_ms: int | None = None
 
 
-TABLE: Mapping[type[errors.VouchsafeError], WireError] = {
+TABLE: Mapping[type[Exception], WireError] = {
     errors.InvalidRequest: WireError(Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
     errors.NotFound: WireError(Code.NOT_FOUND, "NOT_FOUND"),
     errors.AlreadyExists: WireError(Code.ALREADY_EXISTS, "ALREADY_EXISTS"),
@@ -36,13 +36,15 @@ TABLE: Mapping[type[errors.VouchsafeError], WireError] = {
 }
 
 
+def is_known(error: Exception) -> bool:
+    """Whether the table says how the error looks; any other belongs in the log."""
+    return type(error) in TABLE
+
+
 def status_of(error: Exception, error_id: str) -> Status:
     """The status to send. What is not in the table is INTERNAL and shows only `error_id`, which the log explains."""
-    for kind in type(error).__mro__:
-        if kind in TABLE:
-            wire = TABLE[kind]
-            break
-    else:
+    wire = TABLE.get(type(error))
+    if wire is None:
         info = ErrorInfo(reason="INTERNAL", domain=DOMAIN, metadata={"error_id": error_id})
         return _status(Code.INTERNAL, f"internal error; the server's log explains it under {error_id}", info)
     details: list[Message] = [ErrorInfo(reason=wire.reason, domain=DOMAIN)]
@@ -52,6 +54,10 @@ def status_of(error: Exception, error_id: str) -> Status:
             for violation in error.violations
         ]
         details.append(BadRequest(field_violations=violations))
+        # The fields are told once, not again in the text: headers have little room.
+        return _status(
+            wire.code, f"the request breaks {len(violations)} rule(s); the details name the fields", *details
+        )
     if wire.retry_ms is not None:
         delay = Duration()
         delay.FromMilliseconds(wire.retry_ms)

@@ -12,10 +12,12 @@ import structlog
 from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
-from vouchsafe.domain.errors import InvalidRequest, Unavailable, Violation, VouchsafeError
-from vouchsafe.edge.errors import status_of
+from vouchsafe.domain.errors import InvalidRequest, Unavailable, Violation
+from vouchsafe.edge.errors import is_known, status_of
 
 PACKAGE = "/vouchsafe."
+LARGE_MESSAGE_BYTES = 4_096
+TOLD_VIOLATIONS = 20
 
 log = structlog.get_logger()
 
@@ -52,17 +54,16 @@ class Guard(grpc.aio.ServerInterceptor):
 
     def _guarded(self, call: Any, deserialize: Any, method: str) -> Any:
         async def guarded(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            remaining_s = context.time_remaining()
+            if remaining_s is not None and remaining_s <= 0:
+                return await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed before the call")
             try:
-                remaining_s = context.time_remaining()
-                if remaining_s is not None and remaining_s <= 0:
-                    return await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed before the call")
                 request = self._read(data, deserialize)
                 return await call(request, context)
-            except VouchsafeError as error:
-                status = status_of(error, "")
             except Exception as error:
                 error_id = uuid.uuid4().hex
-                log.exception("internal error", method=method, error_id=error_id)
+                if not is_known(error):
+                    log.exception("internal error", method=method, error_id=error_id)
                 status = status_of(error, error_id)
             return await context.abort(*rpc_status.to_status(status))
 
@@ -73,12 +74,13 @@ class Guard(grpc.aio.ServerInterceptor):
             request = deserialize(data)
         except DecodeError:
             raise InvalidRequest(Violation("request", "is not a message of the type that the method takes")) from None
-        violations = self._validator.collect_violations(request)
+        # A large message may break more rules than there is time to collect, or room to tell.
+        violations = self._validator.collect_violations(request, fail_fast=len(data) > LARGE_MESSAGE_BYTES)
         if violations:
             raise InvalidRequest(
                 *(
                     Violation(field_path(violation.proto.field), violation.proto.message or violation.proto.rule_id)
-                    for violation in violations
+                    for violation in violations[:TOLD_VIOLATIONS]
                 )
             )
         return request

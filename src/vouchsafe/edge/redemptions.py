@@ -6,6 +6,7 @@ from typing import Any
 
 from grpc.aio import ServicerContext
 
+from vouchsafe.domain.errors import NotFound
 from vouchsafe.domain.reasons import Refusal
 from vouchsafe.domain.redemption import Position
 from vouchsafe.edge import convert
@@ -39,5 +40,9 @@ class RedemptionServicer(RedemptionServiceServicer):
 
     async def GetRedemption(self, request: pb.GetRedemptionRequest, context: Context) -> pb.GetRedemptionResponse:
         """One redemption by its id."""
-        redemption = await self.use_case.get(Position.parse(request.redemption_id))
+        try:
+            position = Position.parse(request.redemption_id)
+        except ValueError as error:
+            raise NotFound(str(error)) from None
+        redemption = await self.use_case.get(position)
         return pb.GetRedemptionResponse(redemption=convert.redemption_message(redemption))

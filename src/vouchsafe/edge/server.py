@@ -25,7 +25,7 @@ SERVICES = (
 )
 
 # Names to ask the health service for. Liveness: the process answers; a restart would not help while it does.
-# Readiness, also under "" and the name of each service: redemptions can be decided.
+# Readiness, also under "" and the name of each service: redemptions can be decided, if not in every partition.
 LIVENESS = "liveness"
 READINESS = ("readiness", "", *SERVICES)
 
@@ -37,7 +37,8 @@ class Server:
     """Listens from `start` on; answers UNAVAILABLE until `open` has given it its use cases."""
 
     def __init__(self, settings: Settings) -> None:
-        self._address = f"{settings.host}:{settings.port}"
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        self._address = f"{host}:{settings.port}"
         self._guard = Guard()
         self._health = aio.HealthServicer()
         self._server = grpc.aio.server(

@@ -10,10 +10,11 @@ from typing import Final
 from vouchsafe.domain.campaign import Campaign, CodeEntry
 from vouchsafe.domain.errors import RequestIdReused, Unavailable
 from vouchsafe.domain.reasons import Reason, Refusal
-from vouchsafe.domain.redemption import Claim, Position, Redemption
+from vouchsafe.domain.redemption import Claim, Event, Position, Redemption
 from vouchsafe.gate.connection import Command, Connection, function_call
 from vouchsafe.gate.gate import Gate, decode_status, describe_call
 from vouchsafe.gate.lanes import Function, Lane
+from vouchsafe.gate.outbox import event_from_fields
 from vouchsafe.settings import Settings
 
 
@@ -66,6 +67,7 @@ class Checkout:
         self._claim = Function(self._encode_claim, _decode_claim)
         self._redeem = Function(self._encode_redeem, self._decode_redeem)
         self._validate = Function(self._encode_validate, self._decode_validate)
+        self._event = Function(self._encode_event, _decode_event)
 
     async def close(self) -> None:
         """Answers what waits, then closes the connection."""
@@ -96,6 +98,12 @@ class Checkout:
     async def validate(self, attempt: Attempt) -> Redeemable | Refusal | Stale:
         """What `redeem` would decide now. Takes nothing; looks at no request id."""
         return await self._lane.submit(self._validate, self._gate.partition_of(attempt.claim.campaign_id), attempt)
+
+    async def event(self, position: Position) -> Event | None:
+        """The event at a position, or None when the outbox does not hold it (any more)."""
+        if position.partition >= self._gate.partitions or position.epoch != self._gate.epoch(position.partition):
+            return None
+        return await self._lane.submit(self._event, position.partition, position)
 
     # -- the wire format; each function's contract stands in its .lua file ---------------------------------------------
 
@@ -131,6 +139,11 @@ class Checkout:
         for attempt in attempts:
             args += (campaigns[attempt.claim.campaign_id], *_item(attempt))
         return function_call("validate", [keys.meta, *campaign_keys], args)
+
+    def _encode_event(self, partition: int, positions: Sequence[Position]) -> Command:
+        keys, token = self._gate.keys_and_token(partition)
+        ids = (str(position.stream_id) for position in positions)
+        return function_call("event", [keys.meta, keys.outbox], [token, *ids])
 
     def _campaigns(self, partition: int, attempts: Sequence[Attempt]) -> tuple[dict[str, int], list[str]]:
         """The distinct campaigns with their index from 1, and the keys of all of them."""
@@ -224,6 +237,10 @@ def _decode_resolve(_partition: int, code: str, entry: bytes | None) -> CodeEntr
 def _decode_definition(_partition: int, campaign_id: str, reply: list[bytes] | None) -> Campaign | None:
     status = decode_status(campaign_id, reply)
     return status.campaign if status else None
+
+
+def _decode_event(_partition: int, position: Position, fields: list[bytes] | None) -> Event | None:
+    return event_from_fields(position, fields) if fields else None
 
 
 def _decode_claim(_partition: int, claim: Claim, answer: bytes) -> None:

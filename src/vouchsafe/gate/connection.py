@@ -6,16 +6,21 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+import structlog
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
-from vouchsafe.domain.errors import Unavailable
+from vouchsafe.domain.errors import Misconfigured, Unavailable
 from vouchsafe.gate import library
 
 Command = Sequence[bytes | str | int]
+
+CLOSED = "the partition is closed: Valkey does not hold the data that the ledger expects"
+
+log = structlog.get_logger()
 
 
 class Connection:
@@ -27,9 +32,17 @@ class Connection:
 
     def __init__(self, url: str, timeout_ms: int) -> None:
         self._timeout_s = timeout_ms / 1000
-        pool = ConnectionPool.from_url(
-            url, protocol=2, retry=Retry(NoBackoff(), 0), socket_timeout=None, socket_connect_timeout=self._timeout_s
-        )
+        try:
+            pool = ConnectionPool.from_url(
+                url,
+                protocol=2,
+                retry=Retry(NoBackoff(), 0),
+                socket_timeout=None,
+                socket_connect_timeout=self._timeout_s,
+                socket_keepalive=True,
+            )
+        except ValueError as error:
+            raise Misconfigured(f"VOUCHSAFE_VALKEY_URL is no address of a Valkey: {error}") from None
         self._connection: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py has no types here
 
     async def execute(self, commands: Sequence[Command], *, extra_wait_ms: int = 0) -> list[Any]:
@@ -46,7 +59,7 @@ class Connection:
             raise Unavailable("Valkey did not answer in time") from None
         except (OSError, RedisError) as error:
             await self.close()
-            raise Unavailable(f"Valkey is out of reach: {error}") from error
+            raise Unavailable("Valkey is out of reach") from error
 
     async def _read(self) -> Any:
         try:
@@ -65,7 +78,7 @@ class Connection:
             (loaded,) = await self.execute([("FUNCTION", "LOAD", library.SOURCE)])
             # Another process may have been faster.
             if isinstance(loaded, ResponseError) and "already exists" not in str(loaded):
-                raise Unavailable(f"Valkey refuses the function library: {loaded}")
+                raise as_unavailable(loaded)
             for i, reply in zip(missing, await self.execute([calls[i] for i in missing]), strict=True):
                 replies[i] = reply
         return replies
@@ -88,5 +101,8 @@ def as_unavailable(error: ResponseError) -> Unavailable:
     """What an error reply to a function call means to the caller: nothing was decided."""
     text = str(error)
     if "CLOSED" in text:
-        return Unavailable("the partition is closed: Valkey does not hold the data that the ledger expects")
-    return Unavailable(f"Valkey refuses the call: {text}")
+        return Unavailable(CLOSED)
+    if "maxmemory" in text:
+        return Unavailable("Valkey's memory is full")
+    log.warning("Valkey refuses a call", error=text)
+    return Unavailable("Valkey refuses the call; the server's log says why")

@@ -14,10 +14,9 @@ from redis.exceptions import ResponseError
 
 from vouchsafe.domain.campaign import Campaign, CampaignStatus, CodeEntry, Definition
 from vouchsafe.domain.errors import Misconfigured, Unavailable
-from vouchsafe.domain.redemption import Event, EventKind, Position
-from vouchsafe.gate.connection import Command, Connection, as_unavailable, function_call
+from vouchsafe.domain.redemption import STREAM_START, EventKind, StreamId
+from vouchsafe.gate.connection import CLOSED, Command, Connection, as_unavailable, function_call
 from vouchsafe.gate.keys import Keys, partition_of
-from vouchsafe.gate.outbox import event_from_fields
 from vouchsafe.settings import Settings
 
 # What the store must be set to so that an acknowledged redemption survives: fsync before the answer, and no eviction.
@@ -66,18 +65,27 @@ class Gate:
         await self._execute(("PING",))
 
     async def open_partition(self, partition: int, installation: str, epoch: int) -> bool:
-        """Opens a partition that was never opened; False when it stands open under another token."""
+        """Opens a partition that was never opened; False when it stands open under another token.
+
+        To use it, ask `has_partition`, once the ledger knows that it was opened.
+        """
         token = f"{installation}:{epoch}"
         (opened,) = await self._call(function_call("open", [self._keys[partition].meta], [token]))
-        if opened:
-            self._tokens[partition] = (token, epoch)
         return bool(opened)
 
-    async def has_partition(self, partition: int, installation: str, epoch: int) -> bool:
-        """Whether the partition is open under this token; if so, this gate uses it from now on."""
+    async def has_partition(
+        self, partition: int, installation: str, epoch: int, offset: StreamId = STREAM_START
+    ) -> bool:
+        """Whether the partition is open under this token; if so, this gate uses it from now on.
+
+        `offset` is the last event that the ledger holds. A gate whose stream ends before it was restored from an older
+        copy: it would give out again what was taken since, so it is not used.
+        """
         token = f"{installation}:{epoch}"
-        standing = await self._execute(("GET", self._keys[partition].meta))
-        if standing is None or standing.decode() != token:
+        keys = self._keys[partition]
+        async with self._lock:
+            standing, stream = await self._connection.execute([("GET", keys.meta), ("XINFO", "STREAM", keys.outbox)])
+        if standing != token.encode() or _last_id(stream) < offset:
             self._tokens.pop(partition, None)
             return False
         self._tokens[partition] = (token, epoch)
@@ -98,15 +106,15 @@ class Gate:
     def _open(self, partition: int) -> tuple[str, int]:
         opened = self._tokens.get(partition)
         if opened is None:
-            raise Unavailable(f"partition {partition} is closed: Valkey does not hold the data that the ledger expects")
+            raise Unavailable(CLOSED)
         return opened
 
     # -- definitions and codes ---------------------------------------------------------------------------------------
 
-    async def publish(self, campaign: Campaign, *, paused: bool = False, pause_reason: str = "") -> None:
+    async def publish(self, campaign: Campaign) -> None:
         """Makes a definition the one that decides, unless it or a later one does already.
 
-        Counters stay as they are; `paused` is the state of a campaign that is new to the gate.
+        Counters and state stay as they are; a campaign that is new to the gate is active.
         """
         keys, token = self.keys_and_token(self.partition_of(campaign.id))
         definition = campaign.definition
@@ -117,8 +125,8 @@ class Gate:
             definition.to_json(),
             campaign.create_time_ms,
             *("" if bound is None else bound for bound in bounds),
-            "paused" if paused else "active",
-            pause_reason,
+            "active",
+            "",
         ]
         await self._call(function_call("publish", [keys.meta, keys.campaign(campaign.id)], args))
 
@@ -170,14 +178,6 @@ class Gate:
         )
         return decode_status(campaign_id, reply)
 
-    async def event(self, position: Position) -> Event | None:
-        """The event at a position, or None when the outbox does not hold it (any more)."""
-        if position.partition >= self.partitions or position.epoch != self.epoch(position.partition):
-            return None
-        keys, token = self.keys_and_token(position.partition)
-        (fields,) = await self._call(function_call("event", [keys.meta, keys.outbox], [token, str(position.stream_id)]))
-        return event_from_fields(position, fields) if fields else None
-
     async def waiting_events(self) -> int:
         """How many events of all partitions the ledger does not hold yet."""
         return sum(await self._execute_all([("XLEN", keys.outbox) for keys in self._keys]))
@@ -194,6 +194,13 @@ class Gate:
         async with self._lock:
             replies = await self._connection.call(calls)
         return _checked(replies)
+
+
+def _last_id(stream: Any) -> StreamId:
+    """The id that a stream gave last, trimmed or not, out of what XINFO STREAM says of it."""
+    if isinstance(stream, ResponseError):  # no such key: it never gave one
+        return STREAM_START
+    return StreamId.parse(stream[stream.index(b"last-generated-id") + 1].decode())
 
 
 def _checked(replies: list[Any]) -> list[Any]:

@@ -11,10 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import structlog
 from redis.exceptions import ResponseError
 
 from vouchsafe.domain.errors import Overloaded, Unavailable
 from vouchsafe.gate.connection import Command, Connection, as_unavailable
+
+log = structlog.get_logger()
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -134,9 +137,10 @@ class Lane:
             return
         try:
             replies = await self._connection.call(commands)
-        except Unavailable as error:
+            for call, reply in zip(sent, replies, strict=True):
+                call.settle(reply)
+        except Exception as error:  # whatever it is, it must not stop the lane
+            if not isinstance(error, Unavailable):
+                log.exception("an exchange with Valkey went wrong")
             for call in sent:
                 call.fail(error)
-            return
-        for call, reply in zip(sent, replies, strict=True):
-            call.settle(reply)

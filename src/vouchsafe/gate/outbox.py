@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from redis.exceptions import ResponseError
 
+from vouchsafe.domain.errors import Unavailable
 from vouchsafe.domain.redemption import Event, EventKind, Position, StreamId
-from vouchsafe.gate.connection import Connection, as_unavailable, function_call
+from vouchsafe.gate.connection import CLOSED, Connection, as_unavailable, function_call
 from vouchsafe.gate.keys import Keys
 
 
@@ -40,9 +41,13 @@ class Outbox:
         """
         blocking = ("BLOCK", block_ms) if block_ms else ()  # to Valkey a block of 0 is one without end
         command = ("XREAD", "COUNT", count, *blocking, "STREAMS", self._keys.outbox, str(after))
-        (reply,) = await self._connection.execute([command], extra_wait_ms=block_ms)
+        commands = [command, ("GET", self._keys.meta)]
+        reply, standing = await self._connection.execute(commands, extra_wait_ms=block_ms)
         if isinstance(reply, ResponseError):
             raise as_unavailable(reply)
+        # What another installation, or another epoch, has written is none of this ledger's business.
+        if standing != self._token.encode():
+            raise Unavailable(CLOSED)
         if reply is None:
             return []
         ((_, entries),) = reply

@@ -34,16 +34,17 @@ def domain_errors() -> Iterator[None]:
     except TimeoutError:
         raise Unavailable("PostgreSQL did not answer in time") from None
     except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
-        raise Rejected(f"PostgreSQL does not take these values: {error}") from error
+        # Its own text shows the values, and codes are secrets.
+        raise Rejected(f"PostgreSQL does not take these values ({type(error).__name__})") from None
     except (
         OSError,
         asyncpg.InterfaceError,
         asyncpg.PostgresConnectionError,
         asyncpg.OperatorInterventionError,
     ) as error:
-        raise Unavailable(f"PostgreSQL is out of reach: {error}") from error
+        raise Unavailable("PostgreSQL is out of reach") from error
     except (asyncpg.PostgresError, asyncpg.InternalClientError) as error:
-        raise Unavailable(f"PostgreSQL cannot do what is asked: {error}") from error
+        raise Unavailable(f"PostgreSQL cannot do what is asked ({type(error).__name__})") from error
 
 
 def connect_options(timeout_s: float) -> dict[str, Any]:

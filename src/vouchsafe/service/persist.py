@@ -157,7 +157,7 @@ class Outages:
     def begin(self, who: str, error: Exception) -> None:
         """Somebody cannot go on."""
         if who not in self._errors and str(error) not in self._errors.values():
-            self._log.warning("waiting", who=who, error=str(error))
+            self._log.warning("waiting", who=who, error=str(error), cause=repr(error.__cause__))
         self._errors.setdefault(who, str(error))
 
     def end(self, who: str) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 import structlog
 
 from vouchsafe.domain.campaign import Campaign
-from vouchsafe.domain.errors import Unavailable, VouchsafeError
+from vouchsafe.domain.errors import Unavailable
+from vouchsafe.domain.redemption import StreamId
 from vouchsafe.gate.gate import Gate
 from vouchsafe.ledger.ledger import Installation, Ledger
 from vouchsafe.service.persist import Outages, until_stopped
@@ -29,14 +31,15 @@ async def open_partitions(gate: Gate, ledger: Ledger, installation: Installation
     `installation` may be as old as the process: that a partition was opened stays true, else the ledger is asked.
     """
     closed = []
+    offsets = await _offsets(ledger, installation)
     for state in installation.partitions:
         place = (state.partition, installation.id, state.epoch)
         if state.opened or await ledger.is_opened(state.partition, state.epoch):
+            held = await gate.has_partition(*place, offsets[state.partition])
+        elif held := await gate.open_partition(*place):
+            # In this order: a partition that sells is one that the ledger knows to have been opened.
+            await ledger.mark_opened(state.partition, state.epoch)
             held = await gate.has_partition(*place)
-        else:
-            held = await gate.open_partition(*place)
-            if held:
-                await ledger.mark_opened(state.partition, state.epoch)
         if not held:
             closed.append(state.partition)
     if closed and closed != _logged.get(installation.id):
@@ -48,6 +51,15 @@ async def open_partitions(gate: Gate, ledger: Ledger, installation: Installation
         )
     _logged[installation.id] = closed
     return closed
+
+
+async def _offsets(ledger: Ledger, installation: Installation) -> Mapping[int, StreamId]:
+    """The last event of each partition that the ledger holds; while it is away, as of the start, which stays true."""
+    try:
+        current = await ledger.installation()
+    except Unavailable:
+        current = None
+    return {state.partition: state.offset for state in (current or installation).partitions}
 
 
 async def publish(gate: Gate, ledger: Ledger, campaign: Campaign) -> None:
@@ -97,6 +109,6 @@ async def _reconcile(gate: Gate, ledger: Ledger, interval_s: float) -> None:
         try:
             await republish(gate, ledger)
             outages.end("definitions")
-        except VouchsafeError as error:
+        except Exception as error:  # noqa: BLE001  # a definition that cannot be read must not stop the persister
             outages.begin("definitions", error)
         await asyncio.sleep(interval_s)

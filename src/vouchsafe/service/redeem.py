@@ -11,9 +11,8 @@ from vouchsafe.domain.discount import discount_minor
 from vouchsafe.domain.errors import NotFound, Unavailable
 from vouchsafe.domain.order import Customer, Order
 from vouchsafe.domain.reasons import Reason, Refusal
-from vouchsafe.domain.redemption import Claim, Position, Redemption
+from vouchsafe.domain.redemption import Claim, EventKind, Position, Redemption
 from vouchsafe.gate.checkout import Attempt, Checkout, Stale, Standing
-from vouchsafe.gate.gate import Gate
 from vouchsafe.ledger.ledger import Ledger
 
 # A definition may change between reading and deciding; more often than this in a row, something is wrong.
@@ -50,8 +49,7 @@ class Offer:
 class Redeem:
     """Validates and redeems. Every method raises Unavailable or Overloaded as the gate does."""
 
-    def __init__(self, gate: Gate, checkout: Checkout, ledger: Ledger) -> None:
-        self._gate = gate
+    def __init__(self, checkout: Checkout, ledger: Ledger) -> None:
         self._checkout = checkout
         self._ledger = ledger
         self._codes = _Cache[CodeEntry](CACHED_CODES)
@@ -110,15 +108,20 @@ class Redeem:
     async def get(self, position: Position) -> Redemption:
         """The redemption at a position. Raises NotFound.
 
-        The outbox is read before the ledger: an event leaves the one only when the other holds it.
+        The outbox is read before the ledger: an event leaves the one only when the other holds it. While the gate is
+        away, the ledger alone can say yes, but not no.
         """
-        event = await self._gate.event(position)
-        if event is not None:
+        unavailable: Unavailable | None = None
+        try:
+            event = await self._checkout.event(position)
+        except Unavailable as error:
+            event, unavailable = None, error
+        if event is not None and event.kind is EventKind.REDEEMED:
             return Redemption.from_event(event)
         redemption = await self._ledger.get_redemption(position)
-        if redemption is None:
-            raise NotFound(f"there is no redemption {position}")
-        return redemption
+        if redemption is not None:
+            return redemption
+        raise unavailable or NotFound(f"there is no redemption {position}")
 
     async def _resolve(self, code: str) -> CodeEntry | None:
         entry = self._codes.get(code)

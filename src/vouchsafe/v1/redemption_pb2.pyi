@@ -36,7 +36,7 @@ class AppliedCode(_message.Message):
     campaign_version: _builtins.int
     """The version of the campaign's definition that was applied."""
     discount_minor: _builtins.int
-    """What this code takes off, in the order's minor unit, at least 1."""
+    """What this code takes off, in the order's minor unit."""
     def __init__(
         self,
         *,
@@ -81,7 +81,7 @@ class Redemption(_message.Message):
     order_amount_minor: _builtins.int
     """The order's lines added up, before any discount and without shipping, in minor units."""
     discount_minor: _builtins.int
-    """What the codes take off in all, in minor units, never more than order_amount_minor."""
+    """What the codes take off in all, in minor units, never more than the shopper would have paid."""
     @_builtins.property
     def applied_codes(self) -> _containers.RepeatedCompositeFieldContainer[Global___AppliedCode]:
         """The codes that were applied, in the order of the request."""

@@ -53,7 +53,7 @@ register('set_state', function(keys, args)
     )
   end
   return describe(keys[3])
-end)
+end, { 'allow-oom' }) -- a full store must still be stoppable
 
 register('describe', function(keys)
   local campaigns = {}

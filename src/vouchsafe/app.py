@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import multiprocessing
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -24,7 +23,6 @@ from vouchsafe.service.persist import Persister
 from vouchsafe.service.recover import open_partitions, reconcile_forever
 from vouchsafe.service.redeem import Redeem
 from vouchsafe.settings import Settings
-from vouchsafe.telemetry import configure_logging
 
 log = structlog.get_logger()
 
@@ -45,13 +43,11 @@ class Stores:
 
 def worker(settings: Settings) -> None:
     """Runs one server process until SIGTERM. Raises Misconfigured when it cannot keep its promises."""
-    configure_logging(settings)
     uvloop.run(_until_signalled(lambda stop: _serve(settings, stop)))
 
 
 def persister(settings: Settings) -> None:
     """Runs the process that moves events from the gate to the ledger, until SIGTERM. Raises Misconfigured."""
-    configure_logging(settings)
     uvloop.run(_until_signalled(lambda stop: _persist(settings, stop)))
 
 
@@ -157,14 +153,4 @@ async def _until_signalled(main: Callable[[asyncio.Event], Awaitable[None]]) -> 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        # A parent that was killed can ask for nothing any more: its end is the request to stop.
-        sentinel = parent.sentinel
-
-        def orphaned() -> None:
-            loop.remove_reader(sentinel)
-            stop.set()
-
-        loop.add_reader(sentinel, orphaned)
     await main(stop)

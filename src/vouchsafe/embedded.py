@@ -7,6 +7,7 @@ it answers, as in production.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import importlib.metadata
 import os
 import pwd
@@ -17,7 +18,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -39,8 +41,14 @@ except ImportError:
 HOST = "127.0.0.1"
 START_WAIT_S = 30.0
 STOP_WAIT_S = 15.0
+TOOL_WAIT_S = 60.0
+# What is left of a server that was killed needs a moment to notice.
+LOCK_WAIT_S = 3.0
 POLL_S = 0.02
 DATABASE = "vouchsafe"
+
+# A child is killed when the *thread* that started it ends, so all are started by one that lives as long as the process.
+_starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="starter")
 
 
 def free_port() -> int:
@@ -81,26 +89,52 @@ class _Embedded:
         return self.data_dir.with_suffix(".log")
 
     def start(self) -> None:
-        """Starts the server and returns when it answers. Raises Unavailable with the end of its log if it does not."""
+        """Returns when the server answers. Raises Unavailable, with the end of its log, when it does not; Misconfigured
+        when another server has the data.
+        """
         assert self._process is None, f"{self.name} is running already"
-        self._prepare()
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                launched(self._command(), as_nobody=self._as_nobody()),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd="/",
-                # Ctrl-C in the terminal reaches only the parent, which stops its children in order.
-                start_new_session=True,
-            )
+        self.data_dir.parent.mkdir(parents=True, exist_ok=True)
+        with self._lock() as lock:
+            self._prepare()
+            self._process = _starter.submit(self._popen, lock).result()
         deadline = time.monotonic() + START_WAIT_S
-        while not self._answers():
+        while not self._answers(self._process.pid):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 tail = "\n  ".join(self.log.read_text(errors="replace").splitlines()[-5:])
                 self.kill()
                 raise Unavailable(f"{self.name} does not start; the end of {self.log}:\n  {tail}")
             time.sleep(POLL_S)
+
+    def _popen(self, lock: int) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                launched(self._command(), as_nobody=self._as_nobody()),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                # Inherited by every process of the server: the lock is free when the last of them has ended.
+                pass_fds=[lock],
+                # Ctrl-C in the terminal reaches only the parent, which stops its children in order.
+                start_new_session=True,
+            )
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[int]:
+        """Holds the data, as a file descriptor. Raises Misconfigured when a server that runs holds it."""
+        with self.data_dir.with_suffix(".lock").open("w") as lock:
+            deadline = time.monotonic() + LOCK_WAIT_S
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise Misconfigured(
+                            f"{self.data_dir} is in use by another {self.name}; stop it or choose another directory"
+                        ) from None
+                time.sleep(POLL_S)
+            yield lock.fileno()
 
     def stop(self) -> None:
         """Ends the server in good order, or by force when that takes too long. Does nothing when it is not running."""
@@ -116,20 +150,24 @@ class _Embedded:
         if self._process is None:
             return
         processes: list[psutil.Process] = []
-        with contextlib.suppress(psutil.NoSuchProcess):
-            processes = psutil.Process(self._process.pid).children(recursive=True)
+        # Of a process that has ended, the id may be another's by now.
+        if self._process.poll() is None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                processes = psutil.Process(self._process.pid).children(recursive=True)
         self._process.kill()
         self._process.wait()
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(processes, timeout=STOP_WAIT_S)
         self._process = None
+        # When the lock is free, all have let go of data and port. Who adopted them may take long to bury them.
+        with contextlib.suppress(Misconfigured), self._lock():
+            pass
 
     _stop_signal = signal.SIGTERM
 
     def _prepare(self) -> None:
-        self.data_dir.mkdir(parents=True, exist_ok=True)
+        self.data_dir.mkdir(exist_ok=True)
 
     def _command(self) -> Sequence[str]:
         raise NotImplementedError
@@ -137,7 +175,8 @@ class _Embedded:
     def _as_nobody(self) -> bool:
         return False
 
-    def _answers(self) -> bool:
+    def _answers(self, pid: int) -> bool:
+        """Whether it is this process that answers: the port may be a stranger's."""
         raise NotImplementedError
 
 
@@ -163,11 +202,13 @@ class EmbeddedValkey(_Embedded):
         }
         return [str(get_binary_path()), *(word for name, value in options.items() for word in (f"--{name}", value))]
 
-    def _answers(self) -> bool:
+    def _answers(self, pid: int) -> bool:
         try:
             with socket.create_connection((HOST, self.port), timeout=1) as connection:
-                connection.sendall(b"PING\r\n")
-                return connection.recv(64) == b"+PONG\r\n"
+                # The first is refused while data is read from disk; the second says who answers.
+                connection.sendall(b"PING\r\nINFO server\r\n")
+                answer = connection.recv(65_536)
+                return answer.startswith(b"+PONG\r\n") and b"process_id:%d\r\n" % pid in answer
         except OSError:
             return False
 
@@ -191,8 +232,8 @@ class EmbeddedPostgres(_Embedded):
         return str(_POSTGRES.joinpath(name))
 
     def _prepare(self) -> None:
-        self.data_dir.parent.mkdir(parents=True, exist_ok=True)
         if self.data_dir.exists():
+            self._forget_the_dead()
             return
         # Made aside and moved into place when complete: a half-made database is never taken for a whole one.
         new = self.data_dir.with_suffix(".new")
@@ -210,14 +251,29 @@ class EmbeddedPostgres(_Embedded):
         self._tool("postgres", "--single", "-D", str(new), "postgres", given=f"create database {DATABASE};\n")
         new.rename(self.data_dir)
 
+    def _forget_the_dead(self) -> None:
+        """Removes the pid file of a server that was killed: PostgreSQL takes it for alive when its id is in use again,
+        as is common after a restart of a container, or when nobody buried it."""
+        pid_file = self.data_dir / "postmaster.pid"
+        with contextlib.suppress(OSError, ValueError, psutil.Error):
+            # Every process of a PostgreSQL works in its data directory.
+            pid = int(pid_file.read_text().partition("\n")[0])
+            if Path(psutil.Process(pid).cwd()) == self.data_dir.resolve():
+                return
+        pid_file.unlink(missing_ok=True)
+
     def _tool(self, name: str, *args: str, given: str = "") -> None:
-        result = subprocess.run(
-            launched([self._bin(name), *args], as_nobody=self._as_nobody()),
-            input=given.encode(),
-            capture_output=True,
-            cwd="/",
-            check=False,
-        )
+        try:
+            result = subprocess.run(
+                launched([self._bin(name), *args], as_nobody=self._as_nobody()),
+                input=given.encode(),
+                capture_output=True,
+                cwd="/",
+                timeout=TOOL_WAIT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise Unavailable(f"{name} has not ended after {TOOL_WAIT_S:.0f} s") from None
         if result.returncode != 0:
             raise Unavailable(f"{name} failed: {result.stderr.decode(errors='replace').strip()[-500:]}")
 
@@ -229,19 +285,18 @@ class EmbeddedPostgres(_Embedded):
     def _as_nobody(self) -> bool:
         return _is_root()
 
-    def _answers(self) -> bool:
-        ready = subprocess.run(
-            [self._bin("pg_isready"), "-q", "-h", HOST, "-p", str(self.port), "-t", "1"],
-            capture_output=True,
-            check=False,
-        )
-        return ready.returncode == 0
+    def _answers(self, pid: int) -> bool:
+        try:
+            lines = (self.data_dir / "postmaster.pid").read_text().splitlines()
+        except FileNotFoundError:
+            return False
+        return lines[:1] == [str(pid)] and lines[-1].strip() == "ready"
 
 
 def launched(command: Sequence[str], *, as_nobody: bool = False) -> list[str]:
     """The command, changed so that it is killed when this process ends, however it ends."""
     options = ["--as-nobody"] if as_nobody else []
-    return [sys.executable, "-I", "-S", launch.__file__, *options, *command]
+    return [sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), *options, *command]
 
 
 def group_runs(group: int) -> bool:

@@ -1,4 +1,4 @@
-"""Run as a program: prepares a child process, then becomes it. `launch.py [--as-nobody] COMMAND ARG …`
+"""Run as a program: prepares a child process, then becomes it. `launch.py PARENT [--as-nobody] COMMAND ARG …`
 
 This is a program of its own because the alternative, Python code between fork and exec, may hang or crash in a parent
 that has threads, and gRPC has many.
@@ -48,11 +48,16 @@ def _prctl(option: int, *args: int) -> None:
 
 def main() -> None:
     """Prepares and becomes."""
-    command = sys.argv[1:]
+    parent, *command = sys.argv[1:]
     if command[0] == "--as-nobody":
         command = command[1:]
-        become_nobody()
+        try:
+            become_nobody()
+        except OSError as error:
+            sys.exit(f"cannot become the user nobody ({error}); run this as a user other than root")
     die_with_parent()  # last: a change of user forgets it
+    if os.getppid() != int(parent):
+        sys.exit("the parent ended before its child could be told to end with it")
     os.execvp(command[0], command)  # noqa: S606  # the whole purpose
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import signal
 import subprocess
@@ -23,7 +22,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from vouchsafe.client import AlreadyExists, CampaignDefinition, Client, PercentDiscount
-from vouchsafe.domain.errors import Misconfigured, Unavailable
+from vouchsafe.domain.errors import Unavailable
 from vouchsafe.embedded import HOST, EmbeddedPostgres, EmbeddedValkey, free_port, group_runs, launched
 from vouchsafe.ledger.migrate import migrate
 from vouchsafe.settings import Settings
@@ -68,7 +67,6 @@ class LocalService:
 
     def _start(self) -> None:
         self._data_dir.mkdir(parents=True, exist_ok=True)
-        self._stack.enter_context(_locked(self._data_dir))
         for port in (self._port, self._valkey.port, self._postgres.port):
             check_port(HOST, port)
         self._stack.enter_context(self._valkey)
@@ -165,19 +163,6 @@ def run_dev(data_dir: Path | None, *, port: int, workers: int, say: Callable[...
                     time.sleep(POLL_S)
         except KeyboardInterrupt:
             say("stopped")
-
-
-@contextlib.contextmanager
-def _locked(data_dir: Path) -> Iterator[None]:
-    """Holds the data directory. Raises Misconfigured when somebody else does."""
-    with (data_dir / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Misconfigured(
-                f"{data_dir} is in use by another vouchsafe; stop it or choose another directory"
-            ) from None
-        yield
 
 
 async def _ensure_welcome(target: str) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import pkgutil
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -102,7 +104,7 @@ def supervise(specs: Sequence[ProcessSpec], settings: Settings, *, port: int | N
                         slot.start()
                 connection.wait([slot.process.sentinel for slot in slots if slot.process is not None], timeout=POLL_S)
         finally:
-            stopped_in_time = _stop(slots, settings.shutdown_grace_ms / 1000 + STOP_MARGIN_S)
+            stopped_in_time = _stop(slots, _stop_bound_s(settings))
     return 0 if stopped_in_time else 1
 
 
@@ -128,11 +130,30 @@ def _run(target: str, settings: Settings) -> None:
     """What a spawned process does."""
     # Ctrl-C in a terminal reaches every process; ending them in order is the parent's task.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    configure_logging(settings)
+    threading.Thread(target=_end_with_parent, args=(_stop_bound_s(settings),), daemon=True).start()
     try:
         pkgutil.resolve_name(target)(settings)
     except Misconfigured as error:
         log.error("misconfigured", error=str(error))  # noqa: TRY400  # the text says it all
         sys.exit(MISCONFIGURED)
+    except Exception:
+        log.exception("failed")
+        sys.exit(1)
+
+
+def _end_with_parent(bound_s: float) -> None:
+    """A parent that was killed can ask for nothing any more: its end is the request to stop, and then an order."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(bound_s)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _stop_bound_s(settings: Settings) -> float:
+    return settings.shutdown_grace_ms / 1000 + STOP_MARGIN_S
 
 
 def _cause(exit_code: int) -> str:

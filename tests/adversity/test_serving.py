@@ -108,24 +108,6 @@ def test_sigterm_ends_everything_with_status_0(settings: Settings, run: Callable
         until(lambda: not group_runs(command.process.pid), "nothing is left")  # noqa: B023
 
 
-def test_workers_end_when_their_parent_was_killed(settings: Settings, run: Callable[..., Command]) -> None:
-    server = run(settings, "serve")
-    until(lambda: health(settings, "readiness") == "SERVING", "it becomes ready")
-    server.process.kill()
-    server.process.wait()
-    until(lambda: not group_runs(server.process.pid), "the workers end by themselves")
-
-
-def test_a_taken_port_is_one_clear_line(settings: Settings, run: Callable[..., Command]) -> None:
-    first = run(settings, "serve")
-    until(lambda: health(settings, "liveness") == "SERVING", "it lives")
-    second = run(settings, "serve")
-    assert second.process.wait(WAIT_S) == 1
-    assert f"cannot listen on 127.0.0.1:{settings.port}" in second.said
-    assert "Traceback" not in second.said
-    assert first.process.poll() is None
-
-
 def test_a_store_that_cannot_keep_the_promises_is_refused(
     own_valkey: EmbeddedValkey, settings: Settings, run: Callable[..., Command]
 ) -> None:

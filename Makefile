@@ -13,7 +13,7 @@ MARKDOWN := $(wildcard README.md docs/*.md docs/*/*.md)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo dev test lint format proto proto-check wheel-check readme-check lock clean
+.PHONY: help setup demo dev test bench load lint format proto proto-check wheel-check readme-check lock clean
 
 help: ## list every target
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "  %-13s%s\n", $$1, $$2 }'
@@ -28,6 +28,13 @@ dev: setup ## run everything on this machine until Ctrl+C, with its data in .vou
 
 test: setup ## run every test
 	@$(BIN)/pytest
+
+# Figures beside yardsticks; docs/performance.md says how to read them.
+bench: setup ## compare with an empty gRPC server and with the bare function, in about 70 s
+	@$(BIN)/python -m benchmarks.bench
+
+load: setup ## send a flash sale and steady trade with locust for 20 s; fails when a call does
+	@$(BIN)/python -m benchmarks.load
 
 lint: setup ## check style, types, the direction of imports, protos, Lua and Markdown
 	@$(BIN)/ruff check .

@@ -1,0 +1,1 @@
+"""How fast, beside what: `make bench` compares, `make load` sends what shops send. See docs/performance.md."""

@@ -1,0 +1,101 @@
+"""The limit that Valkey sets: the `redeem` function alone, called in full batches without a server in between."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import time
+from dataclasses import dataclass
+
+import hiredis
+import psutil
+
+from benchmarks.message import RUN
+from benchmarks.processes import cpu_s
+from vouchsafe.domain.campaign import Campaign, Definition, Limits, PercentDiscount
+from vouchsafe.domain.errors import Unavailable
+from vouchsafe.domain.redemption import Claim
+from vouchsafe.embedded import HOST
+from vouchsafe.gate.checkout import Attempt, Checkout
+from vouchsafe.gate.gate import Gate
+from vouchsafe.settings import Settings
+
+BATCH = 64
+# Batches under way: enough that Valkey never waits for this process.
+WINDOW = 4
+TIMEOUT_S = 5
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionRound:
+    """One run of the function. `valkey_us` is CPU microseconds of Valkey for an item."""
+
+    items_per_s: float
+    valkey_us: float
+
+
+async def commands(settings: Settings, count: int) -> list[bytes]:
+    """That many calls of `redeem`, each with 64 new requests, as the very bytes that a server would send.
+
+    They go to a partition of their own, beyond those of the installation, which no persister follows.
+    """
+    partition = settings.partitions
+    gate = await Gate.connect(settings, partition + 1)
+    checkout = Checkout(gate, settings)
+    try:
+        await gate.open_partition(partition, "benchmark", epoch=1)
+        await gate.has_partition(partition, "benchmark", epoch=1)  # from here on the gate uses it
+        names = map("function-{}".format, itertools.count())
+        campaign = next(name for name in names if gate.partition_of(name) == partition)
+        limits = Limits(total=10**9, per_customer=1)
+        await gate.publish(Campaign(campaign, 1, Definition("Function", PercentDiscount(1_000), limits, None, None), 0))
+        # The encoder is private to the checkout, but a copy of it here would drift.
+        encode = checkout._redeem.encode
+        numbers = itertools.count()
+        batches = ([_attempt(campaign, next(numbers)) for _ in range(BATCH)] for _ in range(count))
+        return [
+            hiredis.pack_command(tuple(encode(partition, batch)))  # type: ignore[arg-type]  # typed as a tuple of one
+            for batch in batches
+        ]
+    finally:
+        await checkout.close()
+        await gate.close()
+
+
+def run(calls: list[bytes], valkey: psutil.Process, port: int) -> FunctionRound:
+    """Sends the calls, a few at a time. Raises Unavailable unless every item was redeemed."""
+    reader = hiredis.Reader()
+    left = iter(calls)
+    answered = 0
+    cpu = cpu_s(valkey)
+    started = time.perf_counter()
+    with socket.create_connection((HOST, port), timeout=TIMEOUT_S) as connection:
+        connection.sendall(b"".join(itertools.islice(left, WINDOW)))
+        while answered < len(calls):
+            received = connection.recv(1 << 16)
+            if not received:
+                raise Unavailable("Valkey has closed the connection")
+            reader.feed(received)
+            while (reply := reader.gets()) is not False:
+                if not isinstance(reply, list) or not all(answer.startswith(b"R ") for answer in reply):
+                    raise Unavailable(f"the function did not redeem: {reply!r}")
+                answered += 1
+                connection.sendall(next(left, b""))
+    items = len(calls) * BATCH
+    return FunctionRound(items / (time.perf_counter() - started), (cpu_s(valkey) - cpu) / items * 1e6)
+
+
+def _attempt(campaign: str, number: int) -> Attempt:
+    claim = Claim(
+        request_id=f"function-{RUN}-{number:09}",
+        fingerprint=f"{number:032x}",
+        campaign_id=campaign,
+        campaign_version=1,
+        code="FUNCTION",
+        customer_id=f"customer-{RUN}-{number:09}",
+        order_id=f"order-{RUN}-{number:09}",
+        currency_code="EUR",
+        order_amount_minor=11_460,
+        discount_minor=1_097,
+    )
+    return Attempt(claim, code_use_limit=None, objection=None)

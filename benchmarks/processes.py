@@ -1,0 +1,134 @@
+"""The processes of a benchmark: the service, the yardstick, the load generator, and what each of them spends."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import grpc
+import psutil
+
+from benchmarks.generator import Order, Round
+from vouchsafe.domain.errors import Unavailable
+from vouchsafe.embedded import HOST, free_port, launched
+
+ROOT = Path(__file__).parents[1]
+STOP_WAIT_S = 5.0
+START_WAIT_S = 10.0
+
+
+def stop_on_signals() -> None:
+    """Makes SIGTERM a KeyboardInterrupt, as Ctrl-C is, so that nothing is left running or lying about."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
+
+
+@contextlib.contextmanager
+def _child(*words: str) -> Iterator[subprocess.Popen[str]]:
+    """Runs a module of the benchmarks; it ends when the context is left, or with this process."""
+    child = subprocess.Popen(
+        launched([sys.executable, "-m", *words]),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,  # Ctrl-C reaches only this process, which then stops everything in order
+    )
+    try:
+        yield child
+    finally:
+        child.terminate()
+        try:
+            child.communicate(timeout=STOP_WAIT_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.communicate()
+
+
+@contextlib.contextmanager
+def echo_server(response_bytes: int) -> Iterator[int]:
+    """The port of an empty server whose responses have that size."""
+    port = free_port()
+    with _child("benchmarks.echo", str(port), str(response_bytes)):
+        with grpc.insecure_channel(f"{HOST}:{port}") as channel:
+            grpc.channel_ready_future(channel).result(timeout=START_WAIT_S)
+        yield port
+
+
+@contextlib.contextmanager
+def load_generator() -> Iterator[Callable[[Order], Round]]:
+    """What to call for each round. Raises Unavailable when a call of it failed."""
+    with _child("benchmarks.generator") as child:
+
+        def run(order: Order) -> Round:
+            assert child.stdin is not None
+            assert child.stdout is not None
+            child.stdin.write(json.dumps(asdict(order)) + "\n")
+            child.stdin.flush()
+            line = child.stdout.readline()
+            if not line:
+                raise Unavailable("the load generator has ended by itself")
+            result = Round(**json.loads(line))
+            if result.failures:
+                raise Unavailable("calls failed, so the round says nothing: " + "; ".join(result.failures))
+            return result
+
+        yield run
+
+
+def listener(port: int) -> psutil.Process:
+    """The one process below this one that listens on the port: a worker, a store, the yardstick."""
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.AccessDenied, psutil.NoSuchProcess):
+            for connection in process.net_connections("tcp"):
+                if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
+                    return process
+    raise Unavailable(f"no process below this one listens on port {port}")
+
+
+def cpu_s(process: psutil.Process) -> float:
+    """The CPU seconds that a process has spent so far, in user and in kernel mode."""
+    times = process.cpu_times()
+    return times.user + times.system
+
+
+def cpu_of_all_s() -> float:
+    """The CPU seconds that all processes below this one have spent so far."""
+    total = 0.0
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += cpu_s(process)
+    return total
+
+
+def disk_sync_ms(directory: Path) -> float:
+    """How long the disk takes to make 4 KiB durable, in the middle of 100 times: what no acknowledgement can beat."""
+    times = []
+    with tempfile.TemporaryFile(dir=directory) as file:
+        for _ in range(100):
+            file.write(bytes(4096))
+            file.flush()
+            started = time.perf_counter()
+            os.fsync(file.fileno())
+            times.append((time.perf_counter() - started) * 1000)
+    return statistics.median(times)
+
+
+def wait_while(busy: Callable[[], bool], bound_s: float) -> float:
+    """How long it took until `busy` said no. Raises Unavailable after `bound_s`."""
+    started = time.perf_counter()
+    while busy():
+        if time.perf_counter() - started > bound_s:
+            raise Unavailable(f"the persister has not caught up after {bound_s:.0f} s")
+        time.sleep(0.02)
+    return time.perf_counter() - started

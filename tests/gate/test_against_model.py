@@ -86,7 +86,7 @@ histories = st.lists(
     batched=st.booleans(),
 )
 @settings(
-    max_examples=200,
+    max_examples=150,
     deadline=None,
     # The fixtures hold connections only; every example makes campaigns and requests of its own.
     suppress_health_check=[HealthCheck.function_scoped_fixture],

@@ -34,7 +34,7 @@ from benchmarks.processes import (
     wait_while,
 )
 from benchmarks.report import OPEN_LOOP_SHARE, Results, Spent
-from vouchsafe.client import CampaignDefinition, Client, Limits, PercentDiscount, Redemption
+from vouchsafe.client import CampaignDefinition, Client, Effect, Limits, PercentOff, Redemption
 from vouchsafe.domain.errors import VouchsafeError
 from vouchsafe.embedded import HOST
 from vouchsafe.gate.gate import Gate
@@ -135,7 +135,7 @@ async def prepare(target: str) -> int:
     """Creates a campaign whose limits are all counted and never reached; answers the bytes of a response."""
     definition = CampaignDefinition(
         display_name="Benchmark",
-        percent=PercentDiscount(basis_points=1_000),
+        effects=[Effect(percent_off=PercentOff(basis_points=1_000))],
         limits=Limits(total=10**9, per_customer=1),
     )
     request = redeem_request(CODE, 0)

@@ -12,8 +12,10 @@ import psutil
 
 from benchmarks.message import RUN
 from benchmarks.processes import cpu_s
-from vouchsafe.domain.campaign import Campaign, Definition, Limits, PercentDiscount
+from vouchsafe.domain.campaign import Campaign, Definition, Limits
+from vouchsafe.domain.effects import Effect, PercentOff
 from vouchsafe.domain.errors import Unavailable
+from vouchsafe.domain.pricing import Discount
 from vouchsafe.domain.redemption import Claim
 from vouchsafe.embedded import HOST
 from vouchsafe.gate.checkout import Attempt, Checkout
@@ -24,6 +26,7 @@ BATCH = 64
 # Batches under way: enough that Valkey never waits for this process.
 WINDOW = 4
 TIMEOUT_S = 5
+EFFECTS = (Effect(kind=PercentOff(basis_points=1_000)),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,9 @@ async def commands(settings: Settings, count: int) -> list[bytes]:
         names = map("function-{}".format, itertools.count())
         campaign = next(name for name in names if gate.partition_of(name) == partition)
         limits = Limits(total=10**9, per_customer=1)
-        await gate.publish(Campaign(campaign, 1, Definition("Function", PercentDiscount(1_000), limits, None, None), 0))
+        await gate.publish(
+            Campaign(campaign, 1, Definition(display_name="Function", effects=EFFECTS, limits=limits), 0)
+        )
         # The encoder is private to the checkout, but a copy of it here would drift.
         encode = checkout._redeem.encode
         numbers = itertools.count()
@@ -96,6 +101,6 @@ def _attempt(campaign: str, number: int) -> Attempt:
         order_id=f"order-{RUN}-{number:09}",
         currency_code="EUR",
         order_amount_minor=11_460,
-        discount_minor=1_097,
+        discount=Discount(1_097, 1_097),
     )
     return Attempt(claim, code_use_limit=None, objection=None)

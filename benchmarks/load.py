@@ -13,7 +13,7 @@ from rich.console import Console
 
 from benchmarks.message import FLASH, GOOD, PAUSED
 from benchmarks.processes import ROOT, stop_on_signals
-from vouchsafe.client import CampaignDefinition, Client, Limits, PercentDiscount
+from vouchsafe.client import CampaignDefinition, Client, Effect, Limits, PercentOff
 from vouchsafe.domain.errors import VouchsafeError
 from vouchsafe.embedded import launched
 from vouchsafe.local import LocalService
@@ -29,7 +29,9 @@ async def prepare(target: str) -> None:
     async with Client(target, channels=1) as client:
         for code, cap in ((FLASH, CAP), (GOOD, None), (PAUSED, None)):
             definition = CampaignDefinition(
-                display_name=code, percent=PercentDiscount(basis_points=1_000), limits=Limits(total=cap)
+                display_name=code,
+                effects=[Effect(percent_off=PercentOff(basis_points=1_000))],
+                limits=Limits(total=cap),
             )
             await client.create_campaign(code.lower(), definition, shared_codes=[code])
         await client.pause_campaign(PAUSED.lower(), "for the load test")

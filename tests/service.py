@@ -134,7 +134,7 @@ async def a_campaign(
 ) -> tuple[str, str]:
     id_ = f"c-{uuid.uuid4()}"
     definition = CampaignDefinition(display_name=id_, limits=Limits(total=limit, per_customer=per_customer))
-    definition.percent.basis_points = round(percent * 100)
+    definition.effects.add().percent_off.basis_points = round(percent * 100)
     code = id_.upper()
     if single_use:
         codes = [f"{code}-{number}" for number in range(single_use)]

@@ -25,10 +25,11 @@ from vouchsafe.client import (
     CampaignDefinition,
     Client,
     Customer,
+    Effect,
     Limits,
     Order,
     OrderLine,
-    PercentDiscount,
+    PercentOff,
     Redemption,
     RefusalReason,
 )
@@ -134,14 +135,16 @@ async def _run(service: LocalService, console: Console) -> Report:
     async with Client(service.target, timeout_s=30, channels=CHANNELS) as client:
         definition = CampaignDefinition(
             display_name=f"First {CAP} shoppers",
-            percent=PercentDiscount(basis_points=1_000),
+            effects=[Effect(percent_off=PercentOff(basis_points=1_000))],
             limits=Limits(total=CAP, per_customer=1),
         )
         await client.create_campaign(SALE, definition, shared_codes=["FIRST500"])
         with _progress(console, f"{SHOPPERS:,} shoppers want one of {CAP}") as advance:
             sale = await _sell(client, "FIRST500", advance)
 
-        definition = CampaignDefinition(display_name="Paused sale", percent=PercentDiscount(basis_points=1_000))
+        definition = CampaignDefinition(
+            display_name="Paused sale", effects=[Effect(percent_off=PercentOff(basis_points=1_000))]
+        )
         await client.create_campaign(PAUSED_SALE, definition, shared_codes=["PAUSED"])
         with _progress(console, f"a sale that is paused after {PAUSE_AFTER}") as advance:
             paused_sale, late = await _sell_and_pause(client, advance)

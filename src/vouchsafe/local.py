@@ -21,7 +21,7 @@ from typing import Self
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from vouchsafe.client import AlreadyExists, CampaignDefinition, Client, PercentDiscount
+from vouchsafe.client import AlreadyExists, CampaignDefinition, Client, Effect, PercentOff
 from vouchsafe.domain.errors import Unavailable
 from vouchsafe.embedded import HOST, EmbeddedPostgres, EmbeddedValkey, free_port, group_runs, launched
 from vouchsafe.ledger.migrate import migrate
@@ -167,7 +167,9 @@ def run_dev(data_dir: Path | None, *, port: int, workers: int, say: Callable[...
 
 async def _ensure_welcome(target: str) -> None:
     """A first campaign, so that there is something to redeem."""
-    definition = CampaignDefinition(display_name="Welcome", percent=PercentDiscount(basis_points=1_000))
+    definition = CampaignDefinition(
+        display_name="Welcome", effects=[Effect(percent_off=PercentOff(basis_points=1_000))]
+    )
     async with Client(target, channels=1) as client:
         with contextlib.suppress(AlreadyExists):
             await client.create_campaign("welcome", definition, shared_codes=["WELCOME"])

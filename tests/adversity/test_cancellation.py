@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from vouchsafe.domain.campaign import Campaign, Definition, Limits, PercentDiscount
+from tests.values import a_definition, a_discount
+from vouchsafe.domain.campaign import Campaign, Limits
 from vouchsafe.domain.errors import Overloaded, Unavailable
 from vouchsafe.domain.redemption import Claim, Redemption
 from vouchsafe.embedded import EmbeddedValkey
@@ -34,7 +35,7 @@ def attempt(number: int) -> Attempt:
         currency_code="EUR",
         order_amount_minor=1_000,
         # Each its own, so that an answer tells whose it is.
-        discount_minor=number + 1,
+        discount=a_discount(number + 1),
     )
     return Attempt(claim, None, None)
 
@@ -45,7 +46,7 @@ async def gate(settings: Settings) -> AsyncIterator[Gate]:
     for partition in range(2):
         assert await gate.open_partition(partition, INSTALLATION, 1)
         assert await gate.has_partition(partition, INSTALLATION, 1)
-    await gate.publish(Campaign("sale", 1, Definition("Sale", PercentDiscount(1_000), Limits(total=CALLS)), 0))
+    await gate.publish(Campaign("sale", 1, a_definition("Sale", limits=Limits(total=CALLS)), 0))
     yield gate
     await gate.close()
 
@@ -80,7 +81,7 @@ async def test_a_third_of_the_callers_go_away_at_any_moment(gate: Gate, checkout
         if isinstance(answer, asyncio.CancelledError):
             continue
         assert isinstance(answer, Redemption)
-        assert (answer.claim.request_id, answer.claim.discount_minor) == (f"request-{number}", number + 1)
+        assert (answer.claim.request_id, answer.claim.discount.applied_minor) == (f"request-{number}", number + 1)
     # Those who went away may or may not have been decided; asking again settles it, once each.
     before = await used(gate)
     assert CALLS - len(cancelled) <= before <= CALLS
@@ -152,7 +153,7 @@ async def test_a_valkey_that_hangs_is_unavailable_in_time(own_valkey: EmbeddedVa
     try:
         assert await gate.open_partition(0, INSTALLATION, 1)
         assert await gate.has_partition(0, INSTALLATION, 1)
-        await gate.publish(Campaign("sale", 1, Definition("Sale", PercentDiscount(1_000)), 0))
+        await gate.publish(Campaign("sale", 1, a_definition("Sale"), 0))
         os.kill(own_valkey.pid, signal.SIGSTOP)
         started = loop.time()
         with pytest.raises(Unavailable):

@@ -17,8 +17,9 @@ import asyncpg
 import pytest
 import structlog
 
+from tests.values import a_claim
 from vouchsafe.domain.errors import Unavailable
-from vouchsafe.domain.redemption import Claim, EventKind, StreamId
+from vouchsafe.domain.redemption import EventKind, StreamId
 from vouchsafe.embedded import EmbeddedPostgres, EmbeddedValkey
 from vouchsafe.gate.connection import Command, Connection
 from vouchsafe.gate.gate import Gate
@@ -48,9 +49,8 @@ class World:
         """Redemptions 0, 1, 2 … of campaign "summer", in turn to the partitions."""
         commands = []
         for number in range(self.recorded, self.recorded + count):
-            names = (f"customer-{number % 7}", f"order-{number}")
-            claim = Claim(f"request-{number}", f"{number:032x}", "summer", 1, "A", *names, "EUR", 1_000, 100)
-            commands.append(_event(partitions[number % len(partitions)], EventKind.REDEEMED, claim.to_json()))
+            body = a_claim(number).to_json()
+            commands.append(_event(partitions[number % len(partitions)], EventKind.REDEEMED, body))
         self.recorded += count
         await self._execute(commands)
 

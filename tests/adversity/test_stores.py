@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import redis
 
-from vouchsafe.domain.campaign import Campaign, Definition, PercentDiscount
+from tests.values import a_definition, a_discount
+from vouchsafe.domain.campaign import Campaign
 from vouchsafe.domain.errors import Unavailable
 from vouchsafe.domain.redemption import STREAM_START, Claim, Redemption, StreamId
 from vouchsafe.gate.checkout import Attempt, Checkout
@@ -31,7 +32,7 @@ def attempt(number: int) -> Attempt:
         order_id=f"order-{number}",
         currency_code="EUR",
         order_amount_minor=1_000,
-        discount_minor=100,
+        discount=a_discount(100),
     )
     return Attempt(claim, None, None)
 
@@ -54,7 +55,7 @@ async def ledger(settings: Settings) -> AsyncIterator[Ledger]:
 async def gate(settings: Settings, ledger: Ledger) -> AsyncIterator[Gate]:
     gate = await Gate.connect(settings, 1)
     assert await open_partitions(gate, ledger, await ledger.bootstrap(1)) == []
-    await gate.publish(Campaign("sale", 1, Definition("Sale", PercentDiscount(1_000)), 0))
+    await gate.publish(Campaign("sale", 1, a_definition("Sale"), 0))
     yield gate
     await gate.close()
 

@@ -79,8 +79,8 @@ class GateModel:
         limits = definition.limits
         objections = [
             (Reason.CAMPAIGN_PAUSED, campaign.paused),
-            (Reason.CAMPAIGN_NOT_STARTED, definition.start_ms is not None and now_ms < definition.start_ms),
-            (Reason.CAMPAIGN_ENDED, definition.end_ms is not None and now_ms >= definition.end_ms),
+            (Reason.CAMPAIGN_NOT_STARTED, definition.start_time_ms is not None and now_ms < definition.start_time_ms),
+            (Reason.CAMPAIGN_ENDED, definition.end_time_ms is not None and now_ms >= definition.end_time_ms),
             (objection, objection is not None),
             (Reason.CODE_LIMIT_REACHED, code_limit is not None and campaign.codes.get(code, 0) >= code_limit),
             (

@@ -15,8 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.gate.model import Answer, CampaignModel, GateModel
-from vouchsafe.domain.campaign import Campaign, Definition, Limits, PercentDiscount
+from tests.values import a_discount, percent
+from vouchsafe.domain.campaign import Campaign, CodeEntry, Definition, Limits
 from vouchsafe.domain.errors import RequestIdReused
+from vouchsafe.domain.evaluator import Evaluator
+from vouchsafe.domain.order import Customer, Line, Order
+from vouchsafe.domain.pricing import Basket
 from vouchsafe.domain.reasons import Reason, Refusal
 from vouchsafe.domain.redemption import STREAM_START, Claim, Event, EventKind, Redemption
 from vouchsafe.gate.checkout import Attempt, Checkout, Standing
@@ -26,6 +30,7 @@ from vouchsafe.settings import Settings
 
 HOUR_MS = 3_600_000
 PARTITIONS = 3
+ORDER = Order(id="order", currency_code="EUR", lines=(Line(sku="sku-1", quantity=1, unit_price_minor=1_000),))
 INSTALLATION = "00000000-0000-0000-0000-000000000000"
 
 
@@ -177,10 +182,10 @@ class Twins:
         for name, (limit, start, end) in zip(self._names, definitions, strict=True):
             definition = Definition(
                 display_name=name,
-                discount=PercentDiscount(1_000),
+                effects=percent(1_000),
                 limits=limit,
-                start_ms=None if start is None else self._now_ms + start,
-                end_ms=None if end is None else self._now_ms + end,
+                start_time_ms=None if start is None else self._now_ms + start,
+                end_time_ms=None if end is None else self._now_ms + end,
             )
             await self._gate.publish(Campaign(name, 1, definition, self._now_ms))
             self._model.campaigns[name] = CampaignModel(definition)
@@ -222,6 +227,15 @@ class Twins:
 
     def _attempt(self, step: Step) -> Attempt:
         code, objection = f"CODE{step.code}", self._objections[step.customer]
+        campaign = Campaign(
+            self._names[step.campaign], 1, self._model.campaigns[self._names[step.campaign]].definition, 0
+        )
+        shopper, basket = Customer(id=f"customer-{step.customer}"), Basket(ORDER)
+        # What the rules say of the time, and how long it is true; what else they object to is made up.
+        verdict = Evaluator(campaign).evaluate(shopper, basket, CodeEntry(code, campaign.id, None), self._now_ms)
+        refusal = verdict.outcome if isinstance(verdict.outcome, Refusal) else None
+        if refusal is None and objection is not None:
+            refusal = Refusal(objection, code)
         claim = Claim(
             request_id=f"r{step.request}-{self._run}",
             fingerprint=step.fingerprint,
@@ -232,9 +246,9 @@ class Twins:
             order_id=f"order-{step.order}",
             currency_code="EUR",
             order_amount_minor=1_000,
-            discount_minor=100,
+            discount=a_discount(100),
         )
-        return Attempt(claim, self._code_limits[step.code], None if objection is None else Refusal(objection, code))
+        return Attempt(claim, self._code_limits[step.code], refusal, verdict.from_ms, verdict.until_ms)
 
     def _expected(self, attempt: Attempt) -> Answer:
         claim = attempt.claim

@@ -10,18 +10,18 @@ import pytest
 from tests.service import CreateCampaign, an_order
 from vouchsafe.client import (
     AlreadyExists,
-    AmountDiscount,
+    AmountOff,
     CampaignDefinition,
     CampaignState,
     Client,
     Customer,
+    Effect,
     Limits,
-    Money,
     NotFound,
     Offer,
     Order,
     OrderLine,
-    PercentDiscount,
+    PercentOff,
     Redemption,
     Refusal,
     RefusalReason,
@@ -164,7 +164,7 @@ async def test_a_changed_order_does_not_take_the_code_again(client: Client, crea
 async def test_an_amount_in_another_currency_is_refused_and_costs_no_use(client: Client) -> None:
     id_ = f"c-{uuid.uuid4()}"
     definition = CampaignDefinition(
-        display_name="5.00 off", amount=AmountDiscount(amount=Money(currency_code="EUR", amount_minor=500))
+        display_name="5.00 off", currency_code="EUR", effects=[Effect(amount_off=AmountOff(amount_minor=500))]
     )
     await client.create_campaign(id_, definition, shared_codes=[id_])
     order = an_order(id_)
@@ -202,7 +202,8 @@ async def test_a_campaign_is_shown_as_it_was_created(client: Client) -> None:
     id_ = f"c-{uuid.uuid4()}"
     definition = CampaignDefinition(
         display_name="Schwarzer Freitag 🖤",
-        amount=AmountDiscount(amount=Money(currency_code="KWD", amount_minor=1_250)),
+        currency_code="KWD",
+        effects=[Effect(amount_off=AmountOff(amount_minor=1_250))],
         limits=Limits(total=10, per_customer=2),
     )
     definition.start_time.FromJsonString("2031-11-28T00:00:00.123Z")
@@ -220,7 +221,7 @@ async def test_what_is_taken_is_refused_and_nothing_is_created(
 ) -> None:
     campaign, code = await create_campaign()
     new = f"c-{uuid.uuid4()}"
-    definition = CampaignDefinition(display_name="x", percent=PercentDiscount(basis_points=1))
+    definition = CampaignDefinition(display_name="x", effects=[Effect(percent_off=PercentOff(basis_points=1))])
     codes = [new, code.lower()] if taken != "id" else [new]
     with pytest.raises(AlreadyExists, match=campaign if taken == "id" else code):
         await client.create_campaign(
@@ -261,7 +262,7 @@ async def test_windows_open_and_close_to_the_millisecond(client: Client) -> None
     id_ = f"c-{uuid.uuid4()}"
     start = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=2, milliseconds=123)
     end = start + timedelta(seconds=1.2)
-    definition = CampaignDefinition(display_name="short", percent=PercentDiscount(basis_points=1_000))
+    definition = CampaignDefinition(display_name="short", effects=[Effect(percent_off=PercentOff(basis_points=1_000))])
     definition.start_time.FromDatetime(start)
     definition.end_time.FromDatetime(end)
     start_ms, end_ms = definition.start_time.ToMilliseconds(), definition.end_time.ToMilliseconds()

@@ -16,15 +16,17 @@ from vouchsafe.client import (
     Client,
     ClientError,
     Customer,
+    Effect,
     InvalidArgument,
     NotFound,
     Order,
     OrderLine,
-    PercentDiscount,
+    PercentOff,
 )
 from vouchsafe.client._errors import from_rpc_error
 from vouchsafe.v1.campaign_service_pb2 import CreateCampaignRequest, ListCampaignsRequest, PauseCampaignRequest
 from vouchsafe.v1.campaign_service_pb2_grpc import CampaignServiceStub
+from vouchsafe.v1.condition_pb2 import Condition, SetTest, ValueTest
 from vouchsafe.v1.redemption_service_pb2 import GetRedemptionRequest, ValidateAndRedeemRequest, ValidateRequest
 from vouchsafe.v1.redemption_service_pb2_grpc import RedemptionServiceStub
 
@@ -56,7 +58,9 @@ BAD_REQUESTS: dict[str, tuple[Change, str]] = {
     "request id with a space": (lambda r: setattr(r, "request_id", "a b"), "request_id"),
     "request id with a newline": (lambda r: setattr(r, "request_id", "a\n"), "request_id"),
     "no code": (lambda r: r.ClearField("codes"), "codes"),
-    "two codes": (lambda r: r.codes.append("OTHER"), "codes"),
+    "eleven codes": (lambda r: r.codes.extend(f"OTHER-{n}" for n in range(10)), "codes"),
+    "a code twice": (lambda r: r.codes.append(r.codes[0].lower()), "codes[1]"),
+    "a currency that is none": (lambda r: setattr(r.order, "currency_code", "EUX"), "order.currency_code"),
     "empty code": (lambda r: r.codes.__setitem__(0, ""), "codes[0]"),
     "short code": (lambda r: r.codes.__setitem__(0, "AB"), "codes[0]"),
     "long code": (lambda r: r.codes.__setitem__(0, "A" * 65), "codes[0]"),
@@ -127,7 +131,7 @@ async def test_all_violations_are_told_at_once(service: Service) -> None:
 def a_campaign_request() -> CreateCampaignRequest:
     return CreateCampaignRequest(
         campaign_id="x",
-        definition=CampaignDefinition(display_name="x", percent=PercentDiscount(basis_points=1_000)),
+        definition=CampaignDefinition(display_name="x", effects=[Effect(percent_off=PercentOff(basis_points=1_000))]),
         shared_codes=[f"C-{uuid.uuid4()}"],
     )
 
@@ -148,16 +152,51 @@ BAD_CAMPAIGNS: dict[str, tuple[Change, str]] = {
     "no definition": (lambda r: r.ClearField("definition"), "definition"),
     "no name": (lambda r: r.definition.ClearField("display_name"), "definition.display_name"),
     "long name": (lambda r: setattr(r.definition, "display_name", "x" * 201), "definition.display_name"),
-    "no discount": (lambda r: r.definition.ClearField("percent"), "definition.discount"),
-    "zero percent": (lambda r: setattr(r.definition.percent, "basis_points", 0), "definition.percent.basis_points"),
-    "over 100 percent": (
-        lambda r: setattr(r.definition.percent, "basis_points", 10_001),
-        "definition.percent.basis_points",
+    "no effect": (lambda r: r.definition.ClearField("effects"), "definition.effects"),
+    "an effect of no kind": (lambda r: r.definition.effects.add(), "definition.effects[1].kind"),
+    "zero percent": (
+        lambda r: setattr(r.definition.effects[0].percent_off, "basis_points", 0),
+        "definition.effects[0].percent_off.basis_points",
     ),
-    "no amount": (lambda r: r.definition.amount.SetInParent(), "definition.amount.amount"),
-    "amount of zero": (
-        lambda r: setattr(r.definition.amount.amount, "currency_code", "EUR"),
-        "definition.amount.amount",
+    "over 100 percent": (
+        lambda r: setattr(r.definition.effects[0].percent_off, "basis_points", 10_001),
+        "definition.effects[0].percent_off.basis_points",
+    ),
+    "an amount of no currency": (
+        lambda r: setattr(r.definition.effects.add().amount_off, "amount_minor", 500),
+        "definition.currency_code",
+    ),
+    "a currency that is none": (lambda r: setattr(r.definition, "currency_code", "EUX"), "definition.currency_code"),
+    "an empty bundle": (
+        lambda r: r.definition.effects.add().bundle.SetInParent(),
+        "definition.effects[1].bundle.items",
+    ),
+    "a condition that asks nothing": (
+        lambda r: r.definition.conditions.add().segments.SetInParent(),
+        "definition.conditions[0].segments",
+    ),
+    "a condition of no kind": (lambda r: r.definition.conditions.add(), "definition.conditions[0].test"),
+    "an expression with a mistake": (
+        lambda r: setattr(r.definition.expression, "text", "customer.contry == 'DE'"),
+        "definition.expression.text",
+    ),
+    "a schedule that never opens": (
+        lambda r: r.definition.schedule.blackouts.add(first_date="2000-01-01", last_date="2199-12-31"),
+        "definition.schedule",
+    ),
+    "an unknown zone": (
+        lambda r: setattr(r.definition.schedule, "time_zone", "Europe/Atlantis"),
+        "definition.schedule.time_zone",
+    ),
+    "a field of a later release": (
+        lambda r: r.definition.conditions.add(segments=SetTest(any=["vip"])).segments.MergeFromString(b"\x7a\x03all"),
+        "definition.conditions[0].segments",
+    ),
+    "too large a definition": (
+        lambda r: r.definition.conditions.extend(
+            Condition(customer_ids=ValueTest(any=["x" * 128] * 600)) for _ in range(1)
+        ),
+        "definition",
     ),
     "name with a control character": (
         lambda r: setattr(r.definition, "display_name", "a\0b"),
@@ -169,8 +208,8 @@ BAD_CAMPAIGNS: dict[str, tuple[Change, str]] = {
         lambda r: setattr(r.definition.limits, "per_customer", 0),
         "definition.limits.per_customer",
     ),
-    "end before start": (window("2031-01-02T00:00:00Z", "2031-01-01T00:00:00Z"), "definition"),
-    "end at start": (window("2031-01-01T00:00:00Z", "2031-01-01T00:00:00Z"), "definition"),
+    "end before start": (window("2031-01-02T00:00:00Z", "2031-01-01T00:00:00Z"), "definition.end_time"),
+    "end at start": (window("2031-01-01T00:00:00Z", "2031-01-01T00:00:00Z"), "definition.end_time"),
     "start in the year 1": (window("0001-01-01T00:00:00Z", "2031-01-01T00:00:00Z"), "definition.start_time"),
     "no codes": (lambda r: r.ClearField("shared_codes"), "request"),
     "bad shared code": (lambda r: r.shared_codes.append("a b c"), "shared_codes[1]"),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 
-from vouchsafe.domain.campaign import Definition, PercentDiscount
+from tests.values import a_definition, a_discount
 from vouchsafe.domain.redemption import Claim, Event, EventKind, Position, StreamId
 
 PARTITION, EPOCH = 3, 1
 FIRST_MS = 1_700_000_000_000
 
-SUMMER = Definition("Summer", PercentDiscount(1_000))
+SUMMER = a_definition("Summer")
 
 
 def stream_id(number: int) -> StreamId:
@@ -34,7 +34,7 @@ def redeemed(number: int, campaign_id: str = "summer") -> Event:
         order_id=f"order-{number}",
         currency_code="EUR",
         order_amount_minor=10**15,
-        discount_minor=1_200,
+        discount=a_discount(1_200),
     )
     return event(number, EventKind.REDEEMED, claim.to_json(), campaign_id)
 

@@ -8,7 +8,8 @@ import asyncpg
 import pytest
 
 from tests.ledger.events import SUMMER
-from vouchsafe.domain.campaign import AmountDiscount, Campaign, CodeEntry, Definition, Limits, PercentDiscount
+from tests.values import a_definition, amount, percent
+from vouchsafe.domain.campaign import Campaign, CodeEntry, Definition, Limits
 from vouchsafe.domain.errors import AlreadyExists
 from vouchsafe.ledger.connection import Rejected
 from vouchsafe.ledger.ledger import Ledger
@@ -21,9 +22,20 @@ def codes(campaign_id: str, *names: str) -> list[CodeEntry]:
 @pytest.mark.parametrize(
     "definition",
     [
-        Definition("Bare", PercentDiscount(10_000)),
-        Definition("'; drop table codes; -- \u00e9 \U0001f3f7", AmountDiscount("EUR", 10**15), Limits(10**12, 10**6)),
-        Definition("Dates", PercentDiscount(1), Limits(total=1), start_ms=946_684_800_000, end_ms=7_258_118_400_000),
+        a_definition("Bare", 10_000),
+        Definition(
+            display_name="'; drop table codes; -- \u00e9 \U0001f3f7",
+            effects=amount(10**15),
+            currency_code="EUR",
+            limits=Limits(total=10**12, per_customer=10**6),
+        ),
+        Definition(
+            display_name="Dates",
+            effects=percent(1),
+            limits=Limits(total=1),
+            start_time_ms=946_684_800_000,
+            end_time_ms=7_258_118_400_000,
+        ),
     ],
 )
 async def test_a_definition_comes_back_as_it_was_given(ledger: Ledger, definition: Definition) -> None:
@@ -62,7 +74,7 @@ async def test_of_16_campaigns_at_once_one_gets_the_code(ledger: Ledger, sql: as
 
 async def test_values_that_postgresql_cannot_hold_are_rejected(ledger: Ledger) -> None:
     with pytest.raises(Rejected):
-        await ledger.create_campaign("c", Definition("a NUL \0", PercentDiscount(1)), [])
+        await ledger.create_campaign("c", a_definition("a NUL \0", 1), [])
     with pytest.raises(ValueError, match="codes must be different"):
         await ledger.create_campaign("c", SUMMER, codes("c", "A", "A"))
     assert await ledger.get_campaign("c") is None

@@ -10,9 +10,10 @@ import pytest
 import structlog
 
 from tests.ledger.events import SUMMER
+from tests.values import a_claim
 from vouchsafe.domain.campaign import Campaign, CodeEntry
 from vouchsafe.domain.errors import Unavailable
-from vouchsafe.domain.redemption import Claim, Redemption
+from vouchsafe.domain.redemption import Redemption
 from vouchsafe.gate.checkout import Attempt, Checkout
 from vouchsafe.gate.connection import Connection
 from vouchsafe.gate.gate import Gate
@@ -53,7 +54,7 @@ async def create(ledger: Ledger, campaign_id: str, codes: int = 1) -> Campaign:
 
 
 async def redeem(gate: Gate, settings: Settings, campaign: Campaign) -> None:
-    claim = Claim("r", "0" * 32, campaign.id, campaign.version, "A", "customer", "order", "EUR", 1_000, 100)
+    claim = a_claim(campaign_id=campaign.id)
     checkout = Checkout(gate, settings)
     try:
         assert isinstance(await checkout.redeem(Attempt(claim, None, None)), Redemption)

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vouchsafe.cli.common import Json, Target, as_dict, ask, out, print_json, print_message
+from vouchsafe.cli.words import effect_text
 
 if TYPE_CHECKING:
     from vouchsafe.client import Campaign, CampaignDefinition, Client
@@ -74,10 +75,10 @@ def campaign_create(
         display_name=name or campaign_id, limits=Limits(total=limit, per_customer=limit_per_customer)
     )
     if percent is not None:
-        definition.percent.basis_points = _basis_points(percent)
+        definition.effects.add().percent_off.basis_points = _basis_points(percent)
     elif amount is not None:
-        definition.amount.amount.currency_code = currency
-        definition.amount.amount.amount_minor = amount
+        definition.currency_code = currency
+        definition.effects.add().amount_off.amount_minor = amount
     for field, text in (("start_time", start), ("end_time", end)):
         if text is not None:
             getattr(definition, field).FromDatetime(_instant(f"--{field.removesuffix('_time')}", text))
@@ -199,7 +200,7 @@ def _campaign_table(campaigns: list[Campaign]) -> Table:
                 "redeemed": f"{campaign.redeemed_count}",
                 "limit": f"{limits.total}" if limits.HasField("total") else "",
                 "per customer": f"{limits.per_customer}" if limits.HasField("per_customer") else "",
-                "discount": _discount_text(definition),
+                "discount": ", ".join(effect_text(effect, definition.currency_code) for effect in definition.effects),
                 "start": _time_text(definition, "start_time"),
                 "end": _time_text(definition, "end_time"),
             }
@@ -212,12 +213,6 @@ def _campaign_table(campaigns: list[Campaign]) -> Table:
     for row in rows:
         table.add_row(*(Text(row[name]) for name in columns))
     return table
-
-
-def _discount_text(definition: CampaignDefinition) -> str:
-    if definition.HasField("percent"):
-        return f"{Decimal(definition.percent.basis_points) / 100:f} %"
-    return f"{definition.amount.amount.amount_minor} {definition.amount.amount.currency_code} minor units"
 
 
 def _time_text(definition: CampaignDefinition, field: Literal["start_time", "end_time"]) -> str:

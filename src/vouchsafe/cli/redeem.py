@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vouchsafe.cli.common import Json, Target, ask, out, print_message
+from vouchsafe.domain.money import format_minor
 
 if TYPE_CHECKING:
     from vouchsafe.client import Client
@@ -58,7 +59,8 @@ def redeem(
         out.print(f"refused: {reason}  {outcome.message}{numbers}", markup=False)
     else:
         verb = "would take" if dry_run else "redeemed:"
-        saved = f"{outcome.discount_minor} of {outcome.order_amount_minor} {outcome.currency_code} minor units off"
+        off = format_minor(outcome.discount_minor, outcome.currency_code)
+        saved = f"{off} off {format_minor(outcome.order_amount_minor, outcome.currency_code)}"
         out.print(
             f"{verb} {saved}" + ("" if dry_run else f"  redemption {outcome.id}  order {outcome.order_id}"),
             markup=False,

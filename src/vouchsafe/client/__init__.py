@@ -14,6 +14,7 @@ Outcomes and arguments are the messages of `vouchsafe.v1`; whatever else goes wr
 from vouchsafe.client._client import Client
 from vouchsafe.client._errors import (
     AlreadyExists,
+    Changed,
     ClientError,
     DeadlineExceeded,
     InvalidArgument,
@@ -22,42 +23,56 @@ from vouchsafe.client._errors import (
     ServerError,
     Unavailable,
 )
-from vouchsafe.v1.campaign_pb2 import (
-    AmountDiscount,
-    Campaign,
-    CampaignDefinition,
-    CampaignState,
-    Limits,
-    PercentDiscount,
-)
-from vouchsafe.v1.money_pb2 import Money
+from vouchsafe.v1.campaign_pb2 import Campaign, CampaignState
+from vouchsafe.v1.campaign_service_pb2 import AssignedCode
+from vouchsafe.v1.combining_pb2 import Combining, Coverage, Sequencing
+from vouchsafe.v1.condition_pb2 import CelExpression, Condition
+from vouchsafe.v1.definition_pb2 import CampaignDefinition, Limits, Stacking
+from vouchsafe.v1.effect_pb2 import AmountOff, Effect, FreeShipping, PercentOff, Target, TargetKind
 from vouchsafe.v1.order_pb2 import Customer, Order, OrderLine
-from vouchsafe.v1.redemption_pb2 import AppliedCode, Offer, Redemption
+from vouchsafe.v1.redemption_pb2 import AppliedCode, LineDiscount, Offer, Redemption
+from vouchsafe.v1.redemption_service_pb2 import CodeTrace, ValidateResponse
 from vouchsafe.v1.refusal_pb2 import Refusal, RefusalReason
+from vouchsafe.v1.schedule_pb2 import Schedule
 
 __all__ = [
     "AlreadyExists",
-    "AmountDiscount",
+    "AmountOff",
     "AppliedCode",
+    "AssignedCode",
     "Campaign",
     "CampaignDefinition",
     "CampaignState",
+    "CelExpression",
+    "Changed",
     "Client",
     "ClientError",
+    "CodeTrace",
+    "Combining",
+    "Condition",
+    "Coverage",
     "Customer",
     "DeadlineExceeded",
+    "Effect",
+    "FreeShipping",
     "InvalidArgument",
     "Limits",
-    "Money",
+    "LineDiscount",
     "NotFound",
     "Offer",
     "Order",
     "OrderLine",
-    "PercentDiscount",
+    "PercentOff",
     "Redemption",
     "Refusal",
     "RefusalReason",
     "RequestIdReused",
+    "Schedule",
+    "Sequencing",
     "ServerError",
+    "Stacking",
+    "Target",
+    "TargetKind",
     "Unavailable",
+    "ValidateResponse",
 ]

@@ -15,10 +15,14 @@ import grpc
 from vouchsafe.client._errors import ClientError, from_rpc_error
 from vouchsafe.v1 import campaign_service_pb2 as campaigns_pb
 from vouchsafe.v1 import redemption_service_pb2 as redemptions_pb
-from vouchsafe.v1.campaign_pb2 import Campaign, CampaignDefinition
+from vouchsafe.v1.campaign_pb2 import Campaign
+from vouchsafe.v1.campaign_service_pb2 import AssignedCode
 from vouchsafe.v1.campaign_service_pb2_grpc import CampaignServiceStub
+from vouchsafe.v1.combining_pb2 import Combining
+from vouchsafe.v1.definition_pb2 import CampaignDefinition
 from vouchsafe.v1.order_pb2 import Customer, Order
 from vouchsafe.v1.redemption_pb2 import Offer, Redemption
+from vouchsafe.v1.redemption_service_pb2 import ValidateResponse
 from vouchsafe.v1.redemption_service_pb2_grpc import RedemptionServiceStub
 from vouchsafe.v1.refusal_pb2 import Refusal
 
@@ -90,9 +94,24 @@ class Client:
 
     async def validate(self, code: str, customer: Customer, order: Order) -> Offer | Refusal:
         """What `redeem` would answer now. Takes nothing."""
-        request = redemptions_pb.ValidateRequest(codes=[code], customer=customer, order=order)
-        response = await self._call(lambda: next(self._redemptions).Validate, request)
+        response = await self.validate_codes([code], customer, order)
         return response.offer if response.HasField("offer") else response.refusal
+
+    async def validate_codes(
+        self,
+        codes: Sequence[str],
+        customer: Customer,
+        order: Order,
+        *,
+        combining: Combining | None = None,
+        explain: bool = False,
+    ) -> ValidateResponse:
+        """How codes go together on an order now: the offer or the refusal, the codes left out with their reasons, and
+        with `explain` all that was looked at. Takes nothing."""
+        request = redemptions_pb.ValidateRequest(
+            codes=codes, customer=customer, order=order, combining=combining, explain=explain
+        )
+        return await self._call(lambda: next(self._redemptions).Validate, request)
 
     async def get_redemption(self, redemption_id: str) -> Redemption:
         """One redemption by its id. Raises NotFound."""
@@ -109,8 +128,11 @@ class Client:
         *,
         shared_codes: Sequence[str] = (),
         single_use_codes: Sequence[str] = (),
+        assigned_codes: Sequence[AssignedCode] = (),
+        validate_only: bool = False,
     ) -> Campaign:
-        """Creates a campaign with its codes. Raises AlreadyExists when the id or a code is taken.
+        """Creates a campaign with its codes. Raises AlreadyExists when the id or a code is taken. With `validate_only`
+        nothing is created, and the answer has only the id and the definition.
 
         Not repeated: after `Unavailable` the campaign may exist already, and a second call would only find it taken.
         """
@@ -119,8 +141,20 @@ class Client:
             definition=definition,
             shared_codes=shared_codes,
             single_use_codes=single_use_codes,
+            assigned_codes=assigned_codes,
+            validate_only=validate_only,
         )
         return (await self._call(lambda: next(self._campaigns).CreateCampaign, request, repeat=False)).campaign
+
+    async def update_campaign(
+        self, campaign_id: str, definition: CampaignDefinition, *, etag: str = "", validate_only: bool = False
+    ) -> Campaign:
+        """Puts a definition in the place of the one that stands. Raises NotFound, and Changed when it is not the one
+        that `etag` was read with. Not repeated, as `create_campaign`."""
+        request = campaigns_pb.UpdateCampaignRequest(
+            campaign_id=campaign_id, definition=definition, etag=etag, validate_only=validate_only
+        )
+        return (await self._call(lambda: next(self._campaigns).UpdateCampaign, request, repeat=False)).campaign
 
     async def get_campaign(self, campaign_id: str) -> Campaign:
         """One campaign by its id. Raises NotFound."""

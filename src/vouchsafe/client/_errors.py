@@ -5,6 +5,7 @@ ClientError
 ├── NotFound             nothing has this id
 ├── AlreadyExists        the id or the code is taken
 │   └── RequestIdReused  the request id was used for another request
+├── Changed              it is not any more as it was read; read it again
 ├── Unavailable          the service could not answer, in spite of repetitions; repeat with the same request id
 ├── DeadlineExceeded     no answer in time; repeat with the same request id to learn the outcome
 └── ServerError          anything else; `code` says what
@@ -46,6 +47,10 @@ class RequestIdReused(AlreadyExists):
     """The request id was used for another request."""
 
 
+class Changed(ClientError):
+    """It is not any more as it was read."""
+
+
 class Unavailable(ClientError):
     """The service could not answer."""
 
@@ -62,6 +67,7 @@ _BY_CODE: Mapping[grpc.StatusCode, type[ClientError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidArgument,
     grpc.StatusCode.NOT_FOUND: NotFound,
     grpc.StatusCode.ALREADY_EXISTS: AlreadyExists,
+    grpc.StatusCode.ABORTED: Changed,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Unavailable,
     grpc.StatusCode.CANCELLED: Unavailable,

@@ -2,79 +2,80 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+
+import msgspec
+
+from vouchsafe.domain.conditions import Basis, CelExpression, Condition
+from vouchsafe.domain.effects import Effect
+from vouchsafe.domain.lines import LineSelector
+from vouchsafe.domain.schedule import Schedule
 
 
-@dataclass(frozen=True, slots=True)
-class PercentDiscount:
-    """A share off the order's lines, in hundredths of a percent (1 to 10,000)."""
-
-    basis_points: int
-
-
-@dataclass(frozen=True, slots=True)
-class AmountDiscount:
-    """A sum off the order's lines, in minor units of one currency."""
-
-    currency_code: str
-    amount_minor: int
-
-
-Discount = PercentDiscount | AmountDiscount
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How often a campaign may be used; None is no limit."""
 
     total: int | None = None
     per_customer: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Definition:
-    """What an operator says about a campaign. Times are milliseconds since 1970 UTC, usable in [start_ms, end_ms)."""
+class CombineMode(StrEnum):
+    """With which other codes of the same order a campaign's codes combine."""
+
+    EXCLUSIVE = "EXCLUSIVE"  # with JOINT ones only
+    GROUPED = "GROUPED"  # with JOINT ones, and with GROUPED ones of other groups
+    JOINT = "JOINT"  # with all
+
+
+class Stacking(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a campaign behaves beside others on one order. A higher priority is applied first; `basis` is what its
+    discount is worked out on."""
+
+    mode: CombineMode = CombineMode.EXCLUSIVE
+    group: str = ""
+    priority: int = 0
+    basis: Basis = Basis.REMAINING
+
+    def combines_with(self, other: Stacking) -> bool:
+        """Whether codes of both may be applied to one order; the same either way round."""
+        modes = {self.mode, other.mode}
+        if CombineMode.JOINT in modes:
+            return True
+        return modes == {CombineMode.GROUPED} and self.group != other.group
+
+
+class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an operator says about a campaign. Amounts are minor units of `currency_code`, which is empty when there are
+    none. Usable in [start_time_ms, end_time_ms), milliseconds since 1970 UTC, while `schedule` is open.
+    `code_validity_ms` bounds a code that was assigned, counted from then."""
 
     display_name: str
-    discount: Discount
+    effects: tuple[Effect, ...]
     limits: Limits = Limits()
-    start_ms: int | None = None
-    end_ms: int | None = None
+    start_time_ms: int | None = None
+    end_time_ms: int | None = None
+    schedule: Schedule | None = None
+    currency_code: str = ""
+    eligible_lines: LineSelector | None = None
+    conditions: tuple[Condition, ...] = ()
+    expression: CelExpression | None = None
+    code_validity_ms: int | None = None
+    stacking: Stacking = Stacking()
 
     def to_json(self) -> str:
         """The form in which ledger and gate keep it; `from_json` reads it back."""
-        match self.discount:
-            case PercentDiscount(basis_points):
-                discount: dict[str, Any] = {"percent": {"basis_points": basis_points}}
-            case AmountDiscount(currency_code, amount_minor):
-                discount = {"amount": {"currency_code": currency_code, "amount_minor": amount_minor}}
-        return json.dumps(
-            {
-                "display_name": self.display_name,
-                "discount": discount,
-                "limits": {"total": self.limits.total, "per_customer": self.limits.per_customer},
-                "start_ms": self.start_ms,
-                "end_ms": self.end_ms,
-            },
-            separators=(",", ":"),
-        )
+        return _encode(self).decode()
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Definition:
-        """Reads what `to_json` wrote. Raises KeyError or ValueError on anything else."""
-        data = json.loads(text)
-        ((kind, fields),) = data["discount"].items()
-        discount = {"percent": PercentDiscount, "amount": AmountDiscount}[kind](**fields)
-        return cls(
-            display_name=data["display_name"],
-            discount=discount,
-            limits=Limits(**data["limits"]),
-            start_ms=data["start_ms"],
-            end_ms=data["end_ms"],
-        )
+        """Reads what `to_json` wrote. Raises ValueError on anything else, also on a field that this release does not
+        know: a rule that is not understood must not be passed over."""
+        return _decode(text)
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Definition).decode
 
 
 class CampaignState(StrEnum):
@@ -112,20 +113,22 @@ class CampaignStatus:
         definition = self.campaign.definition
         if self.paused:
             return CampaignState.PAUSED
-        if definition.end_ms is not None and self.now_ms >= definition.end_ms:
+        if definition.end_time_ms is not None and self.now_ms >= definition.end_time_ms:
             return CampaignState.ENDED
-        if definition.start_ms is not None and self.now_ms < definition.start_ms:
+        if definition.start_time_ms is not None and self.now_ms < definition.start_time_ms:
             return CampaignState.SCHEDULED
         return CampaignState.ACTIVE
 
 
-@dataclass(frozen=True, slots=True)
-class CodeEntry:
-    """Where a code leads: its campaign, and how often the code itself may be used (None: no limit of its own)."""
+class CodeEntry(msgspec.Struct, frozen=True):
+    """Where a code leads: its campaign, how often the code itself may be used (None: no limit of its own), and to whom
+    and when it was given (milliseconds since 1970 UTC), if it was."""
 
     code: str
     campaign_id: str
     use_limit: int | None
+    holder_id: str = ""
+    assign_time_ms: int | None = None
 
 
 def normalise_code(code: str) -> str:

@@ -4,6 +4,7 @@ VouchsafeError
 ├── InvalidRequest       the request breaks a rule that the caller can read about in the protos
 ├── NotFound             nothing has this id
 ├── AlreadyExists        the id or the code is taken
+├── Changed              it is not any more as the caller has read it
 ├── RequestIdReused      the request id was used for another request
 ├── Overloaded           more is waiting than the server takes on; come back later
 ├── Unavailable          a store is out of reach or not to be trusted; nothing was decided, or it is not known
@@ -43,6 +44,10 @@ class NotFound(VouchsafeError):
 
 class AlreadyExists(VouchsafeError):
     """The id or the code is taken."""
+
+
+class Changed(VouchsafeError):
+    """It is not any more as the caller has read it. Read it again."""
 
 
 class RequestIdReused(VouchsafeError):

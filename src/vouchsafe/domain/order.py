@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from functools import cached_property
+
+import msgspec
 
 from vouchsafe.domain.errors import InvalidRequest, Violation
-
-# Sums of money stay below 2^53, so that every store and language on the way keeps them exact.
-MAX_AMOUNT_MINOR = 10**15
+from vouchsafe.domain.money import EXPONENTS, MAX_AMOUNT_MINOR
 
 
-@dataclass(frozen=True, slots=True)
-class Customer:
-    """The shopper, as the checkout knows them. Empty means not known."""
+class Customer(msgspec.Struct, frozen=True, kw_only=True):
+    """The shopper, as the checkout knows them. Empty, or None, means that the checkout did not say.
+
+    `order_count` is how many orders they have placed before this one.
+    """
 
     id: str
     email: str = ""
     segments: tuple[str, ...] = ()
     country_code: str = ""
-    attributes: Mapping[str, str] = field(default_factory=dict)
+    region_code: str = ""
+    attributes: Mapping[str, str] = {}
+    order_count: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One line: `quantity` units at `unit_price_minor` each."""
 
     sku: str
@@ -33,25 +36,43 @@ class Line:
     categories: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """What the shopper is about to pay for.
 
-    Raises InvalidRequest when the lines add up to more than MAX_AMOUNT_MINOR.
+    Raises InvalidRequest when the lines add up to more than MAX_AMOUNT_MINOR, or the currency is none.
     """
 
     id: str
     currency_code: str
     lines: tuple[Line, ...]
     shipping_minor: int = 0
+    channel: str = ""
+    metadata: Mapping[str, str] = {}
 
     def __post_init__(self) -> None:
+        violations = []
         if self.amount_minor > MAX_AMOUNT_MINOR:
-            raise InvalidRequest(
+            violations.append(
                 Violation("order.lines", f"add up to {self.amount_minor}; at most {MAX_AMOUNT_MINOR} is accepted")
             )
+        if self.currency_code not in EXPONENTS:
+            violations.append(
+                Violation("order.currency_code", f"{self.currency_code!r} is no currency; give an ISO 4217 code")
+            )
+        if violations:
+            raise InvalidRequest(*violations)
 
-    @property
+    @cached_property
+    def line_amounts(self) -> tuple[int, ...]:
+        """What each line comes to before any discount, in the order of the lines."""
+        return tuple([line.quantity * line.unit_price_minor for line in self.lines])
+
+    @cached_property
     def amount_minor(self) -> int:
         """The lines added up, before any discount and without shipping."""
-        return sum(line.quantity * line.unit_price_minor for line in self.lines)
+        return sum(self.line_amounts)
+
+    @property
+    def quantity(self) -> int:
+        """The units of all lines."""
+        return sum(line.quantity for line in self.lines)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import IntEnum
+
+import msgspec
 
 
 class Reason(IntEnum):
@@ -15,11 +16,25 @@ class Reason(IntEnum):
     CAMPAIGN_PAUSED = 110
     CAMPAIGN_NOT_STARTED = 120
     CAMPAIGN_ENDED = 130
-    CURRENCY_MISMATCH = 210
-    NO_EFFECT = 220
+    OUTSIDE_SCHEDULE = 140
+    CODE_EXPIRED = 150
+    NOT_THE_HOLDER = 160
+    CUSTOMER_NOT_ELIGIBLE = 210
+    COUNTRY_NOT_ELIGIBLE = 220
+    CHANNEL_NOT_ELIGIBLE = 230
+    DATE_NOT_ELIGIBLE = 240
+    CURRENCY_MISMATCH = 250
+    ORDER_NOT_ELIGIBLE = 255
+    ITEMS_NOT_ELIGIBLE = 260
+    QUANTITY_OUT_OF_RANGE = 270
+    AMOUNT_OUT_OF_RANGE = 280
+    EXPRESSION_NOT_MET = 290
+    NO_EFFECT = 300
     CODE_LIMIT_REACHED = 310
     CUSTOMER_LIMIT_REACHED = 320
     CAMPAIGN_LIMIT_REACHED = 330
+    NOT_COMBINABLE = 410
+    TOO_MANY_CODES = 420
 
 
 MESSAGES: Mapping[Reason, str] = {
@@ -28,23 +43,38 @@ MESSAGES: Mapping[Reason, str] = {
     Reason.CAMPAIGN_PAUSED: "The campaign is paused.",
     Reason.CAMPAIGN_NOT_STARTED: "The campaign has not started yet.",
     Reason.CAMPAIGN_ENDED: "The campaign is over.",
-    Reason.CURRENCY_MISMATCH: "The discount is in another currency than the order.",
+    Reason.OUTSIDE_SCHEDULE: "The campaign is closed at this time.",
+    Reason.CODE_EXPIRED: "The code was valid for a time after it was given, and that time is over.",
+    Reason.NOT_THE_HOLDER: "The code was given to another customer.",
+    Reason.CUSTOMER_NOT_ELIGIBLE: "The campaign is for other customers.",
+    Reason.COUNTRY_NOT_ELIGIBLE: "The campaign is for other countries or regions.",
+    Reason.CHANNEL_NOT_ELIGIBLE: "The campaign is for other channels.",
+    Reason.DATE_NOT_ELIGIBLE: "It is not the customer's time of the year.",
+    Reason.CURRENCY_MISMATCH: "The campaign is in another currency than the order.",
+    Reason.ORDER_NOT_ELIGIBLE: "The campaign is for other orders.",
+    Reason.ITEMS_NOT_ELIGIBLE: "The campaign asks for other items in the order.",
+    Reason.QUANTITY_OUT_OF_RANGE: "The order has too few or too many units of what the campaign asks for.",
+    Reason.AMOUNT_OUT_OF_RANGE: "The order comes to too little or too much of what the campaign asks for.",
+    Reason.EXPRESSION_NOT_MET: "The campaign's own rule does not hold.",
     Reason.NO_EFFECT: "The discount on this order would be zero.",
     Reason.CODE_LIMIT_REACHED: "The code has been used as often as it may be.",
     Reason.CUSTOMER_LIMIT_REACHED: "The customer has used the campaign as often as one customer may.",
     Reason.CAMPAIGN_LIMIT_REACHED: "The campaign has been used as often as it may be.",
+    Reason.NOT_COMBINABLE: "The code does not combine with another code of this order.",
+    Reason.TOO_MANY_CODES: "The order has as many codes as it may have.",
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """The answer "no": the reason, the code as stored, and the numbers behind the reason."""
+class Refusal(msgspec.Struct, frozen=True):
+    """The answer "no": the reason, the code as stored, the numbers behind the reason, and the campaign's own words for
+    it, if it has any."""
 
     reason: Reason
     code: str
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = {}
+    own_message: str = ""
 
     @property
     def message(self) -> str:
-        """Why, in English."""
-        return MESSAGES[self.reason]
+        """Why: in the campaign's words, else in English."""
+        return self.own_message or MESSAGES[self.reason]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from grpc.aio import ServicerContext
@@ -23,10 +24,29 @@ class CampaignServicer(CampaignServiceServicer):
 
     async def CreateCampaign(self, request: pb.CreateCampaignRequest, context: Context) -> pb.CreateCampaignResponse:
         """Creates a campaign with its codes."""
-        status = await self.use_case.create(
-            request.campaign_id, convert.definition(request.definition), convert.new_codes(request)
-        )
+        definition, now_ms = convert.definition(request.definition), time.time_ns() // 1_000_000
+        codes = convert.new_codes(request, now_ms)
+        if request.validate_only:
+            await self.use_case.check_new(request.campaign_id, codes)
+            # As it would be: it does not exist, so it has no state.
+            campaign = pb.CreateCampaignResponse().campaign
+            campaign.id = request.campaign_id
+            campaign.definition.CopyFrom(convert.definition_message(definition))
+            return pb.CreateCampaignResponse(campaign=campaign)
+        status = await self.use_case.create(request.campaign_id, definition, codes)
         return pb.CreateCampaignResponse(campaign=convert.campaign_message(status))
+
+    async def UpdateCampaign(self, request: pb.UpdateCampaignRequest, context: Context) -> pb.UpdateCampaignResponse:
+        """Puts a new definition in the place of the old one."""
+        definition, version = convert.definition(request.definition), convert.etag_version(request.etag)
+        if request.validate_only:
+            await self.use_case.check_version(request.campaign_id, version)
+            status = await self.use_case.get(request.campaign_id)
+            message = convert.campaign_message(status)
+            message.definition.CopyFrom(convert.definition_message(definition))
+            return pb.UpdateCampaignResponse(campaign=message)
+        status = await self.use_case.update(request.campaign_id, definition, version)
+        return pb.UpdateCampaignResponse(campaign=convert.campaign_message(status))
 
     async def GetCampaign(self, request: pb.GetCampaignRequest, context: Context) -> pb.GetCampaignResponse:
         """One campaign by its id."""

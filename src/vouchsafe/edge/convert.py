@@ -7,29 +7,32 @@ import binascii
 import hashlib
 import json
 import re
-from typing import assert_never
+from collections.abc import Iterator
 
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
+from google.protobuf.unknown_fields import UnknownFieldSet
 
-from vouchsafe.domain.campaign import (
-    AmountDiscount,
-    CampaignState,
-    CampaignStatus,
-    CodeEntry,
-    Definition,
-    Limits,
-    PercentDiscount,
-    normalise_code,
-)
+from vouchsafe.domain.campaign import CampaignState, CampaignStatus, CodeEntry, Definition, normalise_code
+from vouchsafe.domain.check import check
+from vouchsafe.domain.combine import Combining
 from vouchsafe.domain.errors import InvalidRequest, Violation
 from vouchsafe.domain.order import Customer, Line, Order
+from vouchsafe.domain.pricing import Cap, Discount
 from vouchsafe.domain.reasons import Refusal
 from vouchsafe.domain.redemption import Redemption
+from vouchsafe.edge.mirror import from_message, to_message
 from vouchsafe.service.campaigns import PageKey
-from vouchsafe.service.redeem import Offer, RedeemRequest
-from vouchsafe.v1 import campaign_pb2, money_pb2, order_pb2, redemption_pb2, redemption_service_pb2, refusal_pb2
+from vouchsafe.service.judge import RedeemRequest
+from vouchsafe.service.redeem import Offer, Trace, Validation
+from vouchsafe.v1 import campaign_pb2, definition_pb2, order_pb2, redemption_pb2, redemption_service_pb2, refusal_pb2
 from vouchsafe.v1.campaign_service_pb2 import CreateCampaignRequest
 
+ALONE = Combining()
+GIVEN_TWICE = "is given twice (capitals and small letters are the same); once is enough"
+MAX_DEFINITION_BYTES = 65_536
+
+CAPS = {cap: redemption_pb2.DiscountCap.Value(f"DISCOUNT_CAP_{cap.value}") for cap in Cap}
 STATES = {
     CampaignState.SCHEDULED: campaign_pb2.CAMPAIGN_STATE_SCHEDULED,
     CampaignState.ACTIVE: campaign_pb2.CAMPAIGN_STATE_ACTIVE,
@@ -44,21 +47,28 @@ STATES = {
 def redeem_request(
     message: redemption_service_pb2.ValidateAndRedeemRequest | redemption_service_pb2.ValidateRequest,
 ) -> RedeemRequest:
-    """What a checkout asks. A ValidateRequest has no request id: it is empty then."""
-    code = normalise_code(message.codes[0])
+    """What a checkout asks. A ValidateRequest has no request id: it is empty then. Raises InvalidRequest."""
+    codes = tuple([normalise_code(code) for code in message.codes])
+    if len(set(codes)) < len(codes):
+        twice = next(index for index, code in enumerate(codes) if code in codes[:index])
+        raise InvalidRequest(Violation(f"codes[{twice}]", GIVEN_TWICE))
     return RedeemRequest(
         request_id=getattr(message, "request_id", ""),
-        fingerprint=_fingerprint(code, message.customer, message.order),
-        code=code,
+        fingerprint=_fingerprint(codes, message),
+        codes=codes,
         customer=_customer(message.customer),
         order=_order(message.order),
+        combining=from_message(message.combining, Combining) if message.HasField("combining") else ALONE,
     )
 
 
-def _fingerprint(code: str, customer: order_pb2.Customer, order: order_pb2.Order) -> str:
+def _fingerprint(
+    codes: tuple[str, ...],
+    message: redemption_service_pb2.ValidateAndRedeemRequest | redemption_service_pb2.ValidateRequest,
+) -> str:
     """32 hex digits over all that a request says except its id. Spelling a code differently changes nothing."""
-    digest = hashlib.blake2b(code.encode(), digest_size=16)
-    for part in (customer, order):
+    digest = hashlib.blake2b(" ".join(codes).encode(), digest_size=16)
+    for part in (message.customer, message.order, message.combining):
         data = part.SerializeToString(deterministic=True)
         digest.update(len(data).to_bytes(4, "big"))
         digest.update(data)
@@ -71,7 +81,9 @@ def _customer(message: order_pb2.Customer) -> Customer:
         email=message.email,
         segments=tuple(message.segments),
         country_code=message.country_code,
+        region_code=message.region_code,
         attributes=dict(message.attributes),
+        order_count=message.order_count if message.HasField("order_count") else None,
     )
 
 
@@ -80,16 +92,20 @@ def _order(message: order_pb2.Order) -> Order:
         id=message.id,
         currency_code=message.currency_code,
         lines=tuple(
-            Line(
-                sku=line.sku,
-                quantity=line.quantity,
-                unit_price_minor=line.unit_price_minor,
-                product_id=line.product_id,
-                categories=tuple(line.categories),
-            )
-            for line in message.lines
+            [
+                Line(
+                    sku=line.sku,
+                    quantity=line.quantity,
+                    unit_price_minor=line.unit_price_minor,
+                    product_id=line.product_id,
+                    categories=tuple(line.categories),
+                )
+                for line in message.lines
+            ]
         ),
         shipping_minor=message.shipping_minor,
+        channel=message.channel,
+        metadata=dict(message.metadata),
     )
 
 
@@ -101,35 +117,58 @@ def redemption_message(redemption: Redemption) -> redemption_pb2.Redemption:
         request_id=claim.request_id,
         order_id=claim.order_id,
         customer_id=claim.customer_id,
-        applied_codes=[
-            redemption_pb2.AppliedCode(
-                code=claim.code,
-                campaign_id=claim.campaign_id,
-                campaign_version=claim.campaign_version,
-                discount_minor=claim.discount_minor,
-            )
-        ],
+        applied_codes=[_applied_code(claim.code, claim.campaign_id, claim.campaign_version, claim.discount)],
         currency_code=claim.currency_code,
         order_amount_minor=claim.order_amount_minor,
-        discount_minor=claim.discount_minor,
+        discount_minor=claim.discount.applied_minor,
         redeem_time=_timestamp(redemption.at_ms),
     )
 
 
 def offer_message(offer: Offer) -> redemption_pb2.Offer:
     """What a redemption would give."""
-    return redemption_pb2.Offer(
+    message = redemption_pb2.Offer(
         applied_codes=[
-            redemption_pb2.AppliedCode(
-                code=offer.code,
-                campaign_id=offer.campaign_id,
-                campaign_version=offer.campaign_version,
-                discount_minor=offer.discount_minor,
+            _applied_code(
+                one.candidate.code.code,
+                one.candidate.code.campaign_id,
+                one.candidate.evaluator.campaign.version,
+                one.discount,
             )
+            for one in offer.applied
         ],
         currency_code=offer.currency_code,
         order_amount_minor=offer.order_amount_minor,
         discount_minor=offer.discount_minor,
+    )
+    if offer.is_best is not None:
+        message.is_best_deal = offer.is_best
+    return message
+
+
+def _applied_code(code: str, campaign_id: str, version: int, discount: Discount) -> redemption_pb2.AppliedCode:
+    return redemption_pb2.AppliedCode(
+        code=code,
+        campaign_id=campaign_id,
+        campaign_version=version,
+        discount_minor=discount.applied_minor,
+        desired_minor=discount.desired_minor,
+        lines=[
+            redemption_pb2.LineDiscount(
+                line_index=line.line,
+                sku=line.sku,
+                discount_minor=line.applied_minor,
+                desired_minor=line.desired_minor,
+                caps=[CAPS[cap] for cap in line.caps] if line.caps else None,
+            )
+            for line in discount.lines
+        ],
+        shipping_discount_minor=discount.shipping_minor,
+        granted_units=[
+            redemption_pb2.GrantedUnits(sku=granted.sku, quantity=granted.quantity)
+            for granted in discount.granted_units
+        ],
+        caps=[CAPS[cap] for cap in discount.caps],
     )
 
 
@@ -143,46 +182,100 @@ def refusal_message(refusal: Refusal) -> refusal_pb2.Refusal:
     )
 
 
+def validation_message(validation: Validation) -> redemption_service_pb2.ValidateResponse:
+    """Whether the codes could be redeemed, and why those that could not."""
+    message = redemption_service_pb2.ValidateResponse(
+        inapplicable=map(refusal_message, validation.inapplicable),
+        skipped=map(refusal_message, validation.skipped),
+        traces=map(_trace_message, validation.traces),
+    )
+    if isinstance(validation.outcome, Refusal):
+        message.refusal.CopyFrom(refusal_message(validation.outcome))
+    else:
+        message.offer.CopyFrom(offer_message(validation.outcome))
+    return message
+
+
+def _trace_message(trace: Trace) -> redemption_service_pb2.CodeTrace:
+    campaign = trace.candidate.evaluator.campaign if trace.candidate else None
+    return redemption_service_pb2.CodeTrace(
+        code=trace.code,
+        campaign_id=campaign.id if campaign else "",
+        campaign_version=campaign.version if campaign else 0,
+        entries=[
+            redemption_service_pb2.TraceEntry(
+                path=entry.path, wanted=entry.wanted, saw=entry.saw, held=entry.held, note=entry.note
+            )
+            for entry in trace.entries
+        ],
+    )
+
+
 # -- campaigns -------------------------------------------------------------------------------------------------------
 
 
-def new_codes(request: CreateCampaignRequest) -> list[CodeEntry]:
-    """The codes of a new campaign. Raises InvalidRequest when one is given twice."""
-    entries: dict[str, CodeEntry] = {}
-    for field, codes, use_limit in (
-        ("shared_codes", request.shared_codes, None),
-        ("single_use_codes", request.single_use_codes, 1),
-    ):
-        for index, text in enumerate(codes):
-            code = normalise_code(text)
-            if code in entries:
-                raise InvalidRequest(
-                    Violation(
-                        f"{field}[{index}]", "is given twice (capitals and small letters are the same); once is enough"
-                    )
-                )
-            entries[code] = CodeEntry(code, request.campaign_id, use_limit)
+def new_codes(request: CreateCampaignRequest, now_ms: int) -> list[CodeEntry]:
+    """The codes of a new campaign; those for one customer are given to them now. Raises InvalidRequest when one is
+    given twice."""
+    campaign_id = request.campaign_id
+    entries = {}
+    spelled = (
+        *((f"shared_codes[{index}]", code, None, "") for index, code in enumerate(request.shared_codes)),
+        *((f"single_use_codes[{index}]", code, 1, "") for index, code in enumerate(request.single_use_codes)),
+        *(
+            (f"assigned_codes[{index}].code", given.code, 1, given.customer_id)
+            for index, given in enumerate(request.assigned_codes)
+        ),
+    )
+    for field, text, use_limit, holder_id in spelled:
+        code = normalise_code(text)
+        if code in entries:
+            raise InvalidRequest(Violation(field, GIVEN_TWICE))
+        entries[code] = CodeEntry(code, campaign_id, use_limit, holder_id, now_ms if holder_id else None)
     return list(entries.values())
 
 
-def definition(message: campaign_pb2.CampaignDefinition) -> Definition:
+def definition(message: definition_pb2.CampaignDefinition) -> Definition:
     """What an operator says about a campaign."""
-    discount: PercentDiscount | AmountDiscount
-    if message.HasField("percent"):
-        discount = PercentDiscount(message.percent.basis_points)
-    else:
-        discount = AmountDiscount(message.amount.amount.currency_code, message.amount.amount.amount_minor)
-    limits = message.limits
-    return Definition(
-        display_name=message.display_name,
-        discount=discount,
-        limits=Limits(
-            total=limits.total if limits.HasField("total") else None,
-            per_customer=limits.per_customer if limits.HasField("per_customer") else None,
-        ),
-        start_ms=message.start_time.ToMilliseconds() if message.HasField("start_time") else None,
-        end_ms=message.end_time.ToMilliseconds() if message.HasField("end_time") else None,
-    )
+    return from_message(message, Definition)
+
+
+def definition_violations(message: definition_pb2.CampaignDefinition) -> list[Violation]:
+    """What contradicts itself in a definition, or is not known here; the rules of the protos are asked beside these."""
+    if message.ByteSize() > MAX_DEFINITION_BYTES:
+        return [Violation("definition", f"has {message.ByteSize()} bytes; at most {MAX_DEFINITION_BYTES} are accepted")]
+    return [
+        Violation(f"definition.{violation.field}" if violation.field else "definition", violation.description)
+        for violation in (*_unknown_fields(message, ""), *check(definition(message)))
+    ]
+
+
+def _unknown_fields(message: Message, path: str) -> Iterator[Violation]:
+    """Fields that this release does not know: a rule that is not understood must not be passed over."""
+    unknown = UnknownFieldSet(message)
+    for index in range(len(unknown)):
+        number = unknown[index].field_number
+        yield Violation(path, f"has a field number {number}, which this release does not know; leave it out")
+    for field, value in message.ListFields():
+        if field.message_type is None or field.message_type.full_name.startswith("google.protobuf."):
+            continue
+        for index, part in enumerate(value if field.is_repeated else [value]):
+            here = f"{field.name}[{index}]" if field.is_repeated else field.name
+            yield from _unknown_fields(part, f"{path}.{here}" if path else here)
+
+
+def etag(version: int) -> str:
+    """What UpdateCampaign wants to see again."""
+    return f"v{version}"
+
+
+def etag_version(text: str) -> int | None:
+    """Reads what `etag` wrote; None for none. Raises InvalidRequest."""
+    if not text:
+        return None
+    if not re.fullmatch(r"v[0-9]{1,18}", text):
+        raise InvalidRequest(Violation("etag", "is not one; give Campaign.etag as it was read, or nothing"))
+    return int(text[1:])
 
 
 def campaign_message(status: CampaignStatus) -> campaign_pb2.Campaign:
@@ -190,29 +283,20 @@ def campaign_message(status: CampaignStatus) -> campaign_pb2.Campaign:
     campaign = status.campaign
     return campaign_pb2.Campaign(
         id=campaign.id,
-        definition=_definition_message(campaign.definition),
+        definition=definition_message(campaign.definition),
         version=campaign.version,
         state=STATES[status.state],
         redeemed_count=status.redeemed_count,
         create_time=_timestamp(campaign.create_time_ms),
         pause_reason=status.pause_reason,
+        etag=etag(campaign.version),
     )
 
 
-def _definition_message(value: Definition) -> campaign_pb2.CampaignDefinition:
-    message = campaign_pb2.CampaignDefinition(
-        display_name=value.display_name,
-        limits=campaign_pb2.Limits(total=value.limits.total, per_customer=value.limits.per_customer),
-        start_time=None if value.start_ms is None else _timestamp(value.start_ms),
-        end_time=None if value.end_ms is None else _timestamp(value.end_ms),
-    )
-    match value.discount:
-        case PercentDiscount(basis_points):
-            message.percent.basis_points = basis_points
-        case AmountDiscount(currency_code, amount_minor):
-            message.amount.amount.CopyFrom(money_pb2.Money(currency_code=currency_code, amount_minor=amount_minor))
-        case _:
-            assert_never(value.discount)
+def definition_message(value: Definition) -> definition_pb2.CampaignDefinition:
+    """A definition in its shortest form: two that mean the same are equal."""
+    message = definition_pb2.CampaignDefinition()
+    to_message(value, message)
     return message
 
 

@@ -13,10 +13,14 @@ from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
 from vouchsafe.domain.errors import InvalidRequest, Unavailable, Violation
+from vouchsafe.edge.convert import definition_violations
 from vouchsafe.edge.errors import is_known, status_of
+from vouchsafe.v1.campaign_service_pb2 import CreateCampaignRequest, UpdateCampaignRequest
 
 PACKAGE = "/vouchsafe."
 LARGE_MESSAGE_BYTES = 4_096
+LARGE_DEFINITION_BYTES = 16_384
+WITH_DEFINITION = (CreateCampaignRequest, UpdateCampaignRequest)
 TOLD_VIOLATIONS = 20
 
 log = structlog.get_logger()
@@ -75,14 +79,19 @@ class Guard(grpc.aio.ServerInterceptor):
         except DecodeError:
             raise InvalidRequest(Violation("request", "is not a message of the type that the method takes")) from None
         # A large message may break more rules than there is time to collect, or room to tell.
-        violations = self._validator.collect_violations(request, fail_fast=len(data) > LARGE_MESSAGE_BYTES)
+        has_definition = isinstance(request, WITH_DEFINITION)
+        large = LARGE_DEFINITION_BYTES if has_definition else LARGE_MESSAGE_BYTES
+        violations = [
+            Violation(field_path(violation.proto.field), violation.proto.message or violation.proto.rule_id)
+            for violation in self._validator.collect_violations(request, fail_fast=len(data) > large)
+        ]
+        if has_definition:
+            violations += definition_violations(request.definition)
+        if len(violations) > TOLD_VIOLATIONS:
+            untold = len(violations) - TOLD_VIOLATIONS
+            violations[TOLD_VIOLATIONS:] = [Violation("request", f"breaks {untold} more rules; mend these first")]
         if violations:
-            raise InvalidRequest(
-                *(
-                    Violation(field_path(violation.proto.field), violation.proto.message or violation.proto.rule_id)
-                    for violation in violations[:TOLD_VIOLATIONS]
-                )
-            )
+            raise InvalidRequest(*violations)
         return request
 
 

@@ -23,11 +23,9 @@ class RedemptionServicer(RedemptionServiceServicer):
     use_case: Redeem  # set before the first call is let through
 
     async def Validate(self, request: pb.ValidateRequest, context: Context) -> pb.ValidateResponse:
-        """Whether the code could be redeemed now."""
-        outcome = await self.use_case.validate(convert.redeem_request(request))
-        if isinstance(outcome, Refusal):
-            return pb.ValidateResponse(refusal=convert.refusal_message(outcome))
-        return pb.ValidateResponse(offer=convert.offer_message(outcome))
+        """Whether the codes could be redeemed now."""
+        validation = await self.use_case.validate(convert.redeem_request(request), explain=request.explain)
+        return convert.validation_message(validation)
 
     async def ValidateAndRedeem(
         self, request: pb.ValidateAndRedeemRequest, context: Context

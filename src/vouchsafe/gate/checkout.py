@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from vouchsafe.domain.campaign import Campaign, CodeEntry
 from vouchsafe.domain.errors import RequestIdReused, Unavailable
 from vouchsafe.domain.reasons import Reason, Refusal
 from vouchsafe.domain.redemption import Claim, Event, Position, Redemption
+from vouchsafe.domain.rules import ALWAYS
 from vouchsafe.gate.connection import Command, Connection, function_call
 from vouchsafe.gate.gate import Gate, decode_status, describe_call
 from vouchsafe.gate.lanes import Function, Lane
@@ -18,18 +21,32 @@ from vouchsafe.gate.outbox import event_from_fields
 from vouchsafe.settings import Settings
 
 
-@dataclass(frozen=True, slots=True)
 class Attempt:
-    """One item to decide: what it would take, the code's own limit, and what the campaign's rules object to."""
+    """One item to decide: what it would take, the code's own limit, and what the campaign's rules object to, true in
+    [from_ms, until_ms) by the gate's clock."""
 
-    claim: Claim
-    code_use_limit: int | None
-    objection: Refusal | None
+    __slots__ = ("body", "claim", "code_use_limit", "digest", "from_ms", "objection", "until_ms")
+
+    def __init__(
+        self,
+        claim: Claim,
+        code_use_limit: int | None,
+        objection: Refusal | None,
+        from_ms: int = ALWAYS[0],
+        until_ms: int = ALWAYS[1],
+    ) -> None:
+        self.claim = claim
+        self.code_use_limit = code_use_limit
+        self.objection = objection
+        self.from_ms = from_ms
+        self.until_ms = until_ms
+        self.body = claim.to_json()
+        self.digest = zlib.crc32(self.body)
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """This order has redeemed this code already with the same contents: the redemption that stands."""
+    """The redemption that stands: this request has taken it before, or this order with the same contents has."""
 
     position: Position
 
@@ -40,11 +57,17 @@ class Stale:
 
 
 @dataclass(frozen=True, slots=True)
+class Moved:
+    """By the gate's clock, what was judged is not true now; nothing was decided. The clock is set right already."""
+
+
+@dataclass(frozen=True, slots=True)
 class Redeemable:
     """Nothing speaks against it, now."""
 
 
 STALE: Final = Stale()
+MOVED: Final = Moved()
 REDEEMABLE: Final = Redeemable()
 
 
@@ -73,6 +96,10 @@ class Checkout:
         """Answers what waits, then closes the connection."""
         await self._lane.close()
 
+    def now_ms(self) -> int:
+        """What the gate's clock says, within a round trip."""
+        return self._gate.clock.now_ms()
+
     async def resolve(self, code: str) -> CodeEntry | None:
         """Where a code leads, or None when no campaign has it."""
         return await self._lane.submit(self._resolve, self._gate.partition_of(code), code)
@@ -91,11 +118,11 @@ class Checkout:
         if home != self._gate.partition_of(claim.campaign_id):
             await self._lane.submit(self._claim, home, claim)
 
-    async def redeem(self, attempt: Attempt) -> Redemption | Refusal | Standing | Stale:
+    async def redeem(self, attempt: Attempt) -> Redemption | Refusal | Standing | Stale | Moved:
         """Decides in one atomic step, and takes the use if nothing speaks against it. Raises RequestIdReused."""
         return await self._lane.submit(self._redeem, self._gate.partition_of(attempt.claim.campaign_id), attempt)
 
-    async def validate(self, attempt: Attempt) -> Redeemable | Refusal | Stale:
+    async def validate(self, attempt: Attempt) -> Redeemable | Refusal | Stale | Moved:
         """What `redeem` would decide now. Takes nothing; looks at no request id."""
         return await self._lane.submit(self._validate, self._gate.partition_of(attempt.claim.campaign_id), attempt)
 
@@ -128,7 +155,7 @@ class Checkout:
         args: list[bytes | str | int] = [token, self._ttl_ms, len(campaigns), *campaigns]
         for attempt in attempts:
             claim = attempt.claim
-            args += (campaigns[claim.campaign_id], *_item(attempt), claim.discount_minor, claim.to_json())
+            args += (campaigns[claim.campaign_id], *_item(attempt), attempt.digest, attempt.body)
         requests = [keys.request(attempt.claim.request_id) for attempt in attempts]
         return function_call("redeem", [keys.meta, keys.outbox, *campaign_keys, *requests], args)
 
@@ -159,31 +186,35 @@ class Checkout:
 
     def _decode_redeem(
         self, partition: int, attempt: Attempt, answer: bytes
-    ) -> Redemption | Refusal | Standing | Stale:
-        kind, *rest = answer.decode().split(" ")
+    ) -> Redemption | Refusal | Standing | Stale | Moved:
+        kind, _, text = answer.decode().partition(" ")
+        rest = text.split(" ")
         match kind:
             case "R":
-                place, at_ms, version, discount = rest
-                # The request is the same, so of its claim only what the definition gives can differ.
-                claim = replace(attempt.claim, campaign_version=int(version), discount_minor=int(discount))
-                return Redemption(_position(partition, place), int(at_ms), claim)
+                place, at_ms, digest = rest
+                position = _position(partition, place)
+                # A repetition may have been judged by another version of the definition; the first one stands.
+                if int(digest) != attempt.digest:
+                    return Standing(position)
+                return Redemption(position, int(at_ms), attempt.claim)
             case "D":
                 return Standing(_position(partition, rest[0]))
             case _:
-                return self._decode_other(partition, attempt, kind, rest)
+                return self._decode_other(partition, attempt, kind, text)
 
-    def _decode_validate(self, partition: int, attempt: Attempt, answer: bytes) -> Redeemable | Refusal | Stale:
-        kind, *rest = answer.decode().split(" ")
-        return REDEEMABLE if kind == "V" else self._decode_other(partition, attempt, kind, rest)
+    def _decode_validate(self, partition: int, attempt: Attempt, answer: bytes) -> Redeemable | Refusal | Stale | Moved:
+        kind, _, text = answer.decode().partition(" ")
+        return REDEEMABLE if kind == "V" else self._decode_other(partition, attempt, kind, text)
 
-    def _decode_other(self, partition: int, attempt: Attempt, kind: str, rest: list[str]) -> Refusal | Stale:
+    def _decode_other(self, partition: int, attempt: Attempt, kind: str, text: str) -> Refusal | Stale | Moved:
         match kind:
             case "N":
-                reason, *pairs = rest
-                metadata = dict(_metadata(partition, pair) for pair in pairs)
-                return Refusal(Reason(int(reason)), attempt.claim.code, metadata)
+                return _decode_refusal(partition, attempt.claim.code, text)
             case "S":
                 return STALE
+            case "T":
+                self._gate.clock.set(int(text))
+                return MOVED
             case "X":
                 raise _reused(attempt.claim)
             case "U":
@@ -196,20 +227,30 @@ def _position(partition: int, place: str) -> Position:
     return Position.parse(f"r{partition:02}-{place}")
 
 
-def _metadata(partition: int, pair: str) -> tuple[str, str]:
-    """A number behind a refusal, in the words of the interface."""
-    name, value = pair.split("=", 1)
-    match name:
-        case "start_ms" | "end_ms":
-            time = datetime.fromtimestamp(int(value) / 1000, UTC)
-            return name.replace("_ms", "_time"), time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        case "place":
-            return "redemption_id", str(_position(partition, value))
-        case _:
-            return name, value
+def _decode_refusal(partition: int, code: str, text: str) -> Refusal:
+    """A refusal as redeem.lua has it: the caller's own in JSON, the gate's as pairs."""
+    number, _, rest = text.partition(" ")
+    if rest.startswith("{"):
+        words = _read_words(rest)
+        return Refusal(Reason(int(number)), code, words.metadata, words.message)
+    pairs = dict(pair.split("=", 1) for pair in rest.split(" ")) if rest else {}
+    if "place" in pairs:
+        return Refusal(Reason(int(number)), code, {"redemption_id": str(_position(partition, pairs["place"]))})
+    return Refusal(Reason(int(number)), code, pairs)
 
 
-def _item(attempt: Attempt) -> tuple[str | int, ...]:
+class _Words(msgspec.Struct, frozen=True):
+    """What a refusal says beside its reason."""
+
+    metadata: Mapping[str, str]
+    message: str
+
+
+_read_words = msgspec.json.Decoder(_Words).decode
+_write_words = msgspec.json.Encoder().encode
+
+
+def _item(attempt: Attempt) -> tuple[bytes | str | int, ...]:
     """The fields of an item that redeem and validate share, after the index of its campaign."""
     claim = attempt.claim
     return (
@@ -220,17 +261,22 @@ def _item(attempt: Attempt) -> tuple[str | int, ...]:
         attempt.code_use_limit or 0,
         f"{claim.order_id} {claim.code}",
         "" if attempt.objection is None else _encode_refusal(attempt.objection),
+        attempt.from_ms,
+        attempt.until_ms,
     )
 
 
-def _encode_refusal(refusal: Refusal) -> str:
-    return " ".join(("N", str(refusal.reason.value), *(f"{key}={value}" for key, value in refusal.metadata.items())))
+def _encode_refusal(refusal: Refusal) -> bytes:
+    words = _write_words(_Words(refusal.metadata, refusal.own_message))
+    return b"N %d %b" % (refusal.reason.value, words)
 
 
 def _decode_resolve(_partition: int, code: str, entry: bytes | None) -> CodeEntry | None:
     if entry is None:
         return None
-    use_limit, campaign_id = entry.decode().split(" ")
+    use_limit, campaign_id, *given = entry.decode().split(" ")
+    if given:
+        return CodeEntry(code, campaign_id, int(use_limit) or None, given[0], int(given[1]))
     return CodeEntry(code, campaign_id, int(use_limit) or None)
 
 

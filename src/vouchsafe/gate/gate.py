@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,22 @@ from vouchsafe.settings import Settings
 REQUIRED_CONFIG = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
 
 
+class Clock:
+    """The gate's clock as of its last answer, carried on by this process's own steady one. What is judged by it, the
+    gate holds against its own."""
+
+    def __init__(self) -> None:
+        self._ahead_ms = 0
+
+    def set(self, now_ms: int) -> None:
+        """The gate has just said what time it is."""
+        self._ahead_ms = now_ms - time.monotonic_ns() // 1_000_000
+
+    def now_ms(self) -> int:
+        """Milliseconds since 1970 UTC, within a round trip of what the gate would say."""
+        return self._ahead_ms + time.monotonic_ns() // 1_000_000
+
+
 class Gate:
     """Every method raises Unavailable when Valkey is out of reach, or when the partition in question is not open."""
 
@@ -32,6 +49,7 @@ class Gate:
         self._tokens: dict[int, tuple[str, int]] = {}
         self._connection = Connection(settings.valkey_url, settings.gate_timeout_ms)
         self._lock = asyncio.Lock()
+        self.clock = Clock()
 
     @classmethod
     async def connect(cls, settings: Settings, partitions: int) -> Gate:
@@ -84,7 +102,10 @@ class Gate:
         token = f"{installation}:{epoch}"
         keys = self._keys[partition]
         async with self._lock:
-            standing, stream = await self._connection.execute([("GET", keys.meta), ("XINFO", "STREAM", keys.outbox)])
+            standing, stream, now = await self._connection.execute(
+                [("GET", keys.meta), ("XINFO", "STREAM", keys.outbox), ("TIME",)]
+            )
+        self.clock.set(int(now[0]) * 1000 + int(now[1]) // 1000)
         if standing != token.encode() or _last_id(stream) < offset:
             self._tokens.pop(partition, None)
             return False
@@ -118,13 +139,13 @@ class Gate:
         """
         keys, token = self.keys_and_token(self.partition_of(campaign.id))
         definition = campaign.definition
-        bounds = (definition.start_ms, definition.end_ms, definition.limits.total, definition.limits.per_customer)
+        limits = definition.limits
         args = [
             token,
             campaign.version,
             definition.to_json(),
             campaign.create_time_ms,
-            *("" if bound is None else bound for bound in bounds),
+            *("" if limit is None else limit for limit in (limits.total, limits.per_customer)),
             "active",
             "",
         ]
@@ -135,7 +156,8 @@ class Gate:
         by_partition: dict[int, list[str]] = {}
         for entry in entries:
             flat = by_partition.setdefault(self.partition_of(entry.code), [])
-            flat += (entry.code, f"{entry.use_limit or 0} {entry.campaign_id}")
+            holder = f" {entry.holder_id} {entry.assign_time_ms}" if entry.holder_id else ""
+            flat += (entry.code, f"{entry.use_limit or 0} {entry.campaign_id}{holder}")
         calls = []
         for partition, flat in by_partition.items():
             keys, token = self.keys_and_token(partition)

@@ -35,7 +35,8 @@ class Keys:
 
     @cached_property
     def codes(self) -> str:
-        """Hash: code -> "<use limit, 0 for none> <campaign id>", for the codes that belong to this partition."""
+        """Hash: code -> "<use limit, 0 for none> <campaign id>", followed by " <holder> <when in ms>" for a code that
+        was given to a customer; for the codes that belong to this partition."""
         return f"{self._tag}:codes"
 
     def request(self, request_id: str) -> str:
@@ -43,7 +44,7 @@ class Keys:
         return f"{self._tag}:request:{request_id}"
 
     def campaign(self, campaign_id: str) -> str:
-        """Hash: definition, version, state, window, limits and the counter of uses."""
+        """Hash: definition, version, state, limits and the counter of uses."""
         return f"{self._tag}:campaign:{campaign_id}"
 
     def customers(self, campaign_id: str) -> str:

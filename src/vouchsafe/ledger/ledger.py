@@ -6,15 +6,17 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
+import msgspec
 from asyncpg.pool import PoolConnectionProxy
 
 from vouchsafe.domain.campaign import Campaign, CampaignState, CodeEntry, Definition
 from vouchsafe.domain.errors import AlreadyExists, Misconfigured, VouchsafeError
+from vouchsafe.domain.pricing import Discount
 from vouchsafe.domain.redemption import Claim, Event, EventKind, Position, Redemption, StreamId
 from vouchsafe.ledger.connection import (
     Rejected,
@@ -165,12 +167,24 @@ class Ledger:
             row = await connection.fetchrow(SQL["create_campaign"], campaign_id, definition.to_json())
             if row is None:
                 raise AlreadyExists(f"there is a campaign {campaign_id} already")
-            created = await connection.fetch(SQL["create_codes"], campaign_id, names, limits)
+            holders = [entry.holder_id for entry in codes]
+            times = [None if entry.assign_time_ms is None else _time(entry.assign_time_ms) for entry in codes]
+            created = await connection.fetch(SQL["create_codes"], campaign_id, names, limits, holders, times)
             if len(created) < len(codes):
                 free = {record["code"] for record in created}
                 taken = next(name for name in names if name not in free)
                 raise AlreadyExists(f"the code {taken} belongs to another campaign")
             return _campaign(row)
+
+    async def taken_codes(self, codes: Sequence[str]) -> list[str]:
+        """Which of these codes exist already, in order."""
+        return [row["code"] for row in await self._fetch("taken_codes", codes)]
+
+    async def update_campaign(self, campaign_id: str, definition: Definition, version: int | None) -> Campaign | None:
+        """Puts a definition in the place of this version, or of whatever stands with None. None: there is no such
+        campaign, or it is at another version."""
+        row = await self._fetchrow("update_campaign", campaign_id, definition.to_json(), version)
+        return _campaign(row) if row else None
 
     async def get_campaign(self, campaign_id: str) -> Campaign | None:
         """A definition, or None."""
@@ -188,7 +202,7 @@ class Ledger:
 
     async def codes_of(self, campaign_id: str, after: str, limit: int) -> list[CodeEntry]:
         """At most `limit` codes of a campaign in order, from behind `after` on ("" to begin)."""
-        return [CodeEntry(*row) for row in await self._fetch("codes_of", campaign_id, after, limit)]
+        return [_code(row) for row in await self._fetch("codes_of", campaign_id, after, limit)]
 
     async def mark_published(self, campaign_id: str, version: int) -> None:
         """Notes that the gate has this version or a later one."""
@@ -201,8 +215,10 @@ class Ledger:
         row = await self._fetchrow("get_redemption", str(position))
         if row is None:
             return None
-        claim = Claim(**{field.name: row[field.name] for field in fields(Claim)})
-        return Redemption(position, _milliseconds(row["redeemed_at"]), claim)
+        values = {name: row[name] for name in Claim.__struct_fields__ if name != "discount"}
+        minor, told = row["discount_minor"], row["discount"]
+        discount = Discount(minor, minor) if told is None else _discount(told)
+        return Redemption(position, _milliseconds(row["redeemed_at"]), Claim(discount=discount, **values))
 
     async def count_redemptions(self, campaign_id: str) -> int:
         """How many redemptions of a campaign the ledger holds."""
@@ -263,6 +279,20 @@ def _partition_state(row: asyncpg.Record) -> PartitionState:
 def _campaign(row: asyncpg.Record) -> Campaign:
     definition = Definition.from_json(row["definition"])
     return Campaign(row["id"], row["version"], definition, _milliseconds(row["created_at"]))
+
+
+def _code(row: asyncpg.Record) -> CodeEntry:
+    assigned_at = row["assigned_at"]
+    return CodeEntry(
+        row["code"],
+        row["campaign_id"],
+        row["use_limit"],
+        row["holder_id"],
+        None if assigned_at is None else _milliseconds(assigned_at),
+    )
+
+
+_discount = msgspec.json.Decoder(Discount).decode
 
 
 def _time(ms: int) -> datetime:

@@ -51,12 +51,23 @@ returning id, version, definition, created_at;
 
 -- name: create_codes
 -- Answers the codes that were free. Sorted, so that two campaigns with the same codes cannot wait for each other.
-insert into codes (code, campaign_id, use_limit)
-select c.code, $1, c.use_limit
-from unnest($2::text[], $3::bigint[]) as c (code, use_limit)
+insert into codes (code, campaign_id, use_limit, holder_id, assigned_at)
+select c.code, $1, c.use_limit, c.holder_id, c.assigned_at
+from unnest($2::text[], $3::bigint[], $4::text[], $5::timestamptz[]) as c (code, use_limit, holder_id, assigned_at)
 order by c.code
 on conflict do nothing
 returning code;
+
+-- name: taken_codes
+-- Which of these codes exist, in order.
+select code from codes where code = any($1::text[]) order by code;
+
+-- name: update_campaign
+-- Puts a definition in the place of version $3, or of any version with null for $3. Answers nothing when there is no
+-- such campaign, or it is at another version.
+update campaigns set definition = $2, version = version + 1
+where id = $1 and version = coalesce($3, version)
+returning id, version, definition, created_at;
 
 -- name: get_campaign
 -- A definition by its id.
@@ -82,7 +93,7 @@ limit $1;
 
 -- name: codes_of
 -- A page of a campaign's codes, from behind $2 on.
-select code, campaign_id, use_limit
+select code, campaign_id, use_limit, holder_id, assigned_at
 from codes
 where campaign_id = $1 and code > $2
 order by code
@@ -114,15 +125,16 @@ with moved as (
 ), redeemed as (
     insert into redemptions (
         partition, epoch, event_ms, event_seq, redeemed_at, request_id, fingerprint, campaign_id, campaign_version, code,
-        customer_id, order_id, currency_code, order_amount_minor, discount_minor
+        customer_id, order_id, currency_code, order_amount_minor, discount_minor, discount
     )
     select
         w.partition, w.epoch, w.ms, w.seq, w.at, c.request_id, c.fingerprint, c.campaign_id, c.campaign_version, c.code,
-        c.customer_id, c.order_id, c.currency_code, c.order_amount_minor, c.discount_minor
+        c.customer_id, c.order_id, c.currency_code, c.order_amount_minor,
+        coalesce((c.discount ->> 'applied_minor')::bigint, c.discount_minor), c.discount
     from written as w
     cross join json_to_record(w.body) as c (
         request_id text, fingerprint text, campaign_id text, campaign_version bigint, code text, customer_id text,
-        order_id text, currency_code text, order_amount_minor bigint, discount_minor bigint
+        order_id text, currency_code text, order_amount_minor bigint, discount_minor bigint, discount json
     )
     where w.kind = 'redeemed'
 ), stated as (

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vouchsafe.domain.campaign import CampaignStatus, CodeEntry, Definition
-from vouchsafe.domain.errors import NotFound, Unavailable
+from vouchsafe.domain.campaign import Campaign, CampaignStatus, CodeEntry, Definition
+from vouchsafe.domain.errors import AlreadyExists, Changed, NotFound, Unavailable
 from vouchsafe.gate.gate import Gate
 from vouchsafe.ledger.ledger import Ledger
 from vouchsafe.service.recover import publish
@@ -42,6 +42,35 @@ class Campaigns:
         campaign = await self._ledger.create_campaign(campaign_id, definition, codes)
         await publish(self._gate, self._ledger, campaign)
         return await self.get(campaign_id)
+
+    async def check_new(self, campaign_id: str, codes: Sequence[CodeEntry]) -> None:
+        """Raises AlreadyExists when a campaign of this id and these codes cannot be created."""
+        if await self._ledger.get_campaign(campaign_id) is not None:
+            raise AlreadyExists(f"there is a campaign {campaign_id} already")
+        if taken := await self._ledger.taken_codes([entry.code for entry in codes]):
+            raise AlreadyExists(f"the code {taken[0]} belongs to another campaign")
+
+    async def update(self, campaign_id: str, definition: Definition, version: int | None) -> CampaignStatus:
+        """Puts a new definition in the place of this version, or of whatever stands with None. Once this returns, every
+        later decision is made by it. Raises NotFound, Changed.
+
+        After Unavailable it may stand already; the gate gets it by itself then.
+        """
+        campaign = await self._ledger.update_campaign(campaign_id, definition, version)
+        if campaign is None:
+            await self.check_version(campaign_id, version)
+            raise Changed(f"campaign {campaign_id} has just been changed; read it again")
+        await publish(self._gate, self._ledger, campaign)
+        return await self.get(campaign_id)
+
+    async def check_version(self, campaign_id: str, version: int | None) -> Campaign:
+        """The campaign's definition as it stands. Raises NotFound, and Changed when it is not at this version."""
+        campaign = await self._ledger.get_campaign(campaign_id)
+        if campaign is None:
+            raise NotFound(f"there is no campaign {campaign_id}")
+        if version not in (None, campaign.version):
+            raise Changed(f"campaign {campaign_id} has changed since its etag was read; read it again")
+        return campaign
 
     async def get(self, campaign_id: str) -> CampaignStatus:
         """A campaign with its state and count as of now. Raises NotFound."""

@@ -2,48 +2,58 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
-from vouchsafe.domain.campaign import Campaign, CodeEntry
-from vouchsafe.domain.discount import discount_minor
+from vouchsafe.domain.combine import Applied, Candidate, Combination, Coverage
 from vouchsafe.domain.errors import NotFound, Unavailable
-from vouchsafe.domain.order import Customer, Order
-from vouchsafe.domain.reasons import Reason, Refusal
+from vouchsafe.domain.evaluator import TraceEntry
+from vouchsafe.domain.pricing import Discount
+from vouchsafe.domain.reasons import Refusal
 from vouchsafe.domain.redemption import Claim, EventKind, Position, Redemption
-from vouchsafe.gate.checkout import Attempt, Checkout, Stale, Standing
+from vouchsafe.gate.checkout import Attempt, Checkout, Moved, Stale, Standing
 from vouchsafe.ledger.ledger import Ledger
+from vouchsafe.service.judge import Judge, RedeemRequest
 
-# A definition may change between reading and deciding; more often than this in a row, something is wrong.
+# A definition may change between reading and deciding, and so may the answer of the clock; more often than this in a
+# row, something is wrong.
 MAX_ROUNDS = 5
-CACHED_CODES = 100_000
-CACHED_CAMPAIGNS = 10_000
-
-Value = TypeVar("Value")
-
-
-@dataclass(frozen=True, slots=True)
-class RedeemRequest:
-    """What a checkout asks. `code` is normalised; `fingerprint` is 32 hex digits over everything but the request id."""
-
-    request_id: str
-    fingerprint: str
-    code: str
-    customer: Customer
-    order: Order
+NOTHING = Discount(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
     """What a redemption would give now. Amounts in minor units of `currency_code`."""
 
-    code: str
-    campaign_id: str
-    campaign_version: int
+    applied: tuple[Applied, ...]
     currency_code: str
     order_amount_minor: int
-    discount_minor: int
+    is_best: bool | None
+
+    @property
+    def discount_minor(self) -> int:
+        """What all codes take off."""
+        return sum(applied.discount.applied_minor for applied in self.applied)
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What was looked at for one code; `candidate` is None when no campaign has it."""
+
+    code: str
+    candidate: Candidate | None
+    entries: Sequence[TraceEntry]
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """Whether the codes could be redeemed, with the reasons for those that could not."""
+
+    outcome: Offer | Refusal
+    inapplicable: tuple[Refusal, ...] = ()
+    skipped: tuple[Refusal, ...] = ()
+    traces: tuple[Trace, ...] = ()
 
 
 class Redeem:
@@ -52,8 +62,7 @@ class Redeem:
     def __init__(self, checkout: Checkout, ledger: Ledger) -> None:
         self._checkout = checkout
         self._ledger = ledger
-        self._codes = _Cache[CodeEntry](CACHED_CODES)
-        self._campaigns = _Cache[Campaign](CACHED_CAMPAIGNS)
+        self._judge = Judge(checkout)
 
     async def redeem(self, request: RedeemRequest) -> Redemption | Refusal:
         """Takes the use, or says why not. Raises RequestIdReused.
@@ -61,49 +70,54 @@ class Redeem:
         Repeating a request gives its first answer again. The one exception is an unknown code: no campaign decides
         it, so nothing remembers it.
         """
-        entry = await self._resolve(request.code)
-        if entry is None:
-            return Refusal(Reason.CODE_UNKNOWN, request.code)
+        entries, unknown = await self._judge.resolve(request.codes)
+        if unknown:
+            return unknown[0]
         claimed = False
         for _ in range(MAX_ROUNDS):
-            attempt = await self._attempt(request, entry)
+            (candidate,) = await self._judge.candidates(entries)
+            combination = self._judge.combine(request, [candidate])
+            attempt = self._attempt(request, candidate, combination)
             if not claimed:
                 await self._checkout.claim(attempt.claim)
                 claimed = True
             answer = await self._checkout.redeem(attempt)
-            match answer:
-                case Stale():
-                    self._campaigns.discard(entry.campaign_id)
-                case Standing(position):
-                    return await self.get(position)
-                case _:
-                    return answer
-        raise Unavailable(f"the definition of campaign {entry.campaign_id} keeps changing; try again")
+            if isinstance(answer, Standing):
+                return await self.get(answer.position)
+            if isinstance(answer, Stale | Moved):
+                self._must_judge_again([attempt], [answer])
+                continue
+            return answer
+        raise Unavailable("the campaign keeps changing; try again")
 
-    async def validate(self, request: RedeemRequest) -> Offer | Refusal:
-        """What `redeem` would answer now. Takes nothing; the request id is not looked at."""
-        entry = await self._resolve(request.code)
-        if entry is None:
-            return Refusal(Reason.CODE_UNKNOWN, request.code)
-        for _ in range(MAX_ROUNDS):
-            attempt = await self._attempt(request, entry)
-            answer = await self._checkout.validate(attempt)
-            match answer:
-                case Stale():
-                    self._campaigns.discard(entry.campaign_id)
-                case Refusal():
-                    return answer
-                case _:
-                    claim = attempt.claim
-                    return Offer(
-                        code=claim.code,
-                        campaign_id=claim.campaign_id,
-                        campaign_version=claim.campaign_version,
-                        currency_code=claim.currency_code,
-                        order_amount_minor=claim.order_amount_minor,
-                        discount_minor=claim.discount_minor,
-                    )
-        raise Unavailable(f"the definition of campaign {entry.campaign_id} keeps changing; try again")
+    async def validate(self, request: RedeemRequest, *, explain: bool = False) -> Validation:
+        """What redeeming would answer now. Takes nothing; the request id is not looked at."""
+        entries, unknown = await self._judge.resolve(request.codes)
+        refused = {refusal.code: refusal for refusal in unknown}
+        rounds = 0
+        while rounds < MAX_ROUNDS:
+            rounds += 1
+            candidates = await self._judge.candidates(entries)
+            traces: dict[str, list[TraceEntry]] | None = {} if explain else None
+            asked = [candidate for candidate in candidates if candidate.code.code not in refused]
+            combination = self._judge.combine(request, asked, traces)
+            skipped = {refusal.code for refusal in combination.skipped}
+            attempts = [
+                self._attempt(request, candidate, combination)
+                for candidate in asked
+                if candidate.code.code not in skipped
+            ]
+            answers = await asyncio.gather(*map(self._checkout.validate, attempts))
+            if self._must_judge_again(attempts, answers):
+                continue
+            told = {answer.code: answer for answer in answers if isinstance(answer, Refusal)}
+            refused |= told
+            if len(told) > len(combination.inapplicable):
+                # What the gate refuses takes no part any more, and what it was in the way of gets its turn.
+                rounds = 0
+                continue
+            return _validation(request, candidates, combination, refused, traces)
+        raise Unavailable("a campaign keeps changing; try again")
 
     async def get(self, position: Position) -> Redemption:
         """The redemption at a position. Raises NotFound.
@@ -123,56 +137,54 @@ class Redeem:
             return redemption
         raise unavailable or NotFound(f"there is no redemption {position}")
 
-    async def _resolve(self, code: str) -> CodeEntry | None:
-        entry = self._codes.get(code)
-        if entry is None:
-            entry = await self._checkout.resolve(code)
-            # A code leads to its campaign for ever. One that is used once is not worth keeping.
-            if entry is not None and entry.use_limit is None:
-                self._codes.put(code, entry)
-        return entry
+    def _must_judge_again(self, attempts: Sequence[Attempt], answers: Sequence[object]) -> bool:
+        """Whether the gate decided nothing, because a definition has changed or the time is another."""
+        stale = [
+            attempt.claim.campaign_id
+            for attempt, answer in zip(attempts, answers, strict=True)
+            if isinstance(answer, Stale)
+        ]
+        self._judge.forget(stale)
+        return bool(stale) or any(isinstance(answer, Moved) for answer in answers)
 
-    async def _attempt(self, request: RedeemRequest, entry: CodeEntry) -> Attempt:
-        campaign = self._campaigns.get(entry.campaign_id)
-        if campaign is None:
-            campaign = await self._checkout.definition(entry.campaign_id)
-            if campaign is None:
-                raise Unavailable(f"campaign {entry.campaign_id} is being published; try again")
-            self._campaigns.put(campaign.id, campaign)
-        discount = discount_minor(campaign.definition, request.order, request.code)
-        objection = discount if isinstance(discount, Refusal) else None
+    def _attempt(self, request: RedeemRequest, candidate: Candidate, combination: Combination) -> Attempt:
+        """What the rules say of one code, for the gate to add what it knows."""
+        campaign, entry = candidate.evaluator.campaign, candidate.code
+        code = entry.code
+        discount = next((one.discount for one in combination.applied if one.candidate is candidate), NOTHING)
         claim = Claim(
             request_id=request.request_id,
             fingerprint=request.fingerprint,
             campaign_id=campaign.id,
             campaign_version=campaign.version,
-            code=request.code,
+            code=code,
             customer_id=request.customer.id,
             order_id=request.order.id,
             currency_code=request.order.currency_code,
             order_amount_minor=request.order.amount_minor,
-            discount_minor=0 if isinstance(discount, Refusal) else discount,
+            discount=discount,
         )
-        return Attempt(claim, entry.use_limit, objection)
+        objection = next((refusal for refusal in combination.inapplicable if refusal.code == code), None)
+        return Attempt(claim, entry.use_limit, objection, combination.from_ms, combination.until_ms)
 
 
-class _Cache(Generic[Value]):
-    """The values used last, bounded in number."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._values: OrderedDict[str, Value] = OrderedDict()
-
-    def get(self, key: str) -> Value | None:
-        value = self._values.get(key)
-        if value is not None:
-            self._values.move_to_end(key)
-        return value
-
-    def put(self, key: str, value: Value) -> None:
-        self._values[key] = value
-        if len(self._values) > self._size:
-            self._values.popitem(last=False)
-
-    def discard(self, key: str) -> None:
-        self._values.pop(key, None)
+def _validation(
+    request: RedeemRequest,
+    candidates: Sequence[Candidate],
+    combination: Combination,
+    refused: Mapping[str, Refusal],
+    traces: Mapping[str, Sequence[TraceEntry]] | None,
+) -> Validation:
+    inapplicable = tuple(refused[code] for code in request.codes if code in refused)
+    reasons = (*inapplicable, *combination.skipped)
+    outcome: Offer | Refusal
+    if reasons and (request.combining.coverage is Coverage.ALL_OR_NOTHING or not combination.applied):
+        outcome = min(reasons, key=lambda refusal: refusal.reason)
+    else:
+        order = request.order
+        outcome = Offer(combination.applied, order.currency_code, order.amount_minor, combination.is_best)
+    by_code = {candidate.code.code: candidate for candidate in candidates}
+    told = (
+        () if traces is None else tuple(Trace(code, by_code.get(code), traces.get(code, ())) for code in request.codes)
+    )
+    return Validation(outcome, inapplicable, combination.skipped, told)

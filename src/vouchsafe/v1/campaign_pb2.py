@@ -22,46 +22,19 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
-from vouchsafe.v1.buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
-from vouchsafe.v1 import money_pb2 as vouchsafe_dot_v1_dot_money__pb2
+from vouchsafe.v1 import definition_pb2 as vouchsafe_dot_v1_dot_definition__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bvouchsafe/v1/campaign.proto\x12\x0cvouchsafe.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18vouchsafe/v1/money.proto\"3\n\x0fPercentDiscount\x12 \n\x0c\x62\x61sis_points\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x01\"\x9b\x01\n\x0e\x41mountDiscount\x12\x88\x01\n\x06\x61mount\x18\x01 \x01(\x0b\x32\x13.vouchsafe.v1.MoneyBc\xbaH`\xba\x01Z\n\x1f\x61mount_discount.amount.positive\x12\x1f\x61mount_minor must be at least 1\x1a\x16this.amount_minor >= 1\xc8\x01\x01\"o\n\x06Limits\x12\"\n\x05total\x18\x01 \x01(\x03\x42\x0e\xbaH\x0b\"\t\x18\x80\xa0\x94\xa5\x8d\x1d(\x01H\x00\x88\x01\x01\x12&\n\x0cper_customer\x18\x02 \x01(\x03\x42\x0b\xbaH\x08\"\x06\x18\xc0\x84=(\x01H\x01\x88\x01\x01\x42\x08\n\x06_totalB\x0f\n\r_per_customer\"\x94\x04\n\x12\x43\x61mpaignDefinition\x12\x32\n\x0c\x64isplay_name\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[^[:cntrl:]]{1,200}$\x12\x30\n\x07percent\x18\x02 \x01(\x0b\x32\x1d.vouchsafe.v1.PercentDiscountH\x00\x12.\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x1c.vouchsafe.v1.AmountDiscountH\x00\x12$\n\x06limits\x18\x04 \x01(\x0b\x32\x14.vouchsafe.v1.Limits\x12\x46\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x16\xbaH\x13\xb2\x01\x10\"\x06\x08\x80\xb2\xf8\x84\x1b\x32\x06\x08\x80\x87\xb5\xc3\x03\x12\x44\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x16\xbaH\x13\xb2\x01\x10\"\x06\x08\x80\xb2\xf8\x84\x1b\x32\x06\x08\x80\x87\xb5\xc3\x03:\xa0\x01\xbaH\x9c\x01\x1a\x99\x01\n#campaign_definition.end_after_start\x12!end_time must be after start_time\x1aO!has(this.start_time) || !has(this.end_time) || this.end_time > this.start_timeB\x11\n\x08\x64iscount\x12\x05\xbaH\x02\x08\x01\"\xe8\x01\n\x08\x43\x61mpaign\x12\n\n\x02id\x18\x01 \x01(\t\x12\x34\n\ndefinition\x18\x02 \x01(\x0b\x32 .vouchsafe.v1.CampaignDefinition\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12*\n\x05state\x18\x04 \x01(\x0e\x32\x1b.vouchsafe.v1.CampaignState\x12\x16\n\x0eredeemed_count\x18\x05 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cpause_reason\x18\x07 \x01(\t*\x9d\x01\n\rCampaignState\x12\x1e\n\x1a\x43\x41MPAIGN_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43\x41MPAIGN_STATE_SCHEDULED\x10\x14\x12\x19\n\x15\x43\x41MPAIGN_STATE_ACTIVE\x10\x1e\x12\x19\n\x15\x43\x41MPAIGN_STATE_PAUSED\x10(\x12\x18\n\x14\x43\x41MPAIGN_STATE_ENDED\x10\x32\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bvouchsafe/v1/campaign.proto\x12\x0cvouchsafe.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dvouchsafe/v1/definition.proto\"\xf6\x01\n\x08\x43\x61mpaign\x12\n\n\x02id\x18\x01 \x01(\t\x12\x34\n\ndefinition\x18\x02 \x01(\x0b\x32 .vouchsafe.v1.CampaignDefinition\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12*\n\x05state\x18\x04 \x01(\x0e\x32\x1b.vouchsafe.v1.CampaignState\x12\x16\n\x0eredeemed_count\x18\x05 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cpause_reason\x18\x07 \x01(\t\x12\x0c\n\x04\x65tag\x18\x08 \x01(\t*\x9d\x01\n\rCampaignState\x12\x1e\n\x1a\x43\x41MPAIGN_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43\x41MPAIGN_STATE_SCHEDULED\x10\x14\x12\x19\n\x15\x43\x41MPAIGN_STATE_ACTIVE\x10\x1e\x12\x19\n\x15\x43\x41MPAIGN_STATE_PAUSED\x10(\x12\x18\n\x14\x43\x41MPAIGN_STATE_ENDED\x10\x32\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vouchsafe.v1.campaign_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PERCENTDISCOUNT'].fields_by_name['basis_points']._loaded_options = None
-  _globals['_PERCENTDISCOUNT'].fields_by_name['basis_points']._serialized_options = b'\272H\007\032\005\030\220N(\001'
-  _globals['_AMOUNTDISCOUNT'].fields_by_name['amount']._loaded_options = None
-  _globals['_AMOUNTDISCOUNT'].fields_by_name['amount']._serialized_options = b'\272H`\272\001Z\n\037amount_discount.amount.positive\022\037amount_minor must be at least 1\032\026this.amount_minor >= 1\310\001\001'
-  _globals['_LIMITS'].fields_by_name['total']._loaded_options = None
-  _globals['_LIMITS'].fields_by_name['total']._serialized_options = b'\272H\013\"\t\030\200\240\224\245\215\035(\001'
-  _globals['_LIMITS'].fields_by_name['per_customer']._loaded_options = None
-  _globals['_LIMITS'].fields_by_name['per_customer']._serialized_options = b'\272H\010\"\006\030\300\204=(\001'
-  _globals['_CAMPAIGNDEFINITION'].oneofs_by_name['discount']._loaded_options = None
-  _globals['_CAMPAIGNDEFINITION'].oneofs_by_name['discount']._serialized_options = b'\272H\002\010\001'
-  _globals['_CAMPAIGNDEFINITION'].fields_by_name['display_name']._loaded_options = None
-  _globals['_CAMPAIGNDEFINITION'].fields_by_name['display_name']._serialized_options = b'\272H\031r\0272\025^[^[:cntrl:]]{1,200}$'
-  _globals['_CAMPAIGNDEFINITION'].fields_by_name['start_time']._loaded_options = None
-  _globals['_CAMPAIGNDEFINITION'].fields_by_name['start_time']._serialized_options = b'\272H\023\262\001\020\"\006\010\200\262\370\204\0332\006\010\200\207\265\303\003'
-  _globals['_CAMPAIGNDEFINITION'].fields_by_name['end_time']._loaded_options = None
-  _globals['_CAMPAIGNDEFINITION'].fields_by_name['end_time']._serialized_options = b'\272H\023\262\001\020\"\006\010\200\262\370\204\0332\006\010\200\207\265\303\003'
-  _globals['_CAMPAIGNDEFINITION']._loaded_options = None
-  _globals['_CAMPAIGNDEFINITION']._serialized_options = b'\272H\234\001\032\231\001\n#campaign_definition.end_after_start\022!end_time must be after start_time\032O!has(this.start_time) || !has(this.end_time) || this.end_time > this.start_time'
-  _globals['_CAMPAIGNSTATE']._serialized_start=1228
-  _globals['_CAMPAIGNSTATE']._serialized_end=1385
-  _globals['_PERCENTDISCOUNT']._serialized_start=133
-  _globals['_PERCENTDISCOUNT']._serialized_end=184
-  _globals['_AMOUNTDISCOUNT']._serialized_start=187
-  _globals['_AMOUNTDISCOUNT']._serialized_end=342
-  _globals['_LIMITS']._serialized_start=344
-  _globals['_LIMITS']._serialized_end=455
-  _globals['_CAMPAIGNDEFINITION']._serialized_start=458
-  _globals['_CAMPAIGNDEFINITION']._serialized_end=990
-  _globals['_CAMPAIGN']._serialized_start=993
-  _globals['_CAMPAIGN']._serialized_end=1225
+  _globals['_CAMPAIGNSTATE']._serialized_start=359
+  _globals['_CAMPAIGNSTATE']._serialized_end=516
+  _globals['_CAMPAIGN']._serialized_start=110
+  _globals['_CAMPAIGN']._serialized_end=356
 # @@protoc_insertion_point(module_scope)

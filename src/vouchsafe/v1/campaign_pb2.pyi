@@ -7,7 +7,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
-from vouchsafe.v1 import money_pb2 as _money_pb2
+from vouchsafe.v1 import definition_pb2 as _definition_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -52,141 +52,6 @@ CAMPAIGN_STATE_ENDED: CampaignState.ValueType  # 50
 Global___CampaignState: _TypeAlias = CampaignState  # noqa: Y015
 
 @_typing.final
-class PercentDiscount(_message.Message):
-    """A share off the order's lines."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    BASIS_POINTS_FIELD_NUMBER: _builtins.int
-    basis_points: _builtins.int
-    """Hundredths of a percent, from 1 to 10,000 (100 percent). Rounded half up to the minor unit."""
-    def __init__(
-        self,
-        *,
-        basis_points: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["basis_points", b"basis_points"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___PercentDiscount: _TypeAlias = PercentDiscount  # noqa: Y015
-
-@_typing.final
-class AmountDiscount(_message.Message):
-    """A sum off the order's lines, never more than they come to."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    AMOUNT_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def amount(self) -> _money_pb2.Money:
-        """The sum, at least 1 minor unit. An order in another currency is refused. Required."""
-
-    def __init__(
-        self,
-        *,
-        amount: _money_pb2.Money | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___AmountDiscount: _TypeAlias = AmountDiscount  # noqa: Y015
-
-@_typing.final
-class Limits(_message.Message):
-    """How often a campaign may be used. An unset limit is no limit."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    TOTAL_FIELD_NUMBER: _builtins.int
-    PER_CUSTOMER_FIELD_NUMBER: _builtins.int
-    total: _builtins.int
-    """Uses in all, from 1 to 10^12. Unset: no limit."""
-    per_customer: _builtins.int
-    """Uses by one customer, from 1 to 10^6. Unset: no limit."""
-    def __init__(
-        self,
-        *,
-        total: _builtins.int | None = ...,
-        per_customer: _builtins.int | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_per_customer", b"_per_customer", "_total", b"_total", "per_customer", b"per_customer", "total", b"total"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_per_customer", b"_per_customer", "_total", b"_total", "per_customer", b"per_customer", "total", b"total"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__per_customer: _TypeAlias = _typing.Literal["per_customer"]  # noqa: Y015
-    _WhichOneofArgType__per_customer: _TypeAlias = _typing.Literal["_per_customer", b"_per_customer"]  # noqa: Y015
-    _WhichOneofReturnType__total: _TypeAlias = _typing.Literal["total"]  # noqa: Y015
-    _WhichOneofArgType__total: _TypeAlias = _typing.Literal["_total", b"_total"]  # noqa: Y015
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__per_customer) -> _WhichOneofReturnType__per_customer | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__total) -> _WhichOneofReturnType__total | None: ...
-
-Global___Limits: _TypeAlias = Limits  # noqa: Y015
-
-@_typing.final
-class CampaignDefinition(_message.Message):
-    """What an operator says about a campaign."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
-    PERCENT_FIELD_NUMBER: _builtins.int
-    AMOUNT_FIELD_NUMBER: _builtins.int
-    LIMITS_FIELD_NUMBER: _builtins.int
-    START_TIME_FIELD_NUMBER: _builtins.int
-    END_TIME_FIELD_NUMBER: _builtins.int
-    display_name: _builtins.str
-    """A name for people, 1 to 200 characters, none of them a control character. Required."""
-    @_builtins.property
-    def percent(self) -> Global___PercentDiscount:
-        """A share of the order."""
-
-    @_builtins.property
-    def amount(self) -> Global___AmountDiscount:
-        """A sum off the order."""
-
-    @_builtins.property
-    def limits(self) -> Global___Limits:
-        """How often it may be used. Unset: no limits."""
-
-    @_builtins.property
-    def start_time(self) -> _timestamp_pb2.Timestamp:
-        """The first moment at which it can be used, between the years 2000 and 2200, counted in whole milliseconds.
-        Unset: at once.
-        """
-
-    @_builtins.property
-    def end_time(self) -> _timestamp_pb2.Timestamp:
-        """The first moment at which it can no longer be used, in the same range as start_time. Unset: never."""
-
-    def __init__(
-        self,
-        *,
-        display_name: _builtins.str = ...,
-        percent: Global___PercentDiscount | None = ...,
-        amount: Global___AmountDiscount | None = ...,
-        limits: Global___Limits | None = ...,
-        start_time: _timestamp_pb2.Timestamp | None = ...,
-        end_time: _timestamp_pb2.Timestamp | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "discount", b"discount", "end_time", b"end_time", "limits", b"limits", "percent", b"percent", "start_time", b"start_time"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "discount", b"discount", "display_name", b"display_name", "end_time", b"end_time", "limits", b"limits", "percent", b"percent", "start_time", b"start_time"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_discount: _TypeAlias = _typing.Literal["percent", "amount"]  # noqa: Y015
-    _WhichOneofArgType_discount: _TypeAlias = _typing.Literal["discount", b"discount"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_discount) -> _WhichOneofReturnType_discount | None: ...
-
-Global___CampaignDefinition: _TypeAlias = CampaignDefinition  # noqa: Y015
-
-@_typing.final
 class Campaign(_message.Message):
     """A campaign: its definition, and what the service knows of it."""
 
@@ -199,6 +64,7 @@ class Campaign(_message.Message):
     REDEEMED_COUNT_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     PAUSE_REASON_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The id it was created with."""
     version: _builtins.int
@@ -209,8 +75,10 @@ class Campaign(_message.Message):
     """Uses taken so far, by the counter that decides."""
     pause_reason: _builtins.str
     """Why it is paused, as the operator said. Empty unless paused."""
+    etag: _builtins.str
+    """Changes with every change of the definition; give it to UpdateCampaign."""
     @_builtins.property
-    def definition(self) -> Global___CampaignDefinition:
+    def definition(self) -> _definition_pb2.CampaignDefinition:
         """What the operator said."""
 
     @_builtins.property
@@ -221,16 +89,17 @@ class Campaign(_message.Message):
         self,
         *,
         id: _builtins.str = ...,
-        definition: Global___CampaignDefinition | None = ...,
+        definition: _definition_pb2.CampaignDefinition | None = ...,
         version: _builtins.int = ...,
         state: Global___CampaignState.ValueType = ...,
         redeemed_count: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         pause_reason: _builtins.str = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "definition", b"definition"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "definition", b"definition", "id", b"id", "pause_reason", b"pause_reason", "redeemed_count", b"redeemed_count", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "definition", b"definition", "etag", b"etag", "id", b"id", "pause_reason", b"pause_reason", "redeemed_count", b"redeemed_count", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from vouchsafe.v1 import campaign_pb2 as _campaign_pb2
+from vouchsafe.v1 import definition_pb2 as _definition_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -29,12 +30,16 @@ class CreateCampaignRequest(_message.Message):
     DEFINITION_FIELD_NUMBER: _builtins.int
     SHARED_CODES_FIELD_NUMBER: _builtins.int
     SINGLE_USE_CODES_FIELD_NUMBER: _builtins.int
+    ASSIGNED_CODES_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     campaign_id: _builtins.str
     """The id the campaign shall have: 1 to 63 small letters, digits and hyphens, beginning with a letter or digit.
     Required.
     """
+    validate_only: _builtins.bool
+    """Only checks the definition and the codes, and creates nothing."""
     @_builtins.property
-    def definition(self) -> _campaign_pb2.CampaignDefinition:
+    def definition(self) -> _definition_pb2.CampaignDefinition:
         """What the campaign is. Required."""
 
     @_builtins.property
@@ -47,21 +52,53 @@ class CreateCampaignRequest(_message.Message):
     def single_use_codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Codes that can be used once each, at most 10,000; spelled as shared_codes are."""
 
+    @_builtins.property
+    def assigned_codes(self) -> _containers.RepeatedCompositeFieldContainer[Global___AssignedCode]:
+        """Codes that are given to one customer each and can be used once, at most 10,000."""
+
     def __init__(
         self,
         *,
         campaign_id: _builtins.str = ...,
-        definition: _campaign_pb2.CampaignDefinition | None = ...,
+        definition: _definition_pb2.CampaignDefinition | None = ...,
         shared_codes: _abc.Iterable[_builtins.str] | None = ...,
         single_use_codes: _abc.Iterable[_builtins.str] | None = ...,
+        assigned_codes: _abc.Iterable[Global___AssignedCode] | None = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["definition", b"definition"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "definition", b"definition", "shared_codes", b"shared_codes", "single_use_codes", b"single_use_codes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assigned_codes", b"assigned_codes", "campaign_id", b"campaign_id", "definition", b"definition", "shared_codes", b"shared_codes", "single_use_codes", b"single_use_codes", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateCampaignRequest: _TypeAlias = CreateCampaignRequest  # noqa: Y015
+
+@_typing.final
+class AssignedCode(_message.Message):
+    """A code that is given to a customer. For that customer alone if the campaign asks for its holder_only."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    code: _builtins.str
+    """Spelled as shared_codes are. Required."""
+    customer_id: _builtins.str
+    """Customer.id of the customer. Required."""
+    def __init__(
+        self,
+        *,
+        code: _builtins.str = ...,
+        customer_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "customer_id", b"customer_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AssignedCode: _TypeAlias = AssignedCode  # noqa: Y015
 
 @_typing.final
 class CreateCampaignResponse(_message.Message):
@@ -72,7 +109,7 @@ class CreateCampaignResponse(_message.Message):
     CAMPAIGN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def campaign(self) -> _campaign_pb2.Campaign:
-        """The campaign as created."""
+        """The campaign as created; for validate_only, as it would be."""
 
     def __init__(
         self,
@@ -86,6 +123,66 @@ class CreateCampaignResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateCampaignResponse: _TypeAlias = CreateCampaignResponse  # noqa: Y015
+
+@_typing.final
+class UpdateCampaignRequest(_message.Message):
+    """Request of UpdateCampaign."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    DEFINITION_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    campaign_id: _builtins.str
+    """Campaign.id. Required."""
+    etag: _builtins.str
+    """Campaign.etag as it was read, so that nobody else's change is lost. Empty: whatever it is now."""
+    validate_only: _builtins.bool
+    """Only checks the definition, and changes nothing."""
+    @_builtins.property
+    def definition(self) -> _definition_pb2.CampaignDefinition:
+        """The whole new definition. Required."""
+
+    def __init__(
+        self,
+        *,
+        campaign_id: _builtins.str = ...,
+        definition: _definition_pb2.CampaignDefinition | None = ...,
+        etag: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["definition", b"definition"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "definition", b"definition", "etag", b"etag", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateCampaignRequest: _TypeAlias = UpdateCampaignRequest  # noqa: Y015
+
+@_typing.final
+class UpdateCampaignResponse(_message.Message):
+    """Response of UpdateCampaign."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def campaign(self) -> _campaign_pb2.Campaign:
+        """The campaign as it is now; for validate_only, as it would be."""
+
+    def __init__(
+        self,
+        *,
+        campaign: _campaign_pb2.Campaign | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateCampaignResponse: _TypeAlias = UpdateCampaignResponse  # noqa: Y015
 
 @_typing.final
 class GetCampaignRequest(_message.Message):

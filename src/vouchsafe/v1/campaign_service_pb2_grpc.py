@@ -40,6 +40,11 @@ class CampaignServiceStub:
                 request_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.CreateCampaignRequest.SerializeToString,
                 response_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.CreateCampaignResponse.FromString,
                 _registered_method=True)
+        self.UpdateCampaign = channel.unary_unary(
+                '/vouchsafe.v1.CampaignService/UpdateCampaign',
+                request_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.UpdateCampaignRequest.SerializeToString,
+                response_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.UpdateCampaignResponse.FromString,
+                _registered_method=True)
         self.GetCampaign = channel.unary_unary(
                 '/vouchsafe.v1.CampaignService/GetCampaign',
                 request_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.GetCampaignRequest.SerializeToString,
@@ -69,6 +74,15 @@ class CampaignServiceServicer:
     def CreateCampaign(self, request, context):
         """Creates a campaign with its codes. When it has answered, the codes can be redeemed (from start_time on).
         ALREADY_EXISTS when the id or one of the codes is taken; nothing is created then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateCampaign(self, request, context):
+        """Puts a new definition in the place of a campaign's old one, as its next version. When it has answered, every later
+        decision is made by it. Uses that were taken, codes and the state stay. NOT_FOUND when there is no such campaign,
+        ABORTED when it has changed since etag was read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -110,6 +124,11 @@ def add_CampaignServiceServicer_to_server(servicer, server):
                     servicer.CreateCampaign,
                     request_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.CreateCampaignRequest.FromString,
                     response_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.CreateCampaignResponse.SerializeToString,
+            ),
+            'UpdateCampaign': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateCampaign,
+                    request_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.UpdateCampaignRequest.FromString,
+                    response_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.UpdateCampaignResponse.SerializeToString,
             ),
             'GetCampaign': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCampaign,
@@ -160,6 +179,33 @@ class CampaignService:
             '/vouchsafe.v1.CampaignService/CreateCampaign',
             vouchsafe_dot_v1_dot_campaign__service__pb2.CreateCampaignRequest.SerializeToString,
             vouchsafe_dot_v1_dot_campaign__service__pb2.CreateCampaignResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateCampaign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vouchsafe.v1.CampaignService/UpdateCampaign',
+            vouchsafe_dot_v1_dot_campaign__service__pb2.UpdateCampaignRequest.SerializeToString,
+            vouchsafe_dot_v1_dot_campaign__service__pb2.UpdateCampaignResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,11 @@ class CampaignServiceStub:
     """Creates a campaign with its codes. When it has answered, the codes can be redeemed (from start_time on).
     ALREADY_EXISTS when the id or one of the codes is taken; nothing is created then.
     """
+    UpdateCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.UpdateCampaignRequest, _campaign_service_pb2.UpdateCampaignResponse]
+    """Puts a new definition in the place of a campaign's old one, as its next version. When it has answered, every later
+    decision is made by it. Uses that were taken, codes and the state stay. NOT_FOUND when there is no such campaign,
+    ABORTED when it has changed since etag was read.
+    """
     GetCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.GetCampaignRequest, _campaign_service_pb2.GetCampaignResponse]
     """Looks a campaign up by its id. NOT_FOUND when there is none."""
     ListCampaigns: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.ListCampaignsRequest, _campaign_service_pb2.ListCampaignsResponse]
@@ -56,6 +61,11 @@ class CampaignServiceAsyncStub(CampaignServiceStub):
     CreateCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.CreateCampaignRequest, _campaign_service_pb2.CreateCampaignResponse]  # type: ignore[assignment]
     """Creates a campaign with its codes. When it has answered, the codes can be redeemed (from start_time on).
     ALREADY_EXISTS when the id or one of the codes is taken; nothing is created then.
+    """
+    UpdateCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.UpdateCampaignRequest, _campaign_service_pb2.UpdateCampaignResponse]  # type: ignore[assignment]
+    """Puts a new definition in the place of a campaign's old one, as its next version. When it has answered, every later
+    decision is made by it. Uses that were taken, codes and the state stay. NOT_FOUND when there is no such campaign,
+    ABORTED when it has changed since etag was read.
     """
     GetCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.GetCampaignRequest, _campaign_service_pb2.GetCampaignResponse]  # type: ignore[assignment]
     """Looks a campaign up by its id. NOT_FOUND when there is none."""
@@ -79,6 +89,17 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_campaign_service_pb2.CreateCampaignResponse, _abc.Awaitable[_campaign_service_pb2.CreateCampaignResponse]]:
         """Creates a campaign with its codes. When it has answered, the codes can be redeemed (from start_time on).
         ALREADY_EXISTS when the id or one of the codes is taken; nothing is created then.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateCampaign(
+        self,
+        request: _campaign_service_pb2.UpdateCampaignRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaign_service_pb2.UpdateCampaignResponse, _abc.Awaitable[_campaign_service_pb2.UpdateCampaignResponse]]:
+        """Puts a new definition in the place of a campaign's old one, as its next version. When it has answered, every later
+        decision is made by it. Uses that were taken, codes and the state stay. NOT_FOUND when there is no such campaign,
+        ABORTED when it has changed since etag was read.
         """
 
     @_abc_1.abstractmethod

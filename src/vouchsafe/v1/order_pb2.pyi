@@ -49,6 +49,8 @@ class Customer(_message.Message):
     SEGMENTS_FIELD_NUMBER: _builtins.int
     COUNTRY_CODE_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    REGION_CODE_FIELD_NUMBER: _builtins.int
+    ORDER_COUNT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The checkout's id of the customer, 1 to 128 printable ASCII characters without spaces. Required: limits per
     customer count by it.
@@ -57,6 +59,10 @@ class Customer(_message.Message):
     """E-mail address, at most 254 characters. Empty: not known."""
     country_code: _builtins.str
     """ISO 3166-1 alpha-2 country code in capitals, for example "DE". Empty: not known."""
+    region_code: _builtins.str
+    """ISO 3166-2 code of the region, for example "DE-BY". Empty: not known."""
+    order_count: _builtins.int
+    """How many orders the customer has placed before this one, from 0 to 10^9. Unset: not known."""
     @_builtins.property
     def segments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The segments the customer is in, at most 64 of 1 to 64 characters each. Empty: in none."""
@@ -75,12 +81,16 @@ class Customer(_message.Message):
         segments: _abc.Iterable[_builtins.str] | None = ...,
         country_code: _builtins.str = ...,
         attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        region_code: _builtins.str = ...,
+        order_count: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_order_count", b"_order_count", "order_count", b"order_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "country_code", b"country_code", "email", b"email", "id", b"id", "segments", b"segments"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_order_count", b"_order_count", "attributes", b"attributes", "country_code", b"country_code", "email", b"email", "id", b"id", "order_count", b"order_count", "region_code", b"region_code", "segments", b"segments"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__order_count: _TypeAlias = _typing.Literal["order_count"]  # noqa: Y015
+    _WhichOneofArgType__order_count: _TypeAlias = _typing.Literal["_order_count", b"_order_count"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__order_count) -> _WhichOneofReturnType__order_count | None: ...
 
 Global___Customer: _TypeAlias = Customer  # noqa: Y015
 
@@ -130,21 +140,51 @@ class Order(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ID_FIELD_NUMBER: _builtins.int
     CURRENCY_CODE_FIELD_NUMBER: _builtins.int
     LINES_FIELD_NUMBER: _builtins.int
     SHIPPING_MINOR_FIELD_NUMBER: _builtins.int
+    CHANNEL_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The checkout's id of the order, 1 to 128 printable ASCII characters without spaces. Required: one order never
     consumes the same code twice.
     """
     currency_code: _builtins.str
-    """ISO 4217 code, three capital letters. Every amount of the order is in this currency. Required."""
+    """ISO 4217 code of a currency, three capital letters. Every amount of the order is in it. Required."""
     shipping_minor: _builtins.int
-    """Shipping costs in the order's minor unit, from 0 to 10^11. No discount of this version touches them."""
+    """Shipping costs in the order's minor unit, from 0 to 10^11. Free shipping takes them off, nothing else does."""
+    channel: _builtins.str
+    """The channel through which the order comes, for example "app", at most 64 characters. Empty: not known."""
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___OrderLine]:
         """The lines, 1 to 200. Their total must not exceed 10^15 minor units."""
+
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Anything else that a campaign's rules may look at, at most 64 entries; keys of 1 to 64 characters, values of at most
+        256.
+        """
 
     def __init__(
         self,
@@ -153,10 +193,12 @@ class Order(_message.Message):
         currency_code: _builtins.str = ...,
         lines: _abc.Iterable[Global___OrderLine] | None = ...,
         shipping_minor: _builtins.int = ...,
+        channel: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency_code", b"currency_code", "id", b"id", "lines", b"lines", "shipping_minor", b"shipping_minor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "currency_code", b"currency_code", "id", b"id", "lines", b"lines", "metadata", b"metadata", "shipping_minor", b"shipping_minor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,6 +20,104 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _DiscountCap:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DiscountCapEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DiscountCap.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DISCOUNT_CAP_UNSPECIFIED: _DiscountCap.ValueType  # 0
+    """Never sent."""
+    DISCOUNT_CAP_MAX_AMOUNT: _DiscountCap.ValueType  # 1
+    """Effect.max_amount_minor."""
+    DISCOUNT_CAP_MAX_AMOUNT_PER_LINE: _DiscountCap.ValueType  # 2
+    """Effect.max_amount_per_line_minor."""
+    DISCOUNT_CAP_MAX_UNITS: _DiscountCap.ValueType  # 3
+    """Effect.max_units."""
+    DISCOUNT_CAP_NOTHING_LEFT: _DiscountCap.ValueType  # 4
+    """A line, or the shipping, is never worth less than nothing."""
+
+class DiscountCap(_DiscountCap, metaclass=_DiscountCapEnumTypeWrapper):
+    """Why less was applied than an effect desired."""
+
+DISCOUNT_CAP_UNSPECIFIED: DiscountCap.ValueType  # 0
+"""Never sent."""
+DISCOUNT_CAP_MAX_AMOUNT: DiscountCap.ValueType  # 1
+"""Effect.max_amount_minor."""
+DISCOUNT_CAP_MAX_AMOUNT_PER_LINE: DiscountCap.ValueType  # 2
+"""Effect.max_amount_per_line_minor."""
+DISCOUNT_CAP_MAX_UNITS: DiscountCap.ValueType  # 3
+"""Effect.max_units."""
+DISCOUNT_CAP_NOTHING_LEFT: DiscountCap.ValueType  # 4
+"""A line, or the shipping, is never worth less than nothing."""
+Global___DiscountCap: _TypeAlias = DiscountCap  # noqa: Y015
+
+@_typing.final
+class LineDiscount(_message.Message):
+    """What a code takes off one line."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINE_INDEX_FIELD_NUMBER: _builtins.int
+    SKU_FIELD_NUMBER: _builtins.int
+    DISCOUNT_MINOR_FIELD_NUMBER: _builtins.int
+    DESIRED_MINOR_FIELD_NUMBER: _builtins.int
+    CAPS_FIELD_NUMBER: _builtins.int
+    line_index: _builtins.int
+    """Index of the line in Order.lines, from 0."""
+    sku: _builtins.str
+    """The line's sku."""
+    discount_minor: _builtins.int
+    """What is taken off the line, in minor units."""
+    desired_minor: _builtins.int
+    """What would be taken off without caps, in minor units."""
+    @_builtins.property
+    def caps(self) -> _containers.RepeatedScalarFieldContainer[Global___DiscountCap.ValueType]:
+        """The caps that bit."""
+
+    def __init__(
+        self,
+        *,
+        line_index: _builtins.int = ...,
+        sku: _builtins.str = ...,
+        discount_minor: _builtins.int = ...,
+        desired_minor: _builtins.int = ...,
+        caps: _abc.Iterable[Global___DiscountCap.ValueType] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caps", b"caps", "desired_minor", b"desired_minor", "discount_minor", b"discount_minor", "line_index", b"line_index", "sku", b"sku"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LineDiscount: _TypeAlias = LineDiscount  # noqa: Y015
+
+@_typing.final
+class GrantedUnits(_message.Message):
+    """Units that the checkout shall add to the order at no price."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SKU_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    sku: _builtins.str
+    """The sku."""
+    quantity: _builtins.int
+    """How many units."""
+    def __init__(
+        self,
+        *,
+        sku: _builtins.str = ...,
+        quantity: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["quantity", b"quantity", "sku", b"sku"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GrantedUnits: _TypeAlias = GrantedUnits  # noqa: Y015
+
 @_typing.final
 class AppliedCode(_message.Message):
     """One code's part in a redemption or in an offer."""
@@ -29,6 +128,11 @@ class AppliedCode(_message.Message):
     CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
     CAMPAIGN_VERSION_FIELD_NUMBER: _builtins.int
     DISCOUNT_MINOR_FIELD_NUMBER: _builtins.int
+    DESIRED_MINOR_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
+    SHIPPING_DISCOUNT_MINOR_FIELD_NUMBER: _builtins.int
+    GRANTED_UNITS_FIELD_NUMBER: _builtins.int
+    CAPS_FIELD_NUMBER: _builtins.int
     code: _builtins.str
     """The code as stored (in capitals)."""
     campaign_id: _builtins.str
@@ -36,7 +140,23 @@ class AppliedCode(_message.Message):
     campaign_version: _builtins.int
     """The version of the campaign's definition that was applied."""
     discount_minor: _builtins.int
-    """What this code takes off, in the order's minor unit."""
+    """What this code takes off, in the order's minor unit: the discounts of its lines and that of the shipping."""
+    desired_minor: _builtins.int
+    """What it would take off without caps, in minor units."""
+    shipping_discount_minor: _builtins.int
+    """What it takes off the shipping costs, in minor units."""
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___LineDiscount]:
+        """What it takes off each line that it is about, in the order of the lines."""
+
+    @_builtins.property
+    def granted_units(self) -> _containers.RepeatedCompositeFieldContainer[Global___GrantedUnits]:
+        """What it gives on top."""
+
+    @_builtins.property
+    def caps(self) -> _containers.RepeatedScalarFieldContainer[Global___DiscountCap.ValueType]:
+        """The caps that bit."""
+
     def __init__(
         self,
         *,
@@ -44,10 +164,15 @@ class AppliedCode(_message.Message):
         campaign_id: _builtins.str = ...,
         campaign_version: _builtins.int = ...,
         discount_minor: _builtins.int = ...,
+        desired_minor: _builtins.int = ...,
+        lines: _abc.Iterable[Global___LineDiscount] | None = ...,
+        shipping_discount_minor: _builtins.int = ...,
+        granted_units: _abc.Iterable[Global___GrantedUnits] | None = ...,
+        caps: _abc.Iterable[Global___DiscountCap.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "campaign_version", b"campaign_version", "code", b"code", "discount_minor", b"discount_minor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "campaign_version", b"campaign_version", "caps", b"caps", "code", b"code", "desired_minor", b"desired_minor", "discount_minor", b"discount_minor", "granted_units", b"granted_units", "lines", b"lines", "shipping_discount_minor", b"shipping_discount_minor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -84,7 +209,7 @@ class Redemption(_message.Message):
     """What the codes take off in all, in minor units, never more than the shopper would have paid."""
     @_builtins.property
     def applied_codes(self) -> _containers.RepeatedCompositeFieldContainer[Global___AppliedCode]:
-        """The codes that were applied, in the order of the request."""
+        """The codes that were applied, in the order in which they were."""
 
     @_builtins.property
     def redeem_time(self) -> _timestamp_pb2.Timestamp:
@@ -121,15 +246,20 @@ class Offer(_message.Message):
     CURRENCY_CODE_FIELD_NUMBER: _builtins.int
     ORDER_AMOUNT_MINOR_FIELD_NUMBER: _builtins.int
     DISCOUNT_MINOR_FIELD_NUMBER: _builtins.int
+    IS_BEST_DEAL_FIELD_NUMBER: _builtins.int
     currency_code: _builtins.str
     """ISO 4217 code of every amount in this message."""
     order_amount_minor: _builtins.int
     """The order's lines added up, before any discount and without shipping, in minor units."""
     discount_minor: _builtins.int
     """What the codes would take off in all, in minor units."""
+    is_best_deal: _builtins.bool
+    """For SEQUENCING_BEST_DEAL: whether this is known to be the best deal. False: the search would have taken too long, so
+    the best code was taken next, again and again. Unset otherwise.
+    """
     @_builtins.property
     def applied_codes(self) -> _containers.RepeatedCompositeFieldContainer[Global___AppliedCode]:
-        """The codes that would be applied, in the order of the request."""
+        """The codes that would be applied, in the order in which they would be."""
 
     def __init__(
         self,
@@ -138,11 +268,14 @@ class Offer(_message.Message):
         currency_code: _builtins.str = ...,
         order_amount_minor: _builtins.int = ...,
         discount_minor: _builtins.int = ...,
+        is_best_deal: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_is_best_deal", b"_is_best_deal", "is_best_deal", b"is_best_deal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_codes", b"applied_codes", "currency_code", b"currency_code", "discount_minor", b"discount_minor", "order_amount_minor", b"order_amount_minor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_best_deal", b"_is_best_deal", "applied_codes", b"applied_codes", "currency_code", b"currency_code", "discount_minor", b"discount_minor", "is_best_deal", b"is_best_deal", "order_amount_minor", b"order_amount_minor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__is_best_deal: _TypeAlias = _typing.Literal["is_best_deal"]  # noqa: Y015
+    _WhichOneofArgType__is_best_deal: _TypeAlias = _typing.Literal["_is_best_deal", b"_is_best_deal"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__is_best_deal) -> _WhichOneofReturnType__is_best_deal | None: ...
 
 Global___Offer: _TypeAlias = Offer  # noqa: Y015

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from vouchsafe.v1 import combining_pb2 as _combining_pb2
 from vouchsafe.v1 import order_pb2 as _order_pb2
 from vouchsafe.v1 import redemption_pb2 as _redemption_pb2
 from vouchsafe.v1 import refusal_pb2 as _refusal_pb2
@@ -30,10 +31,14 @@ class ValidateRequest(_message.Message):
     CODES_FIELD_NUMBER: _builtins.int
     CUSTOMER_FIELD_NUMBER: _builtins.int
     ORDER_FIELD_NUMBER: _builtins.int
+    COMBINING_FIELD_NUMBER: _builtins.int
+    EXPLAIN_FIELD_NUMBER: _builtins.int
+    explain: _builtins.bool
+    """Whether to answer with what was looked at and decided, for support."""
     @_builtins.property
     def codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The codes to check, as typed by the shopper; capitals and small letters are the same. This version takes
-        exactly one.
+        """The codes to check, as typed by the shopper; capitals and small letters are the same. At most 10,
+        none twice.
         """
 
     @_builtins.property
@@ -44,20 +49,100 @@ class ValidateRequest(_message.Message):
     def order(self) -> _order_pb2.Order:
         """The order. Required."""
 
+    @_builtins.property
+    def combining(self) -> _combining_pb2.Combining:
+        """How several codes go together."""
+
     def __init__(
         self,
         *,
         codes: _abc.Iterable[_builtins.str] | None = ...,
         customer: _order_pb2.Customer | None = ...,
         order: _order_pb2.Order | None = ...,
+        combining: _combining_pb2.Combining | None = ...,
+        explain: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["customer", b"customer", "order", b"order"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["combining", b"combining", "customer", b"customer", "order", b"order"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["codes", b"codes", "customer", b"customer", "order", b"order"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["codes", b"codes", "combining", b"combining", "customer", b"customer", "explain", b"explain", "order", b"order"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ValidateRequest: _TypeAlias = ValidateRequest  # noqa: Y015
+
+@_typing.final
+class TraceEntry(_message.Message):
+    """One thing that was looked at."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    WANTED_FIELD_NUMBER: _builtins.int
+    SAW_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Where it stands in the campaign's definition, for example "conditions[2].amount"."""
+    wanted: _builtins.str
+    """What it asked for."""
+    saw: _builtins.str
+    """What it saw."""
+    held: _builtins.bool
+    """Whether it held."""
+    note: _builtins.str
+    """What else there is to say, for example what missing data meant."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        wanted: _builtins.str = ...,
+        saw: _builtins.str = ...,
+        held: _builtins.bool = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held", b"held", "note", b"note", "path", b"path", "saw", b"saw", "wanted", b"wanted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TraceEntry: _TypeAlias = TraceEntry  # noqa: Y015
+
+@_typing.final
+class CodeTrace(_message.Message):
+    """All that was looked at for one code."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    CAMPAIGN_VERSION_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    code: _builtins.str
+    """The code as stored (in capitals)."""
+    campaign_id: _builtins.str
+    """The campaign the code belongs to. Empty when no campaign has it."""
+    campaign_version: _builtins.int
+    """The version of the campaign's definition that was looked at."""
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___TraceEntry]:
+        """What was looked at, in order. All conditions are, also behind one that does not hold."""
+
+    def __init__(
+        self,
+        *,
+        code: _builtins.str = ...,
+        campaign_id: _builtins.str = ...,
+        campaign_version: _builtins.int = ...,
+        entries: _abc.Iterable[Global___TraceEntry] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "campaign_version", b"campaign_version", "code", b"code", "entries", b"entries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CodeTrace: _TypeAlias = CodeTrace  # noqa: Y015
 
 @_typing.final
 class ValidateResponse(_message.Message):
@@ -67,23 +152,41 @@ class ValidateResponse(_message.Message):
 
     OFFER_FIELD_NUMBER: _builtins.int
     REFUSAL_FIELD_NUMBER: _builtins.int
+    INAPPLICABLE_FIELD_NUMBER: _builtins.int
+    SKIPPED_FIELD_NUMBER: _builtins.int
+    TRACES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def offer(self) -> _redemption_pb2.Offer:
         """The codes could be redeemed now."""
 
     @_builtins.property
     def refusal(self) -> _refusal_pb2.Refusal:
-        """They could not."""
+        """They could not: the first reason by precedence."""
+
+    @_builtins.property
+    def inapplicable(self) -> _containers.RepeatedCompositeFieldContainer[_refusal_pb2.Refusal]:
+        """The codes that do not apply to this order, each with its reason."""
+
+    @_builtins.property
+    def skipped(self) -> _containers.RepeatedCompositeFieldContainer[_refusal_pb2.Refusal]:
+        """The codes that would apply but for other codes, each with its reason."""
+
+    @_builtins.property
+    def traces(self) -> _containers.RepeatedCompositeFieldContainer[Global___CodeTrace]:
+        """For explain: a trace for each code, in the order of the request."""
 
     def __init__(
         self,
         *,
         offer: _redemption_pb2.Offer | None = ...,
         refusal: _refusal_pb2.Refusal | None = ...,
+        inapplicable: _abc.Iterable[_refusal_pb2.Refusal] | None = ...,
+        skipped: _abc.Iterable[_refusal_pb2.Refusal] | None = ...,
+        traces: _abc.Iterable[Global___CodeTrace] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["offer", b"offer", "outcome", b"outcome", "refusal", b"refusal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["offer", b"offer", "outcome", b"outcome", "refusal", b"refusal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inapplicable", b"inapplicable", "offer", b"offer", "outcome", b"outcome", "refusal", b"refusal", "skipped", b"skipped", "traces", b"traces"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["offer", "refusal"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
@@ -101,14 +204,15 @@ class ValidateAndRedeemRequest(_message.Message):
     CODES_FIELD_NUMBER: _builtins.int
     CUSTOMER_FIELD_NUMBER: _builtins.int
     ORDER_FIELD_NUMBER: _builtins.int
+    COMBINING_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The caller's id of this request, 1 to 128 printable ASCII characters without spaces; a UUID is a good choice.
     Required. Make one for each attempt to redeem and keep it for every repetition of that attempt.
     """
     @_builtins.property
     def codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The codes to redeem, as typed by the shopper; capitals and small letters are the same. This version takes
-        exactly one.
+        """The codes to redeem, as typed by the shopper; capitals and small letters are the same. At most 10,
+        none twice.
         """
 
     @_builtins.property
@@ -119,6 +223,10 @@ class ValidateAndRedeemRequest(_message.Message):
     def order(self) -> _order_pb2.Order:
         """The order. Required."""
 
+    @_builtins.property
+    def combining(self) -> _combining_pb2.Combining:
+        """How several codes go together."""
+
     def __init__(
         self,
         *,
@@ -126,10 +234,11 @@ class ValidateAndRedeemRequest(_message.Message):
         codes: _abc.Iterable[_builtins.str] | None = ...,
         customer: _order_pb2.Customer | None = ...,
         order: _order_pb2.Order | None = ...,
+        combining: _combining_pb2.Combining | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["customer", b"customer", "order", b"order"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["combining", b"combining", "customer", b"customer", "order", b"order"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["codes", b"codes", "customer", b"customer", "order", b"order", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["codes", b"codes", "combining", b"combining", "customer", b"customer", "order", b"order", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -143,23 +252,35 @@ class ValidateAndRedeemResponse(_message.Message):
 
     REDEMPTION_FIELD_NUMBER: _builtins.int
     REFUSAL_FIELD_NUMBER: _builtins.int
+    INAPPLICABLE_FIELD_NUMBER: _builtins.int
+    SKIPPED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def redemption(self) -> _redemption_pb2.Redemption:
         """The use was taken."""
 
     @_builtins.property
     def refusal(self) -> _refusal_pb2.Refusal:
-        """Nothing was taken."""
+        """Nothing was taken: the first reason by precedence."""
+
+    @_builtins.property
+    def inapplicable(self) -> _containers.RepeatedCompositeFieldContainer[_refusal_pb2.Refusal]:
+        """The codes that do not apply to this order, each with its reason."""
+
+    @_builtins.property
+    def skipped(self) -> _containers.RepeatedCompositeFieldContainer[_refusal_pb2.Refusal]:
+        """The codes that would apply but for other codes, each with its reason."""
 
     def __init__(
         self,
         *,
         redemption: _redemption_pb2.Redemption | None = ...,
         refusal: _refusal_pb2.Refusal | None = ...,
+        inapplicable: _abc.Iterable[_refusal_pb2.Refusal] | None = ...,
+        skipped: _abc.Iterable[_refusal_pb2.Refusal] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "redemption", b"redemption", "refusal", b"refusal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "redemption", b"redemption", "refusal", b"refusal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inapplicable", b"inapplicable", "outcome", b"outcome", "redemption", b"redemption", "refusal", b"refusal", "skipped", b"skipped"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["redemption", "refusal"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015

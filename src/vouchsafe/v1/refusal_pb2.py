@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1avouchsafe/v1/refusal.proto\x12\x0cvouchsafe.v1\"\xbd\x01\n\x07Refusal\x12+\n\x06reason\x18\x01 \x01(\x0e\x32\x1b.vouchsafe.v1.RefusalReason\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x35\n\x08metadata\x18\x04 \x03(\x0b\x32#.vouchsafe.v1.Refusal.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\xb2\x03\n\rRefusalReason\x12\x1e\n\x1aREFUSAL_REASON_UNSPECIFIED\x10\x00\x12\x1f\n\x1bREFUSAL_REASON_CODE_UNKNOWN\x10\n\x12)\n%REFUSAL_REASON_ORDER_ALREADY_REDEEMED\x10\x14\x12\"\n\x1eREFUSAL_REASON_CAMPAIGN_PAUSED\x10n\x12\'\n#REFUSAL_REASON_CAMPAIGN_NOT_STARTED\x10x\x12\"\n\x1dREFUSAL_REASON_CAMPAIGN_ENDED\x10\x82\x01\x12%\n REFUSAL_REASON_CURRENCY_MISMATCH\x10\xd2\x01\x12\x1d\n\x18REFUSAL_REASON_NO_EFFECT\x10\xdc\x01\x12&\n!REFUSAL_REASON_CODE_LIMIT_REACHED\x10\xb6\x02\x12*\n%REFUSAL_REASON_CUSTOMER_LIMIT_REACHED\x10\xc0\x02\x12*\n%REFUSAL_REASON_CAMPAIGN_LIMIT_REACHED\x10\xca\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1avouchsafe/v1/refusal.proto\x12\x0cvouchsafe.v1\"\xbd\x01\n\x07Refusal\x12+\n\x06reason\x18\x01 \x01(\x0e\x32\x1b.vouchsafe.v1.RefusalReason\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x35\n\x08metadata\x18\x04 \x03(\x0b\x32#.vouchsafe.v1.Refusal.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\xd8\x07\n\rRefusalReason\x12\x1e\n\x1aREFUSAL_REASON_UNSPECIFIED\x10\x00\x12\x1f\n\x1bREFUSAL_REASON_CODE_UNKNOWN\x10\n\x12)\n%REFUSAL_REASON_ORDER_ALREADY_REDEEMED\x10\x14\x12\"\n\x1eREFUSAL_REASON_CAMPAIGN_PAUSED\x10n\x12\'\n#REFUSAL_REASON_CAMPAIGN_NOT_STARTED\x10x\x12\"\n\x1dREFUSAL_REASON_CAMPAIGN_ENDED\x10\x82\x01\x12$\n\x1fREFUSAL_REASON_OUTSIDE_SCHEDULE\x10\x8c\x01\x12 \n\x1bREFUSAL_REASON_CODE_EXPIRED\x10\x96\x01\x12\"\n\x1dREFUSAL_REASON_NOT_THE_HOLDER\x10\xa0\x01\x12)\n$REFUSAL_REASON_CUSTOMER_NOT_ELIGIBLE\x10\xd2\x01\x12(\n#REFUSAL_REASON_COUNTRY_NOT_ELIGIBLE\x10\xdc\x01\x12(\n#REFUSAL_REASON_CHANNEL_NOT_ELIGIBLE\x10\xe6\x01\x12%\n REFUSAL_REASON_DATE_NOT_ELIGIBLE\x10\xf0\x01\x12%\n REFUSAL_REASON_CURRENCY_MISMATCH\x10\xfa\x01\x12&\n!REFUSAL_REASON_ORDER_NOT_ELIGIBLE\x10\xff\x01\x12&\n!REFUSAL_REASON_ITEMS_NOT_ELIGIBLE\x10\x84\x02\x12)\n$REFUSAL_REASON_QUANTITY_OUT_OF_RANGE\x10\x8e\x02\x12\'\n\"REFUSAL_REASON_AMOUNT_OUT_OF_RANGE\x10\x98\x02\x12&\n!REFUSAL_REASON_EXPRESSION_NOT_MET\x10\xa2\x02\x12\x1d\n\x18REFUSAL_REASON_NO_EFFECT\x10\xac\x02\x12&\n!REFUSAL_REASON_CODE_LIMIT_REACHED\x10\xb6\x02\x12*\n%REFUSAL_REASON_CUSTOMER_LIMIT_REACHED\x10\xc0\x02\x12*\n%REFUSAL_REASON_CAMPAIGN_LIMIT_REACHED\x10\xca\x02\x12\"\n\x1dREFUSAL_REASON_NOT_COMBINABLE\x10\x9a\x03\x12\"\n\x1dREFUSAL_REASON_TOO_MANY_CODES\x10\xa4\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,7 +34,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REFUSAL_METADATAENTRY']._loaded_options = None
   _globals['_REFUSAL_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_REFUSALREASON']._serialized_start=237
-  _globals['_REFUSALREASON']._serialized_end=671
+  _globals['_REFUSALREASON']._serialized_end=1221
   _globals['_REFUSAL']._serialized_start=45
   _globals['_REFUSAL']._serialized_end=234
   _globals['_REFUSAL_METADATAENTRY']._serialized_start=187

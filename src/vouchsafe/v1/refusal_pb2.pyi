@@ -39,9 +39,35 @@ class _RefusalReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Refusal
     """The campaign has not started. Metadata: start_time, RFC 3339 in UTC."""
     REFUSAL_REASON_CAMPAIGN_ENDED: _RefusalReason.ValueType  # 130
     """The campaign is over. Metadata: end_time, RFC 3339 in UTC."""
-    REFUSAL_REASON_CURRENCY_MISMATCH: _RefusalReason.ValueType  # 210
-    """The discount is in another currency than the order. Metadata: expected_currency_code, order_currency_code."""
-    REFUSAL_REASON_NO_EFFECT: _RefusalReason.ValueType  # 220
+    REFUSAL_REASON_OUTSIDE_SCHEDULE: _RefusalReason.ValueType  # 140
+    """The campaign's schedule is closed now. Metadata: next_open_time, RFC 3339 in UTC, if it opens again within years."""
+    REFUSAL_REASON_CODE_EXPIRED: _RefusalReason.ValueType  # 150
+    """The code was valid for a time after it was given, and that time is over. Metadata: expire_time, RFC 3339 in UTC."""
+    REFUSAL_REASON_NOT_THE_HOLDER: _RefusalReason.ValueType  # 160
+    """The code was given to another customer. Metadata as for all conditions: condition, where it stands in the campaign's
+    definition; missing_data, what it asks for and the checkout did not send, if that is why.
+    """
+    REFUSAL_REASON_CUSTOMER_NOT_ELIGIBLE: _RefusalReason.ValueType  # 210
+    """A condition on the customer does not hold. Metadata: condition, missing_data."""
+    REFUSAL_REASON_COUNTRY_NOT_ELIGIBLE: _RefusalReason.ValueType  # 220
+    """A condition on the country or the region does not hold. Metadata: condition, missing_data."""
+    REFUSAL_REASON_CHANNEL_NOT_ELIGIBLE: _RefusalReason.ValueType  # 230
+    """A condition on the channel does not hold. Metadata: condition, missing_data."""
+    REFUSAL_REASON_DATE_NOT_ELIGIBLE: _RefusalReason.ValueType  # 240
+    """A condition on the day does not hold. Metadata: condition, missing_data."""
+    REFUSAL_REASON_CURRENCY_MISMATCH: _RefusalReason.ValueType  # 250
+    """The campaign is in another currency than the order. Metadata: expected_currency_code, order_currency_code."""
+    REFUSAL_REASON_ORDER_NOT_ELIGIBLE: _RefusalReason.ValueType  # 255
+    """A condition on the order's metadata does not hold. Metadata: condition, missing_data."""
+    REFUSAL_REASON_ITEMS_NOT_ELIGIBLE: _RefusalReason.ValueType  # 260
+    """A condition on the lines does not hold, or no line is eligible. Metadata: condition."""
+    REFUSAL_REASON_QUANTITY_OUT_OF_RANGE: _RefusalReason.ValueType  # 270
+    """The order has too few or too many units. Metadata: condition, actual, min, max, missing."""
+    REFUSAL_REASON_AMOUNT_OUT_OF_RANGE: _RefusalReason.ValueType  # 280
+    """The order comes to too little or too much. Metadata: condition, actual_minor, min_minor, max_minor, missing_minor."""
+    REFUSAL_REASON_EXPRESSION_NOT_MET: _RefusalReason.ValueType  # 290
+    """The campaign's expression does not hold. Metadata: condition, missing_data, detail."""
+    REFUSAL_REASON_NO_EFFECT: _RefusalReason.ValueType  # 300
     """The discount on this order would be zero, so no use is spent on it."""
     REFUSAL_REASON_CODE_LIMIT_REACHED: _RefusalReason.ValueType  # 310
     """The code has been used as often as it may be. Metadata: limit, used."""
@@ -49,6 +75,10 @@ class _RefusalReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Refusal
     """The customer has used the campaign as often as one customer may. Metadata: limit, used."""
     REFUSAL_REASON_CAMPAIGN_LIMIT_REACHED: _RefusalReason.ValueType  # 330
     """The campaign has been used as often as it may be. Metadata: limit, used."""
+    REFUSAL_REASON_NOT_COMBINABLE: _RefusalReason.ValueType  # 410
+    """The code does not combine with another code of the order. Metadata: other_code."""
+    REFUSAL_REASON_TOO_MANY_CODES: _RefusalReason.ValueType  # 420
+    """As many codes are applied as the request allows. Metadata: max_codes."""
 
 class RefusalReason(_RefusalReason, metaclass=_RefusalReasonEnumTypeWrapper):
     """Why a voucher code was not redeemed. Listed in order of precedence: when several reasons hold, the one with
@@ -69,9 +99,35 @@ REFUSAL_REASON_CAMPAIGN_NOT_STARTED: RefusalReason.ValueType  # 120
 """The campaign has not started. Metadata: start_time, RFC 3339 in UTC."""
 REFUSAL_REASON_CAMPAIGN_ENDED: RefusalReason.ValueType  # 130
 """The campaign is over. Metadata: end_time, RFC 3339 in UTC."""
-REFUSAL_REASON_CURRENCY_MISMATCH: RefusalReason.ValueType  # 210
-"""The discount is in another currency than the order. Metadata: expected_currency_code, order_currency_code."""
-REFUSAL_REASON_NO_EFFECT: RefusalReason.ValueType  # 220
+REFUSAL_REASON_OUTSIDE_SCHEDULE: RefusalReason.ValueType  # 140
+"""The campaign's schedule is closed now. Metadata: next_open_time, RFC 3339 in UTC, if it opens again within years."""
+REFUSAL_REASON_CODE_EXPIRED: RefusalReason.ValueType  # 150
+"""The code was valid for a time after it was given, and that time is over. Metadata: expire_time, RFC 3339 in UTC."""
+REFUSAL_REASON_NOT_THE_HOLDER: RefusalReason.ValueType  # 160
+"""The code was given to another customer. Metadata as for all conditions: condition, where it stands in the campaign's
+definition; missing_data, what it asks for and the checkout did not send, if that is why.
+"""
+REFUSAL_REASON_CUSTOMER_NOT_ELIGIBLE: RefusalReason.ValueType  # 210
+"""A condition on the customer does not hold. Metadata: condition, missing_data."""
+REFUSAL_REASON_COUNTRY_NOT_ELIGIBLE: RefusalReason.ValueType  # 220
+"""A condition on the country or the region does not hold. Metadata: condition, missing_data."""
+REFUSAL_REASON_CHANNEL_NOT_ELIGIBLE: RefusalReason.ValueType  # 230
+"""A condition on the channel does not hold. Metadata: condition, missing_data."""
+REFUSAL_REASON_DATE_NOT_ELIGIBLE: RefusalReason.ValueType  # 240
+"""A condition on the day does not hold. Metadata: condition, missing_data."""
+REFUSAL_REASON_CURRENCY_MISMATCH: RefusalReason.ValueType  # 250
+"""The campaign is in another currency than the order. Metadata: expected_currency_code, order_currency_code."""
+REFUSAL_REASON_ORDER_NOT_ELIGIBLE: RefusalReason.ValueType  # 255
+"""A condition on the order's metadata does not hold. Metadata: condition, missing_data."""
+REFUSAL_REASON_ITEMS_NOT_ELIGIBLE: RefusalReason.ValueType  # 260
+"""A condition on the lines does not hold, or no line is eligible. Metadata: condition."""
+REFUSAL_REASON_QUANTITY_OUT_OF_RANGE: RefusalReason.ValueType  # 270
+"""The order has too few or too many units. Metadata: condition, actual, min, max, missing."""
+REFUSAL_REASON_AMOUNT_OUT_OF_RANGE: RefusalReason.ValueType  # 280
+"""The order comes to too little or too much. Metadata: condition, actual_minor, min_minor, max_minor, missing_minor."""
+REFUSAL_REASON_EXPRESSION_NOT_MET: RefusalReason.ValueType  # 290
+"""The campaign's expression does not hold. Metadata: condition, missing_data, detail."""
+REFUSAL_REASON_NO_EFFECT: RefusalReason.ValueType  # 300
 """The discount on this order would be zero, so no use is spent on it."""
 REFUSAL_REASON_CODE_LIMIT_REACHED: RefusalReason.ValueType  # 310
 """The code has been used as often as it may be. Metadata: limit, used."""
@@ -79,6 +135,10 @@ REFUSAL_REASON_CUSTOMER_LIMIT_REACHED: RefusalReason.ValueType  # 320
 """The customer has used the campaign as often as one customer may. Metadata: limit, used."""
 REFUSAL_REASON_CAMPAIGN_LIMIT_REACHED: RefusalReason.ValueType  # 330
 """The campaign has been used as often as it may be. Metadata: limit, used."""
+REFUSAL_REASON_NOT_COMBINABLE: RefusalReason.ValueType  # 410
+"""The code does not combine with another code of the order. Metadata: other_code."""
+REFUSAL_REASON_TOO_MANY_CODES: RefusalReason.ValueType  # 420
+"""As many codes are applied as the request allows. Metadata: max_codes."""
 Global___RefusalReason: _TypeAlias = RefusalReason  # noqa: Y015
 
 @_typing.final
@@ -114,7 +174,7 @@ class Refusal(_message.Message):
     reason: Global___RefusalReason.ValueType
     """Why, for programs."""
     message: _builtins.str
-    """Why, in English, for logs and support staff. The wording may change."""
+    """Why, for people: the condition's own message, or one in English that may change."""
     code: _builtins.str
     """The code that was refused, as stored (in capitals)."""
     @_builtins.property

@@ -4,8 +4,8 @@
 --          set_state: 2 outbox, 3 campaign
 --          describe: then one campaign for each asked for
 -- ARGV:    1 token
---          publish: 2 version, 3 definition, 4 created_ms, then start_ms, end_ms, limit_total, limit_per_customer
---            ('' for none), then state ("active" or "paused") and pause_reason of a campaign that is new here
+--          publish: 2 version, 3 definition, 4 created_ms, 5 limit_total and 6 limit_per_customer ('' for none),
+--            7 state ("active" or "paused") and 8 pause_reason of a campaign that is new here
 --          set_state: 2 campaign id, 3 state ("active" or "paused"), 4 reason, 5 kind and 6 body of the event
 -- Returns: publish: 1 when the definition was taken, 0 when this version or a later one stands already.
 --          set_state: the campaign's fields in the order of FIELDS and the time in ms, or false when there is none.
@@ -32,11 +32,11 @@ register('publish', function(keys, args)
   redis.call(
     'HSET', keys[2],
     'version', args[2], 'definition', args[3], 'created_ms', args[4],
-    'start_ms', args[5], 'end_ms', args[6], 'limit_total', args[7], 'limit_per_customer', args[8]
+    'limit_total', args[5], 'limit_per_customer', args[6]
   )
   redis.call('HSETNX', keys[2], 'used', 0)
-  redis.call('HSETNX', keys[2], 'state', args[9])
-  redis.call('HSETNX', keys[2], 'pause_reason', args[10])
+  redis.call('HSETNX', keys[2], 'state', args[7])
+  redis.call('HSETNX', keys[2], 'pause_reason', args[8])
   return 1
 end)
 

@@ -1,7 +1,8 @@
 -- Purpose: the directory of codes: put_codes enters codes, resolve looks them up.
 -- KEYS:    1 meta, 2 codes
 -- ARGV:    1 token
---          put_codes: then for each code 2 values: the code, "<use limit, 0 for none> <campaign id>"
+--          put_codes: then for each code 2 values: the code, "<use limit, 0 for none> <campaign id>" and, if it was given
+--            to a customer, " <holder> <when in ms>"
 --          resolve: then the codes
 -- Returns: put_codes: how many codes are new; resolve: for each code its entry, or false when there is none.
 -- Writes:  put_codes: codes. resolve: nothing.

@@ -7,7 +7,8 @@
 
 local KEYS_PER_CAMPAIGN = 4
 
--- A refusal as it is answered and remembered: "N <reason> <key>=<value> ...".
+-- A refusal as it is answered and remembered: "N <reason> <key>=<value> ...". The caller's own are
+-- "N <reason> <JSON>".
 local function refuse(reason, ...)
   return table.concat({ 'N', reason, ... }, ' ')
 end
@@ -17,9 +18,9 @@ end
 local function load_campaign(keys, first)
   local fields = redis.call(
     'HMGET', keys[first],
-    'version', 'state', 'start_ms', 'end_ms', 'limit_total', 'limit_per_customer', 'used'
+    'version', 'state', 'limit_total', 'limit_per_customer', 'used'
   )
-  for i = 1, 7 do
+  for i = 1, 5 do
     if not fields[i] then
       return nil
     end
@@ -31,11 +32,9 @@ local function load_campaign(keys, first)
     orders = keys[first + 3],
     version = fields[1],
     active = fields[2] == 'active',
-    start_ms = tonumber(fields[3]),
-    end_ms = tonumber(fields[4]),
-    limit_total = tonumber(fields[5]),
-    limit_per_customer = tonumber(fields[6]),
-    used = tonumber(fields[7]),
+    limit_total = tonumber(fields[3]),
+    limit_per_customer = tonumber(fields[4]),
+    used = tonumber(fields[5]),
   }
 end
 
@@ -60,17 +59,15 @@ local function standing_answer(campaign, item)
   return refuse(REASON.ORDER_ALREADY_REDEEMED, 'place=' .. place)
 end
 
--- Why the item is not redeemed now, in order of precedence, or nil when nothing speaks against it. The rules that
--- only look at the order and the customer were evaluated by the caller: item.refusal, '' for none.
+-- Why the item is not redeemed now, in order of precedence, or nil when nothing speaks against it. The campaign's rules
+-- and its times were judged by the caller: item.refusal, '' for none. That holds from item.from_ms until before
+-- item.until_ms; at any other time by this store's clock the answer is "T <time in ms>": judge again.
 local function refusal(campaign, item, now)
   if not campaign.active then
     return refuse(REASON.CAMPAIGN_PAUSED)
   end
-  if campaign.start_ms and now < campaign.start_ms then
-    return refuse(REASON.CAMPAIGN_NOT_STARTED, 'start_ms=' .. integer(campaign.start_ms))
-  end
-  if campaign.end_ms and now >= campaign.end_ms then
-    return refuse(REASON.CAMPAIGN_ENDED, 'end_ms=' .. integer(campaign.end_ms))
+  if now < item.from_ms or now >= item.until_ms then
+    return 'T ' .. integer(now)
   end
   if item.refusal ~= '' then
     return item.refusal

@@ -6,22 +6,23 @@
 --          request
 -- ARGV:    1 token, 2 how long requests are remembered in ms
 --          claim: then for each item its fingerprint
---          redeem: 3 number of campaigns, then the id of each campaign, then for each item 10 values: index of its
+--          redeem: 3 number of campaigns, then the id of each campaign, then for each item 12 values: index of its
 --          campaign (from 1), version, fingerprint, customer, code, use limit of the code (0 for none),
---          "<order id> <code>", refusal ('' for none), discount, body of the event
+--          "<order id> <code>", refusal ('' for none), from when and until when the refusal, or that there is none, is
+--          true, in ms, digest of the body, body of the event
 -- Returns: claim: for each item "K" (the request id is this request's) or "X" (it is another's).
 --          redeem: for each item one of
---          "R <place> <time in ms> <version> <discount>"  redeemed, now or by this request before;
---                               place: "<epoch>-<stream id>"
+--          "R <place> <time in ms> <digest>"  redeemed, now or by this request before; place: "<epoch>-<stream id>"
 --          "N <reason> k=v ..."  refused, now or before
 --          "D <place>"          this order has redeemed this code already with the same contents, by another request
 --          "X"                  the request id is another request's
 --          "S"                  the caller's version is stale; nothing was decided
+--          "T <time in ms>"     the refusal, or that there is none, is not true at this time; nothing was decided
 --          "U"                  the campaign is not here; nothing was decided
 -- Writes:  claim: request (fingerprint). redeem: request (fingerprint and answer) for every R, N and D; for R also
 --          the counters of campaign, customer and code, the order, and one event in the outbox.
 
-local REDEEM_FIELDS = 10
+local REDEEM_FIELDS = 12
 
 -- nil: the id is free. 'X': it is another request's. '': it is this request's, not answered yet. Else the answer.
 local function remembered(key, fingerprint)
@@ -60,7 +61,7 @@ local function take(campaign, campaign_id, outbox, epoch, item, now)
   redis.call('HINCRBY', campaign.customers, item.customer, 1)
   redis.call('HINCRBY', campaign.code_uses, item.code, 1)
   redis.call('HSET', campaign.orders, item.order, item.fingerprint .. place)
-  return table.concat({ 'R', place, at, item.version, item.discount }, ' ')
+  return table.concat({ 'R', place, at, item.digest }, ' ')
 end
 
 register('redeem', function(keys, args)
@@ -81,8 +82,10 @@ register('redeem', function(keys, args)
       code_limit = tonumber(args[at + 5]),
       order = args[at + 6],
       refusal = args[at + 7],
-      discount = args[at + 8],
-      body = args[at + 9],
+      from_ms = tonumber(args[at + 8]),
+      until_ms = tonumber(args[at + 9]),
+      digest = args[at + 10],
+      body = args[at + 11],
     }
     local request = keys[next_request]
     next_request = next_request + 1
@@ -101,7 +104,7 @@ register('redeem', function(keys, args)
         if not answer then
           answer = refusal(campaign, item, now) or take(campaign, args[3 + index], outbox, epoch, item, now)
         end
-        if answer ~= 'S' then
+        if answer ~= 'S' and answer:sub(1, 1) ~= 'T' then
           redis.call('SET', request, item.fingerprint .. answer, 'PX', ttl_ms)
         end
       end

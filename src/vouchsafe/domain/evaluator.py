@@ -1,0 +1,202 @@
+"""One campaign, compiled once for each version of its definition: may this shopper use this code on this order at this
+moment, and what does it take off?
+
+The gate's clock decides, and only the gate knows it. So an answer comes with the span of time in which it is true, and
+the gate takes it only within that span; else it is asked for again. No arithmetic of calendars happens in the gate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+import msgspec
+
+from vouchsafe.domain.campaign import Campaign, CodeEntry, Stacking
+from vouchsafe.domain.conditions import Basis
+from vouchsafe.domain.effects import FreeUnits
+from vouchsafe.domain.lines import matcher
+from vouchsafe.domain.order import Customer, Order
+from vouchsafe.domain.pricing import Basket, Discount, Pricer
+from vouchsafe.domain.reasons import Reason, Refusal
+from vouchsafe.domain.rules import ALWAYS, Facts, Rule, compile_condition, compile_currency, compile_expression
+from vouchsafe.domain.schedule import Calendar
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Verdict(NamedTuple):
+    """What a code gives, or why it gives nothing; true in [from_ms, until_ms)."""
+
+    outcome: Discount | Refusal
+    from_ms: int
+    until_ms: int
+
+
+class TraceEntry(msgspec.Struct, frozen=True):
+    """One thing that was looked at, for support: where it stands in the definition, what it asked for, what it saw and
+    whether it held. `note` says what missing data meant."""
+
+    path: str
+    wanted: str
+    saw: str
+    held: bool
+    note: str = ""
+
+
+class Evaluator:
+    """The compiled form of a campaign's definition; immutable. Raises ValueError when its expression is bad, which the
+    check at creation rules out."""
+
+    def __init__(self, campaign: Campaign) -> None:
+        definition = campaign.definition
+        self.campaign = campaign
+        self.stacking: Stacking = definition.stacking
+        self._start_ms = definition.start_time_ms
+        self._end_ms = definition.end_time_ms
+        self._calendar = Calendar(definition.schedule, self._start_ms, self._end_ms)
+        self._has_schedule = definition.schedule is not None
+        self._validity_ms = definition.code_validity_ms
+        self._is_eligible = matcher(definition.eligible_lines)
+        zone = definition.schedule.time_zone if definition.schedule else "UTC"
+        rules = [
+            compile_condition(condition, f"conditions[{index}]", zone)
+            for index, condition in enumerate(definition.conditions)
+        ]
+        if definition.expression is not None:
+            rules.append(compile_expression(definition.expression))
+        if definition.currency_code:
+            rules.append(compile_currency(definition.currency_code))
+        # In the order of precedence, so that the first that does not hold is the one to answer with.
+        self._rules = sorted(rules, key=lambda rule: rule.reason)
+        self.grants_units = any(isinstance(effect.kind, FreeUnits) and effect.kind.sku for effect in definition.effects)
+        self._pricer = Pricer(definition.effects, on_initial=definition.stacking.basis is Basis.INITIAL)
+
+    def evaluate(
+        self,
+        customer: Customer,
+        basket: Basket,
+        code: CodeEntry,
+        now_ms: int,
+        trace: list[TraceEntry] | None = None,
+    ) -> Verdict:
+        """Judges one code on what is left of an order, as of `now_ms`. Nothing is taken off the basket.
+
+        With a trace, everything is looked at and entered there; without, the first refusal ends it.
+        """
+        from_ms, until_ms, refusal = self._timing(code, now_ms)
+        if trace is not None:
+            self._trace_timing(code, now_ms, trace)
+        elif refusal is not None:
+            return Verdict(refusal, from_ms, until_ms)
+        order = basket.order
+        facts = Facts(customer, basket, self._eligible(order), code, now_ms)
+        for rule in self._rules:
+            answer = rule.holds(facts)
+            if rule.span is not None:
+                begin, end = rule.span(facts)
+                from_ms, until_ms = max(from_ms, begin), min(until_ms, end)
+            if trace is not None:
+                trace.append(_entry(rule, facts, answer))
+            if answer or (answer is None and rule.open_on_missing):
+                continue
+            refusal = refusal or _refused(rule, facts, code.code, is_missing=answer is None)
+            if trace is None:
+                break
+        outcome = refusal or self._priced(facts)
+        return Verdict(outcome, from_ms, until_ms)
+
+    def _priced(self, facts: Facts) -> Discount | Refusal:
+        """What a code gives against which no condition speaks."""
+        discount = self._pricer.price(facts.basket, facts.eligible)
+        if discount.has_effect:
+            return discount
+        return Refusal(Reason.NO_EFFECT if facts.eligible else Reason.ITEMS_NOT_ELIGIBLE, facts.code.code)
+
+    def ceiling_minor(self, order: Order) -> int:
+        """No less than what the campaign takes off the order, whatever other codes have taken off before."""
+        return self._pricer.ceiling_minor(order, self._eligible(order))
+
+    def _eligible(self, order: Order) -> Sequence[int]:
+        matches = self._is_eligible
+        if matches is None:
+            return range(len(order.lines))
+        return [index for index, line in enumerate(order.lines) if matches(line)]
+
+    # -- time --------------------------------------------------------------------------------------------------------
+
+    def _timing(self, code: CodeEntry, now_ms: int) -> tuple[int, int, Refusal | None]:
+        """Whether the time is right for the code, and how long that stays so."""
+        from_ms, until_ms = ALWAYS
+        start_ms, end_ms = self._start_ms, self._end_ms
+        if start_ms is not None:
+            if now_ms < start_ms:
+                metadata = {"start_time": timestamp_text(start_ms)}
+                return from_ms, start_ms, Refusal(Reason.CAMPAIGN_NOT_STARTED, code.code, metadata)
+            from_ms = start_ms
+        if end_ms is not None:
+            if now_ms >= end_ms:
+                metadata = {"end_time": timestamp_text(end_ms)}
+                return end_ms, until_ms, Refusal(Reason.CAMPAIGN_ENDED, code.code, metadata)
+            until_ms = end_ms
+        if self._has_schedule:
+            span = self._calendar.span(now_ms)
+            from_ms, until_ms = max(from_ms, span.from_ms), min(until_ms, span.until_ms)
+            if not span.open:
+                opens_ms = span.next_open_ms
+                metadata = {} if opens_ms is None else {"next_open_time": timestamp_text(opens_ms)}
+                return from_ms, until_ms, Refusal(Reason.OUTSIDE_SCHEDULE, code.code, metadata)
+        expire_ms = self._expire_ms(code)
+        if expire_ms is not None:
+            if now_ms >= expire_ms:
+                metadata = {"expire_time": timestamp_text(expire_ms)}
+                return max(from_ms, expire_ms), until_ms, Refusal(Reason.CODE_EXPIRED, code.code, metadata)
+            until_ms = min(until_ms, expire_ms)
+        return from_ms, until_ms, None
+
+    def _expire_ms(self, code: CodeEntry) -> int | None:
+        if self._validity_ms is None or code.assign_time_ms is None:
+            return None
+        return code.assign_time_ms + self._validity_ms
+
+    def _trace_timing(self, code: CodeEntry, now_ms: int, trace: list[TraceEntry]) -> None:
+        saw = timestamp_text(now_ms)
+        start_ms, end_ms, expire_ms = self._start_ms, self._end_ms, self._expire_ms(code)
+        if start_ms is not None:
+            trace.append(TraceEntry("start_time", f"from {timestamp_text(start_ms)}", saw, now_ms >= start_ms))
+        if end_ms is not None:
+            trace.append(TraceEntry("end_time", f"before {timestamp_text(end_ms)}", saw, now_ms < end_ms))
+        if self._has_schedule:
+            span = self._calendar.span(now_ms)
+            opens_ms = span.next_open_ms
+            note = "" if span.open or opens_ms is None else f"opens next at {timestamp_text(opens_ms)}"
+            trace.append(TraceEntry("schedule", "open", saw, span.open, note))
+        if expire_ms is not None:
+            wanted = f"before {timestamp_text(expire_ms)}"
+            trace.append(TraceEntry("code_validity", wanted, saw, now_ms < expire_ms))
+
+
+def _entry(rule: Rule, facts: Facts, answer: bool | None) -> TraceEntry:
+    note = ""
+    if answer is None:
+        verdict = "holds all the same (OPEN)" if rule.open_on_missing else "does not hold (CLOSED)"
+        note = f"{rule.datum} was not sent, so it {verdict}"
+    return TraceEntry(
+        rule.path, rule.wanted, rule.saw(facts), answer or (answer is None and rule.open_on_missing), note
+    )
+
+
+def _refused(rule: Rule, facts: Facts, code: str, *, is_missing: bool) -> Refusal:
+    metadata = {} if rule.reason is Reason.CURRENCY_MISMATCH else {"condition": rule.path}
+    if is_missing:
+        metadata["missing_data"] = rule.datum
+    elif rule.numbers is not None:
+        metadata |= rule.numbers(facts)
+    return Refusal(rule.reason, code, metadata, rule.message)
+
+
+def timestamp_text(ms: int) -> str:
+    """A moment in milliseconds since 1970 UTC as RFC 3339 in UTC."""
+    text = (_EPOCH + timedelta(milliseconds=ms)).isoformat(timespec="milliseconds" if ms % 1000 else "seconds")
+    return text.replace("+00:00", "Z")

@@ -1,0 +1,39 @@
+"""Domain values that tests of several rooms need."""
+
+from __future__ import annotations
+
+from vouchsafe.domain.campaign import Definition, Limits
+from vouchsafe.domain.effects import AmountOff, Effect, PercentOff
+from vouchsafe.domain.pricing import Discount, LineDiscount
+from vouchsafe.domain.redemption import Claim
+
+
+def percent(basis_points: int) -> tuple[Effect, ...]:
+    return (Effect(kind=PercentOff(basis_points=basis_points)),)
+
+
+def amount(amount_minor: int) -> tuple[Effect, ...]:
+    return (Effect(kind=AmountOff(amount_minor=amount_minor)),)
+
+
+def a_definition(name: str = "Sale", basis_points: int = 1_000, limits: Limits = Limits()) -> Definition:  # noqa: B008  # immutable
+    return Definition(display_name=name, effects=percent(basis_points), limits=limits)
+
+
+def a_discount(minor: int) -> Discount:
+    return Discount(minor, minor, (LineDiscount(0, "sku-1", minor, minor),))
+
+
+def a_claim(number: int = 0, campaign_id: str = "summer", code: str = "A", minor: int = 100) -> Claim:
+    return Claim(
+        request_id=f"request-{number}",
+        fingerprint=f"{number:032x}",
+        campaign_id=campaign_id,
+        campaign_version=1,
+        code=code,
+        customer_id=f"customer-{number % 7}",
+        order_id=f"order-{number}",
+        currency_code="EUR",
+        order_amount_minor=1_000,
+        discount=a_discount(minor),
+    )

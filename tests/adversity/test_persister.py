@@ -159,7 +159,8 @@ async def test_killed_between_commit_and_trim_nothing_is_written_twice(world: Wo
         # It dies at its first trim: the first time after its first batch, then at that of what its predecessor left.
         child = await asyncio.create_subprocess_exec(
             sys.executable,
-            __file__,
+            "-m",
+            "tests.adversity.test_persister",
             env=os.environ
             | {
                 "VOUCHSAFE_VALKEY_URL": world.settings.valkey_url,

@@ -52,7 +52,7 @@ def test_an_operator_runs_a_campaign(service: Service) -> None:
     assert refused.stdout.startswith("refused: CUSTOMER_LIMIT_REACHED")
     assert "limit=1  used=1" in refused.stdout
     assert vouchsafe("redeem", code, "--customer", "bob", "--dry-run", *target).stdout.startswith(
-        "would take 625 of 5000"
+        "would take 6.25 EUR off 50.00 EUR"
     )
 
     paused = vouchsafe("campaign", "pause", id_, "--reason", "stock is gone", *target)
@@ -153,7 +153,7 @@ def test_dev_prints_a_line_that_redeems_and_leaves_nothing(tmp_path: Path) -> No
             line = said[said.index("ready; redeem a code with") + 1].strip()
             copied = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)  # noqa: S602
             assert copied.returncode == 0, copied.stderr
-            assert copied.stdout.startswith("redeemed: 500 of 5000 EUR")
+            assert copied.stdout.startswith("redeemed: 5.00 EUR off 50.00 EUR")
             (data,) = [Path(text.split()[-1]) for text in said if "data and logs" in text]
             assert data.is_dir()
 

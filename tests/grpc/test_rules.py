@@ -84,7 +84,7 @@ async def test_line_discounts_are_answered_kept_and_read_back(service: Service, 
     await settle(service.settings)
     connection = await asyncpg.connect(service.settings.postgres_url)
     try:
-        row = await connection.fetchrow(
+        (row,) = await connection.fetch(
             "select discount_minor, discount ->> 'shipping_minor' as shipping from redemptions where id = $1", taken.id
         )
     finally:

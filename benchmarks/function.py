@@ -12,13 +12,15 @@ import psutil
 
 from benchmarks.message import RUN
 from benchmarks.processes import cpu_s
-from vouchsafe.domain.campaign import Campaign, Definition, Limits
+from vouchsafe.domain.campaign import Campaign, CodeEntry, Definition, Limits
 from vouchsafe.domain.effects import Effect, PercentOff
 from vouchsafe.domain.errors import Unavailable
+from vouchsafe.domain.limits import takes_of
 from vouchsafe.domain.pricing import Discount
 from vouchsafe.domain.redemption import Claim
 from vouchsafe.embedded import HOST
-from vouchsafe.gate.checkout import Attempt, Checkout
+from vouchsafe.gate.attempts import Attempt
+from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.gate import Gate
 from vouchsafe.settings import Settings
 
@@ -26,6 +28,7 @@ BATCH = 64
 # Batches under way: enough that Valkey never waits for this process.
 WINDOW = 4
 TIMEOUT_S = 5
+LIMITS = Limits(total=10**9, per_customer=1)
 EFFECTS = (Effect(kind=PercentOff(basis_points=1_000)),)
 
 
@@ -50,9 +53,8 @@ async def commands(settings: Settings, count: int) -> list[bytes]:
         await gate.has_partition(partition, "benchmark", epoch=1)  # from here on the gate uses it
         names = map("function-{}".format, itertools.count())
         campaign = next(name for name in names if gate.partition_of(name) == partition)
-        limits = Limits(total=10**9, per_customer=1)
         await gate.publish(
-            Campaign(campaign, 1, Definition(display_name="Function", effects=EFFECTS, limits=limits), 0)
+            Campaign(campaign, 1, Definition(display_name="Function", effects=EFFECTS, limits=LIMITS), 0)
         )
         # The encoder is private to the checkout, but a copy of it here would drift.
         encode = checkout._redeem.encode
@@ -103,4 +105,5 @@ def _attempt(campaign: str, number: int) -> Attempt:
         order_amount_minor=11_460,
         discount=Discount(1_097, 1_097),
     )
-    return Attempt(claim, code_use_limit=None, objection=None)
+    entry = CodeEntry("FUNCTION", campaign, None)
+    return Attempt(claim, takes_of(LIMITS, entry, claim.customer_id, 1_097))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from vouchsafe.domain.campaign import Definition, Limits
+from vouchsafe.domain.campaign import CodeEntry, Definition, Limits
 from vouchsafe.domain.effects import AmountOff, Effect, PercentOff
+from vouchsafe.domain.limits import takes_of
 from vouchsafe.domain.pricing import Discount, LineDiscount
 from vouchsafe.domain.redemption import Claim
+from vouchsafe.gate.attempts import Attempt
 
 
 def percent(basis_points: int) -> tuple[Effect, ...]:
@@ -22,6 +24,11 @@ def a_definition(name: str = "Sale", basis_points: int = 1_000, limits: Limits =
 
 def a_discount(minor: int) -> Discount:
     return Discount(minor, minor, (LineDiscount(0, "sku-1", minor, minor),))
+
+
+def attempt_of(claim: Claim, *, limits: Limits = Limits(), code_limit: int | None = None) -> Attempt:  # noqa: B008  # immutable
+    entry = CodeEntry(claim.code, claim.campaign_id, code_limit)
+    return Attempt(claim, takes_of(limits, entry, claim.customer_id, claim.discount.applied_minor))
 
 
 def a_claim(number: int = 0, campaign_id: str = "summer", code: str = "A", minor: int = 100) -> Claim:

@@ -19,6 +19,7 @@ from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.outbox import Outbox
 from vouchsafe.ledger.ledger import Installation, Ledger
 from vouchsafe.service.campaigns import Campaigns
+from vouchsafe.service.combined import settle_forever
 from vouchsafe.service.persist import Persister
 from vouchsafe.service.recover import open_partitions, reconcile_forever
 from vouchsafe.service.redeem import Redeem
@@ -65,7 +66,7 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
                 with contextlib.suppress(Unavailable):
                     await open_partitions(stores.gate, stores.ledger, stores.installation)
                 server.open(
-                    Redeem(checkout, stores.ledger),
+                    Redeem(checkout, stores.ledger, settings.combined_hold_ms),
                     Campaigns(stores.gate, stores.ledger),
                 )
                 await _watch(stores, server, stop)
@@ -87,7 +88,12 @@ async def _persist(settings: Settings, stop: asyncio.Event) -> None:
             return Outbox(settings.valkey_url, partition, installation.id, epoch, settings.gate_timeout_ms)
 
         run = Persister(stores.ledger, installation, outbox, settings).run(stop)
-        await asyncio.gather(run, reconcile_forever(stores.gate, stores.ledger, stop), _watch(stores, None, stop))
+        await asyncio.gather(
+            run,
+            reconcile_forever(stores.gate, stores.ledger, stop),
+            settle_forever(stores.gate, stop),
+            _watch(stores, None, stop),
+        )
     log.info("persister stopped")
 
 

@@ -45,6 +45,12 @@ class Settings(BaseSettings):
     request_ttl_ms: int = Field(
         86_400_000, ge=60_000, le=2_592_000_000, description="How long a request id is remembered with its answer."
     )
+    combined_hold_ms: int = Field(
+        5_000,
+        ge=100,
+        le=60_000,
+        description="How long deciding several codes together may take; what is left behind then is settled by others.",
+    )
     max_message_bytes: int = Field(
         1_048_576, ge=4_096, le=16_777_216, description="Largest request message; larger ones are RESOURCE_EXHAUSTED."
     )

@@ -10,12 +10,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.values import a_definition, a_discount
+from tests.values import a_definition, a_discount, attempt_of
 from vouchsafe.domain.campaign import Campaign, Limits
 from vouchsafe.domain.errors import Overloaded, Unavailable
 from vouchsafe.domain.redemption import Claim, Redemption
 from vouchsafe.embedded import EmbeddedValkey
-from vouchsafe.gate.checkout import Attempt, Checkout
+from vouchsafe.gate.attempts import Attempt
+from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.gate import Gate
 from vouchsafe.settings import Settings
 
@@ -37,7 +38,7 @@ def attempt(number: int) -> Attempt:
         # Each its own, so that an answer tells whose it is.
         discount=a_discount(number + 1),
     )
-    return Attempt(claim, None, None)
+    return attempt_of(claim, limits=Limits(total=CALLS))
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ async def test_a_third_of_the_callers_go_away_at_any_moment(gate: Gate, checkout
         if isinstance(answer, asyncio.CancelledError):
             continue
         assert isinstance(answer, Redemption)
-        assert (answer.claim.request_id, answer.claim.discount.applied_minor) == (f"request-{number}", number + 1)
+        assert (answer.claim.request_id, answer.discount_minor) == (f"request-{number}", number + 1)
     # Those who went away may or may not have been decided; asking again settles it, once each.
     before = await used(gate)
     assert CALLS - len(cancelled) <= before <= CALLS

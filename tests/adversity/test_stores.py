@@ -8,12 +8,14 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import redis
 
-from tests.values import a_definition, a_discount
+from tests.values import a_definition, a_discount, attempt_of
 from vouchsafe.domain.campaign import Campaign
 from vouchsafe.domain.errors import Unavailable
 from vouchsafe.domain.redemption import STREAM_START, Claim, Redemption, StreamId
-from vouchsafe.gate.checkout import Attempt, Checkout
+from vouchsafe.gate.attempts import Attempt
+from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.gate import Gate
+from vouchsafe.gate.keys import Keys
 from vouchsafe.gate.outbox import Outbox
 from vouchsafe.ledger.ledger import Ledger
 from vouchsafe.service.persist import Persister
@@ -34,7 +36,7 @@ def attempt(number: int) -> Attempt:
         order_amount_minor=1_000,
         discount=a_discount(100),
     )
-    return Attempt(claim, None, None)
+    return attempt_of(claim)
 
 
 @pytest.fixture
@@ -126,7 +128,7 @@ async def test_what_another_installation_wrote_is_not_persisted(
     installation = await ledger.installation()
     assert installation is not None
     await checkout.redeem(attempt(1))
-    server.set("{p00}:meta", "another:1")
+    server.set(Keys(0).meta, "another:1")
     outbox = Outbox(settings.valkey_url, 0, installation.id, 1, settings.gate_timeout_ms)
     with pytest.raises(Unavailable, match="closed"):
         await outbox.read(STREAM_START, 10, 0)

@@ -19,11 +19,13 @@ from tests.values import a_discount, percent
 from vouchsafe.domain.campaign import Campaign, CodeEntry, Definition, Limits
 from vouchsafe.domain.errors import RequestIdReused
 from vouchsafe.domain.evaluator import Evaluator
+from vouchsafe.domain.limits import takes_of
 from vouchsafe.domain.order import Customer, Line, Order
 from vouchsafe.domain.pricing import Basket
 from vouchsafe.domain.reasons import Reason, Refusal
 from vouchsafe.domain.redemption import STREAM_START, Claim, Event, EventKind, Redemption
-from vouchsafe.gate.checkout import Attempt, Checkout, Standing
+from vouchsafe.gate.attempts import Attempt, Standing
+from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.outbox import Outbox
 from vouchsafe.settings import Settings
@@ -248,7 +250,9 @@ class Twins:
             order_amount_minor=1_000,
             discount=a_discount(100),
         )
-        return Attempt(claim, self._code_limits[step.code], refusal, verdict.from_ms, verdict.until_ms)
+        entry = CodeEntry(code, campaign.id, self._code_limits[step.code])
+        takes = takes_of(campaign.definition.limits, entry, claim.customer_id, claim.discount.applied_minor)
+        return Attempt(claim, takes, refusal, verdict.from_ms, verdict.until_ms)
 
     def _expected(self, attempt: Attempt) -> Answer:
         claim = attempt.claim
@@ -257,7 +261,7 @@ class Twins:
             fingerprint=claim.fingerprint,
             campaign_id=claim.campaign_id,
             code=claim.code,
-            code_limit=attempt.code_use_limit,
+            code_limit=self._code_limits[int(claim.code.removeprefix("CODE"))],
             customer=claim.customer_id,
             order=claim.order_id,
             objection=attempt.objection.reason if attempt.objection else None,

@@ -9,9 +9,11 @@ import pytest
 import redis
 
 from vouchsafe.gate import library
+from vouchsafe.gate.keys import Keys
 
 TOKEN = "installation:1"  # noqa: S105  # no secret
-META = "{p00}:meta"
+META = Keys(0).meta
+CAMPAIGN, COUNTERS, ORDERS = Keys(0).campaign("x"), Keys(0).counters("x"), Keys(0).orders("x")
 
 
 @pytest.fixture
@@ -57,45 +59,52 @@ def test_opening_sets_a_token_once(server: redis.Redis) -> None:
 
 def test_what_only_reads_is_declared_so(server: redis.Redis) -> None:
     reading = {name for name, flags in functions(server).items() if "no-writes" in flags}
-    assert reading == {"resolve", "validate", "describe", "event"}
+    assert reading == {"resolve", "validate", "describe", "event", "overdue"}
 
 
-@pytest.mark.parametrize("lost", ["version", "state", "limit_total", "limit_per_customer", "used"])
+@pytest.mark.parametrize("lost", ["version", "state", "counters"])
 def test_a_campaign_that_is_not_all_there_admits_nobody(server: redis.Redis, lost: str) -> None:
     server.set(META, TOKEN)
-    campaign = ["{p00}:campaign:x", "{p00}:customers:x", "{p00}:code-uses:x", "{p00}:orders:x"]
-    published = [TOKEN, 1, "{}", 0, 5, 1, "active", ""]
-    assert server.fcall(library.function_name("publish"), 2, META, campaign[0], *published) == 1
+    published = [TOKEN, 1, "{}", 0, "active", ""]
+    assert server.fcall(library.function_name("publish"), 3, META, CAMPAIGN, COUNTERS, *published) == 1
 
     def redeem(number: int) -> str:
-        keys = [META, "{p00}:outbox", *campaign, f"{{p00}}:request:{number}"]
-        item = [1, 1, "f" * 32, f"customer-{number}", "CODE", 0, f"order-{number} CODE", "", 0, 2**53, 7, "{}"]
+        keys = [META, "{p00}:outbox", CAMPAIGN, COUNTERS, ORDERS, f"{{p00}}:request:{number}"]
+        item = [1, 1, "f" * 32, f"order-{number} CODE", "uses 1 5 330", "", 0, 2**53, 7, "{}"]
         (answer,) = server.fcall(library.function_name("redeem"), len(keys), *keys, TOKEN, 60_000, 1, "x", *item)
         return str(answer)
 
     assert redeem(1).startswith("R ")
-    server.hdel(campaign[0], lost)
+    if lost == "counters":
+        server.delete(COUNTERS)
+    else:
+        server.hdel(CAMPAIGN, lost)
     assert redeem(2) == "U"
     assert server.xlen("{p00}:outbox") == 1
     assert server.exists("{p00}:request:2") == 0
+    # A definition that is published again does not make a new start of it.
+    server.fcall(library.function_name("publish"), 3, META, CAMPAIGN, COUNTERS, TOKEN, 2, "{}", 0, "active", "")
+    assert lost != "counters" or redeem(2) == "U"
 
 
 def test_an_older_definition_changes_nothing_and_a_newer_one_no_counter(server: redis.Redis) -> None:
     server.set(META, TOKEN)
-    key = "{p00}:campaign:x"
-    publish = library.function_name("publish")
-    assert server.fcall(publish, 2, META, key, TOKEN, 2, "two", 0, 5, 1, "active", "") == 1
-    server.hset(key, mapping={"used": 3, "state": "paused", "pause_reason": "because"})
-    assert server.fcall(publish, 2, META, key, TOKEN, 1, "one", 0, 9, 9, "active", "") == 0
-    assert server.fcall(publish, 2, META, key, TOKEN, 2, "again", 0, 9, 9, "active", "") == 0
-    assert server.fcall(publish, 2, META, key, TOKEN, 3, "three", 0, 7, "", "active", "") == 1
-    assert server.hgetall(key) == {
+
+    def publish(version: int, text: str) -> object:
+        args = [TOKEN, version, text, 0, "active", ""]
+        return server.fcall(library.function_name("publish"), 3, META, CAMPAIGN, COUNTERS, *args)
+
+    assert publish(2, "two") == 1
+    server.hset(CAMPAIGN, mapping={"state": "paused", "pause_reason": "because"})
+    server.hset(COUNTERS, "uses", 3)
+    assert publish(1, "one") == 0
+    assert publish(2, "again") == 0
+    assert publish(3, "three") == 1
+    assert server.hgetall(CAMPAIGN) == {
         "version": "3",
         "definition": "three",
         "created_ms": "0",
-        "limit_total": "7",
-        "limit_per_customer": "",
-        "used": "3",
         "state": "paused",
         "pause_reason": "because",
     }
+    assert server.hgetall(COUNTERS) == {"uses": "3"}

@@ -27,6 +27,7 @@ from vouchsafe.client._errors import from_rpc_error
 from vouchsafe.v1.campaign_service_pb2 import CreateCampaignRequest, ListCampaignsRequest, PauseCampaignRequest
 from vouchsafe.v1.campaign_service_pb2_grpc import CampaignServiceStub
 from vouchsafe.v1.condition_pb2 import Condition, SetTest, ValueTest
+from vouchsafe.v1.effect_pb2 import Bundle
 from vouchsafe.v1.redemption_service_pb2 import GetRedemptionRequest, ValidateAndRedeemRequest, ValidateRequest
 from vouchsafe.v1.redemption_service_pb2_grpc import RedemptionServiceStub
 
@@ -168,7 +169,7 @@ BAD_CAMPAIGNS: dict[str, tuple[Change, str]] = {
     ),
     "a currency that is none": (lambda r: setattr(r.definition, "currency_code", "EUX"), "definition.currency_code"),
     "an empty bundle": (
-        lambda r: r.definition.effects.add().bundle.SetInParent(),
+        lambda r: r.definition.MergeFrom(CampaignDefinition(currency_code="EUR", effects=[Effect(bundle=Bundle())])),
         "definition.effects[1].bundle.items",
     ),
     "a condition that asks nothing": (

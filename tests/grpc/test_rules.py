@@ -296,6 +296,7 @@ async def test_explain_lists_everything_that_was_looked_at(client: Client) -> No
         ("conditions[0].segments", True),
         ("conditions[1].countries", True),
         ("conditions[2].channels", False),
+        ("effects", True),
     ]
     assert (known.campaign_id, known.campaign_version) == (code, 1)
     assert "OPEN" in known.entries[1].note

@@ -10,11 +10,11 @@ import pytest
 import structlog
 
 from tests.ledger.events import SUMMER
-from tests.values import a_claim
+from tests.values import a_claim, attempt_of
 from vouchsafe.domain.campaign import Campaign, CodeEntry
 from vouchsafe.domain.errors import Unavailable
 from vouchsafe.domain.redemption import Redemption
-from vouchsafe.gate.checkout import Attempt, Checkout
+from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.connection import Connection
 from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.keys import Keys
@@ -57,7 +57,7 @@ async def redeem(gate: Gate, settings: Settings, campaign: Campaign) -> None:
     claim = a_claim(campaign_id=campaign.id)
     checkout = Checkout(gate, settings)
     try:
-        assert isinstance(await checkout.redeem(Attempt(claim, None, None)), Redemption)
+        assert isinstance(await checkout.redeem(attempt_of(claim)), Redemption)
     finally:
         await checkout.close()
 

@@ -266,6 +266,12 @@ def test_a_bundle_takes_the_dearest_units_and_no_set_that_is_cheaper_anyway() ->
     order = an_order(line(100, 1, "a"), line(900, 1, "a"), line(500, 2, "b"))
     duo = Bundle(items=(BundleItem(sku="a", quantity=1), BundleItem(sku="b", quantity=1)), price_minor=700)
     assert by_line(price(order, duo)) == {1: 450, 2: 250}
+    # Another code has taken the first unit already: the set without it is still worth it.
+    order = an_order(line(400, 1, "a"), line(401, 1, "a"), line(200, 2, "b"))
+    basket = Basket(order)
+    basket.left[0] = 0
+    cheap = Bundle(items=duo.items, price_minor=500)
+    assert Pricer([Effect(kind=cheap)], on_initial=False).price(basket, range(3)).applied_minor == 101
 
 
 def test_free_shipping_takes_off_the_shipping_alone() -> None:

@@ -10,13 +10,10 @@ from vouchsafe.domain.reasons import MESSAGES, Reason
 from vouchsafe.v1.refusal_pb2 import RefusalReason
 
 README = Path(__file__).parents[2] / "README.md"
-# What only the gate knows. The rest is judged in Python, and the gate hands it through.
+# What the gate finds out itself. The rest is judged in Python, or comes with the takes that are too many.
 IN_LUA = {
     Reason.ORDER_ALREADY_REDEEMED,
     Reason.CAMPAIGN_PAUSED,
-    Reason.CODE_LIMIT_REACHED,
-    Reason.CUSTOMER_LIMIT_REACHED,
-    Reason.CAMPAIGN_LIMIT_REACHED,
 }
 
 

@@ -17,6 +17,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from vouchsafe.cli import apply
 from vouchsafe.cli.common import Json, Target, as_dict, ask, out, print_json, print_message
 from vouchsafe.cli.words import effect_text
 
@@ -27,6 +28,7 @@ CampaignId = Annotated[str, typer.Argument(help="The campaign's id.", show_defau
 Reason = Annotated[str, typer.Option(help="Why, for those who look later.")]
 
 app = typer.Typer(help="Create, look at, pause and resume campaigns.", no_args_is_help=True)
+app.add_typer(apply.app)
 
 
 @app.command("create")

@@ -31,7 +31,7 @@ from vouchsafe.v1.definition_pb2 import CampaignDefinition, Limits, Stacking
 from vouchsafe.v1.effect_pb2 import AmountOff, Effect, FreeShipping, PercentOff, Target, TargetKind
 from vouchsafe.v1.order_pb2 import Customer, Order, OrderLine
 from vouchsafe.v1.redemption_pb2 import AppliedCode, LineDiscount, Offer, Redemption
-from vouchsafe.v1.redemption_service_pb2 import CodeTrace, ValidateResponse
+from vouchsafe.v1.redemption_service_pb2 import CodeTrace, ValidateAndRedeemResponse, ValidateResponse
 from vouchsafe.v1.refusal_pb2 import Refusal, RefusalReason
 from vouchsafe.v1.schedule_pb2 import Schedule
 
@@ -74,5 +74,6 @@ __all__ = [
     "Target",
     "TargetKind",
     "Unavailable",
+    "ValidateAndRedeemResponse",
     "ValidateResponse",
 ]

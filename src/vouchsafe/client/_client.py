@@ -22,7 +22,7 @@ from vouchsafe.v1.combining_pb2 import Combining
 from vouchsafe.v1.definition_pb2 import CampaignDefinition
 from vouchsafe.v1.order_pb2 import Customer, Order
 from vouchsafe.v1.redemption_pb2 import Offer, Redemption
-from vouchsafe.v1.redemption_service_pb2 import ValidateResponse
+from vouchsafe.v1.redemption_service_pb2 import ValidateAndRedeemResponse, ValidateResponse
 from vouchsafe.v1.redemption_service_pb2_grpc import RedemptionServiceStub
 from vouchsafe.v1.refusal_pb2 import Refusal
 
@@ -82,15 +82,28 @@ class Client:
         The request id is made here unless given, and kept over repetitions. After `Unavailable` or
         `DeadlineExceeded` the outcome is not known: call again with the error's `request_id` to learn it.
         """
+        response = await self.redeem_codes([code], customer, order, request_id=request_id)
+        return response.redemption if response.HasField("redemption") else response.refusal
+
+    async def redeem_codes(
+        self,
+        codes: Sequence[str],
+        customer: Customer,
+        order: Order,
+        *,
+        combining: Combining | None = None,
+        request_id: str | None = None,
+    ) -> ValidateAndRedeemResponse:
+        """Redeems several codes on an order, all that apply or none: the redemption or the refusal, and the codes left
+        out with their reasons. As safe to repeat as `redeem`."""
         request = redemptions_pb.ValidateAndRedeemRequest(
-            request_id=request_id or str(uuid.uuid4()), codes=[code], customer=customer, order=order
+            request_id=request_id or str(uuid.uuid4()), codes=codes, customer=customer, order=order, combining=combining
         )
         try:
-            response = await self._call(lambda: next(self._redemptions).ValidateAndRedeem, request)
+            return await self._call(lambda: next(self._redemptions).ValidateAndRedeem, request)
         except ClientError as error:
             error.request_id = request.request_id
             raise
-        return response.redemption if response.HasField("redemption") else response.refusal
 
     async def validate(self, code: str, customer: Customer, order: Order) -> Offer | Refusal:
         """What `redeem` would answer now. Takes nothing."""

@@ -4,6 +4,7 @@ bounds are those of the protos. All conditions of a campaign have to hold.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from enum import StrEnum
 
@@ -199,6 +200,18 @@ def _check_one_of(test: OneOf) -> Iterator[Violation]:
         yield Violation(name, "asks for nothing; give any or none")
     if test.any and {*test.any} <= {*test.none}:
         yield Violation(f"{name}.none", "has everything that any has, so it never holds")
+    form, words = _FORMS.get(type(test), (None, ""))
+    for field, values in (("any", test.any), ("none", test.none)):
+        for index, value in enumerate(values):
+            if form is not None and not form.fullmatch(value):
+                yield Violation(f"{name}.{field}[{index}]", f"{value!r} is never met; give {words}")
+
+
+# What the values of an order can be at all, so that a misspelt one is not waited for in vain.
+_FORMS: dict[type[OneOf], tuple[re.Pattern[str], str]] = {
+    Countries: (re.compile("[A-Z]{2}"), "an ISO 3166-1 alpha-2 code in capitals, such as DE"),
+    Regions: (re.compile("[A-Z]{2}-[A-Z0-9]{1,3}"), "an ISO 3166-2 code such as DE-BY"),
+}
 
 
 def _check_range(name: str, low_name: str, low: int | None, high_name: str, high: int | None) -> Iterator[Violation]:

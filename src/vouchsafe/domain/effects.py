@@ -105,7 +105,7 @@ class BundleItem(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 class Bundle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="bundle"):
     """A named set at a price, as often as the order holds it, at most `max_times` (None: no bound). Where a sku stands
-    at several prices, the dearest units go first; a set that costs no more than `price_minor` is left alone."""
+    at several prices, the dearest units go first; there are as many sets as take the most off."""
 
     items: tuple[BundleItem, ...]
     price_minor: int

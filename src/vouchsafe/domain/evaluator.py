@@ -20,7 +20,15 @@ from vouchsafe.domain.lines import matcher
 from vouchsafe.domain.order import Customer, Order
 from vouchsafe.domain.pricing import Basket, Discount, Pricer
 from vouchsafe.domain.reasons import Reason, Refusal
-from vouchsafe.domain.rules import ALWAYS, Facts, Rule, compile_condition, compile_currency, compile_expression
+from vouchsafe.domain.rules import (
+    ALWAYS,
+    SOME_LINE_IS_ELIGIBLE,
+    Facts,
+    Rule,
+    compile_condition,
+    compile_currency,
+    compile_expression,
+)
 from vouchsafe.domain.schedule import Calendar
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -68,6 +76,8 @@ class Evaluator:
             rules.append(compile_expression(definition.expression))
         if definition.currency_code:
             rules.append(compile_currency(definition.currency_code))
+        if self._is_eligible is not None:
+            rules.append(SOME_LINE_IS_ELIGIBLE)
         # In the order of precedence, so that the first that does not hold is the one to answer with.
         self._rules = sorted(rules, key=lambda rule: rule.reason)
         self.grants_units = any(isinstance(effect.kind, FreeUnits) and effect.kind.sku for effect in definition.effects)
@@ -104,15 +114,17 @@ class Evaluator:
             refusal = refusal or _refused(rule, facts, code.code, is_missing=answer is None)
             if trace is None:
                 break
-        outcome = refusal or self._priced(facts)
-        return Verdict(outcome, from_ms, until_ms)
+        outcome = self._priced(facts, trace) if refusal is None or trace is not None else refusal
+        return Verdict(refusal or outcome, from_ms, until_ms)
 
-    def _priced(self, facts: Facts) -> Discount | Refusal:
-        """What a code gives against which no condition speaks."""
+    def _priced(self, facts: Facts, trace: list[TraceEntry] | None) -> Discount | Refusal:
+        """What a code gives if no condition speaks against it."""
         discount = self._pricer.price(facts.basket, facts.eligible)
-        if discount.has_effect:
-            return discount
-        return Refusal(Reason.NO_EFFECT if facts.eligible else Reason.ITEMS_NOT_ELIGIBLE, facts.code.code)
+        if trace is not None:
+            saw = f"{discount.applied_minor} of {discount.desired_minor} desired, in minor units"
+            note = f"less because of {', '.join(discount.caps)}" if discount.caps else ""
+            trace.append(TraceEntry("effects", "something off", saw, discount.has_effect, note))
+        return discount if discount.has_effect else Refusal(Reason.NO_EFFECT, facts.code.code)
 
     def ceiling_minor(self, order: Order) -> int:
         """No less than what the campaign takes off the order, whatever other codes have taken off before."""
@@ -181,7 +193,7 @@ def _entry(rule: Rule, facts: Facts, answer: bool | None) -> TraceEntry:
     note = ""
     if answer is None:
         verdict = "holds all the same (OPEN)" if rule.open_on_missing else "does not hold (CLOSED)"
-        note = f"{rule.datum} was not sent, so it {verdict}"
+        note = f"{rule.datum or rule.saw(facts)} was not sent, so it {verdict}"
     return TraceEntry(
         rule.path, rule.wanted, rule.saw(facts), answer or (answer is None and rule.open_on_missing), note
     )
@@ -190,7 +202,7 @@ def _entry(rule: Rule, facts: Facts, answer: bool | None) -> TraceEntry:
 def _refused(rule: Rule, facts: Facts, code: str, *, is_missing: bool) -> Refusal:
     metadata = {} if rule.reason is Reason.CURRENCY_MISMATCH else {"condition": rule.path}
     if is_missing:
-        metadata["missing_data"] = rule.datum
+        metadata["missing_data"] = rule.datum or rule.saw(facts)
     elif rule.numbers is not None:
         metadata |= rule.numbers(facts)
     return Refusal(rule.reason, code, metadata, rule.message)

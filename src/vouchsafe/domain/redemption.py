@@ -7,6 +7,7 @@ without a second index, and the order of the names of one partition is the order
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from vouchsafe.domain.pricing import Discount
+from vouchsafe.domain.reasons import Refusal
 
 
 class StreamId(NamedTuple):
@@ -63,6 +65,7 @@ class EventKind(StrEnum):
     """What happened in a partition."""
 
     REDEEMED = "redeemed"
+    COMBINED = "combined"
     PAUSED = "paused"
     RESUMED = "resumed"
 
@@ -81,7 +84,8 @@ class Event:
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """What a request to redeem asks the gate to take: everything of a redemption but its place and time.
 
-    `fingerprint` is 32 hex digits over the whole request except its id.
+    `fingerprint` is 32 hex digits over the whole request except its id. `takes` are the counters that it moves, each by
+    so much. `combined_id` is the redemption of several codes that this one is a part of, empty for none.
     """
 
     request_id: str
@@ -94,6 +98,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     currency_code: str
     order_amount_minor: int
     discount: Discount
+    takes: Mapping[str, int] = {}
+    combined_id: str = ""
 
     def to_json(self) -> bytes:
         """The body of its event."""
@@ -109,20 +115,76 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Claim).decode
 
 
+class AppliedCode(msgspec.Struct, frozen=True):
+    """One code of a redemption, and what it takes off."""
+
+    code: str
+    campaign_id: str
+    campaign_version: int
+    discount: Discount
+
+
+class CombinedClaim(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request to redeem several codes asks for, as it is decided: all of them, in the order in which they are
+    applied, with the codes that were left out. Each that applies has a claim and an event of its own beside this."""
+
+    request_id: str
+    fingerprint: str
+    customer_id: str
+    order_id: str
+    currency_code: str
+    order_amount_minor: int
+    applied: tuple[AppliedCode, ...]
+    inapplicable: tuple[Refusal, ...] = ()
+    skipped: tuple[Refusal, ...] = ()
+    is_best: bool | None = None
+
+    def to_json(self) -> bytes:
+        """The body of its event."""
+        return _encode(self)
+
+    @classmethod
+    def from_json(cls, body: bytes | str) -> CombinedClaim:
+        """Reads what `to_json` wrote. Raises ValueError on anything else."""
+        return _decode_combined(body)
+
+
+_decode_combined = msgspec.json.Decoder(CombinedClaim).decode
+
+
 @dataclass(frozen=True, slots=True)
 class Redemption:
     """A use that was taken. `at_ms` is the gate's clock."""
 
     position: Position
     at_ms: int
-    claim: Claim
+    claim: Claim | CombinedClaim
 
     @property
     def id(self) -> str:
         """The redemption's id."""
         return str(self.position)
 
+    @property
+    def applied(self) -> tuple[AppliedCode, ...]:
+        """The codes, in the order in which they are applied."""
+        claim = self.claim
+        if isinstance(claim, CombinedClaim):
+            return claim.applied
+        return (AppliedCode(claim.code, claim.campaign_id, claim.campaign_version, claim.discount),)
+
+    @property
+    def discount_minor(self) -> int:
+        """What all codes take off."""
+        return sum([one.discount.applied_minor for one in self.applied])
+
     @classmethod
-    def from_event(cls, event: Event) -> Redemption:
-        """The redemption that an event of kind REDEEMED records."""
-        return cls(event.position, event.at_ms, Claim.from_json(event.body))
+    def from_event(cls, event: Event) -> Redemption | None:
+        """The redemption that an event records, None for one that records none."""
+        match event.kind:
+            case EventKind.REDEEMED:
+                return cls(event.position, event.at_ms, Claim.from_json(event.body))
+            case EventKind.COMBINED:
+                return cls(event.position, event.at_ms, CombinedClaim.from_json(event.body))
+            case _:
+                return None

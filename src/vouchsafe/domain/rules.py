@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Final, NamedTuple
@@ -73,7 +74,7 @@ def compile_condition(condition: c.Condition, path: str, time_zone: str) -> Rule
             value = _value(test)
             return rule._replace(holds=_one_of(test, value), saw=lambda facts: value(facts) or "nothing")
         case c.HolderOnly():
-            return rule._replace(holds=_is_holder, saw=lambda facts: "another" if facts.code.holder_id else "nobody")
+            return rule._replace(holds=_is_holder, saw=_holder)
         case c.OrderNumber():
             number = _order_number
             return rule._replace(
@@ -125,7 +126,7 @@ def compile_expression(text: c.CelExpression) -> Rule:
     return Rule(
         path="expression",
         reason=Reason.EXPRESSION_NOT_MET,
-        datum="expression",
+        datum="",  # what it missed is known once it is asked
         wanted=text.text,
         message=text.message,
         open_on_missing=text.on_missing is c.OnMissing.OPEN,
@@ -154,6 +155,18 @@ def compile_currency(code: str) -> Rule:
             "order_currency_code": facts.basket.order.currency_code,
         },
     )
+
+
+SOME_LINE_IS_ELIGIBLE: Final = Rule(
+    path="eligible_lines",
+    reason=Reason.ITEMS_NOT_ELIGIBLE,
+    datum="",
+    wanted="a line that counts",
+    message="",
+    open_on_missing=False,
+    holds=lambda facts: bool(facts.eligible),
+    saw=lambda facts: f"{len(facts.eligible)} of {len(facts.basket.order.lines)} lines count",
+)
 
 
 def _reason(test: c.Test) -> Reason:
@@ -287,16 +300,28 @@ def _is_holder(facts: Facts) -> bool | None:
     return facts.customer.id == holder if holder else None
 
 
+def _holder(facts: Facts) -> str:
+    """To whom the code was given, without telling names."""
+    match _is_holder(facts):
+        case None:
+            return "given to nobody"
+        case is_holder:
+            return "given to this customer" if is_holder else "given to another customer"
+
+
 def _order_number(facts: Facts) -> int | None:
     placed = facts.customer.order_count
     return None if placed is None else placed + 1
+
+
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 def _anniversary(test: c.Anniversary, zone: ZoneInfo) -> Callable[[Facts], bool | None]:
     def holds(facts: Facts) -> bool | None:
         text = facts.customer.attributes.get(test.attribute, "")
         try:
-            born = date.fromisoformat(text) if len(text) == 10 else None
+            born = date.fromisoformat(text) if _DATE.fullmatch(text) else None
         except ValueError:
             born = None
         if born is None:

@@ -9,7 +9,9 @@ not matter.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 from vouchsafe.domain.effects import (
     AmountOff,
@@ -232,47 +234,53 @@ def _bundle(kind: Bundle) -> Wish:
             group = by_sku.get(order.lines[index].sku)
             if group is not None:
                 group.append((index, count))
-        groups = [(_ranked(order, group, Pick.DEAREST), wanted[sku]) for sku, group in by_sku.items()]
-        times = min([sum([count for _, count in group]) // each for group, each in groups])
+        groups = [_Group(order, group, wanted[sku], values) for sku, group in by_sku.items()]
+        most = min([group.most for group in groups])
         if kind.max_times is not None:
-            times = min(times, kind.max_times)
-        times = _worthwhile(order, groups, times, kind.price_minor)
-        picked = [entry for group, each in groups for entry in _first(group, times * each)]
-        worth = value(order, picked, values)
-        off = max(0, sum(worth) - times * kind.price_minor)
-        parts = dict(zip([index for index, _ in picked], shares(off, worth), strict=True)) if off else {}
+            most = min(most, kind.max_times)
+        # What a set is worth changes only where a line ends, so the best number of sets is at one of those, or at most.
+        turns = {0, most, *(turn for group in groups for turn in group.turns if turn <= most)}
+        off, fewer = max(
+            (sum([group.worth(turn) for group in groups]) - turn * kind.price_minor, -turn) for turn in turns
+        )
+        if off <= 0:
+            return [0] * len(units)
+        picked = [entry for group in groups for entry in group.first(-fewer)]
+        parts = dict(zip([index for index, _ in picked], shares(off, value(order, picked, values)), strict=True))
         return [parts.get(index, 0) for index, _ in units]
 
     return wish
 
 
-def _worthwhile(order: Order, groups: list[tuple[Units, int]], times: int, price_minor: int) -> int:
-    """The most sets, up to `times`, of which each costs more than the price. Later sets are never dearer."""
+class _Group:
+    """The lines of one sku of a bundle, the dearest first, with what the first so many sets of them are worth."""
 
-    def cost(sets: int) -> int:
-        return sum(
-            [
-                order.lines[index].unit_price_minor * count
-                for group, each in groups
-                for index, count in _first(group, sets * each)
-            ]
-        )
+    def __init__(self, order: Order, units: Units, each: int, values: Sequence[int]) -> None:
+        self._units = _ranked(order, units, Pick.DEAREST)
+        self._each = each
+        self._values = values
+        self._counts = [0, *accumulate([count for _, count in self._units])]
+        self._worths = [0, *accumulate([values[index] for index, _ in self._units])]
+        self.most = self._counts[-1] // each
+        self.turns = [turn for count in self._counts for turn in (count // each, -(-count // each))]
 
-    low, high = 0, times
-    while low < high:
-        middle = (low + high + 1) // 2
-        if cost(middle) - cost(middle - 1) > price_minor:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    def worth(self, sets: int) -> int:
+        """What the units of so many sets are worth."""
+        count = sets * self._each
+        whole = bisect_right(self._counts, count) - 1
+        worth = self._worths[whole]
+        rest = count - self._counts[whole]
+        if rest:
+            index, available = self._units[whole]
+            worth += self._values[index] * rest // available
+        return worth
 
-
-def _first(group: Units, count: int) -> Units:
-    taken = []
-    for index, available in group:
-        if count <= 0:
-            break
-        taken.append((index, min(available, count)))
-        count -= available
-    return taken
+    def first(self, sets: int) -> Units:
+        """The units of so many sets."""
+        count, taken = sets * self._each, []
+        for index, available in self._units:
+            if count <= 0:
+                break
+            taken.append((index, min(available, count)))
+            count -= available
+        return taken

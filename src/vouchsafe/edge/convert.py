@@ -20,9 +20,10 @@ from vouchsafe.domain.errors import InvalidRequest, Violation
 from vouchsafe.domain.order import Customer, Line, Order
 from vouchsafe.domain.pricing import Cap, Discount
 from vouchsafe.domain.reasons import Refusal
-from vouchsafe.domain.redemption import Redemption
+from vouchsafe.domain.redemption import CombinedClaim, Redemption
 from vouchsafe.edge.mirror import from_message, to_message
 from vouchsafe.service.campaigns import PageKey
+from vouchsafe.service.combined import Answer
 from vouchsafe.service.judge import RedeemRequest
 from vouchsafe.service.redeem import Offer, Trace, Validation
 from vouchsafe.v1 import campaign_pb2, definition_pb2, order_pb2, redemption_pb2, redemption_service_pb2, refusal_pb2
@@ -112,17 +113,34 @@ def _order(message: order_pb2.Order) -> Order:
 def redemption_message(redemption: Redemption) -> redemption_pb2.Redemption:
     """A use that was taken."""
     claim = redemption.claim
-    return redemption_pb2.Redemption(
+    message = redemption_pb2.Redemption(
         id=redemption.id,
         request_id=claim.request_id,
         order_id=claim.order_id,
         customer_id=claim.customer_id,
-        applied_codes=[_applied_code(claim.code, claim.campaign_id, claim.campaign_version, claim.discount)],
+        applied_codes=[
+            _applied_code(one.code, one.campaign_id, one.campaign_version, one.discount) for one in redemption.applied
+        ],
         currency_code=claim.currency_code,
         order_amount_minor=claim.order_amount_minor,
-        discount_minor=claim.discount.applied_minor,
+        discount_minor=redemption.discount_minor,
         redeem_time=_timestamp(redemption.at_ms),
     )
+    if isinstance(claim, CombinedClaim) and claim.is_best is not None:
+        message.is_best_deal = claim.is_best
+    return message
+
+
+def answer_message(answer: Answer) -> redemption_service_pb2.ValidateAndRedeemResponse:
+    """What was taken or why not, and why codes were left out."""
+    message = redemption_service_pb2.ValidateAndRedeemResponse(
+        inapplicable=map(refusal_message, answer.inapplicable), skipped=map(refusal_message, answer.skipped)
+    )
+    if isinstance(answer.outcome, Refusal):
+        message.refusal.CopyFrom(refusal_message(answer.outcome))
+    else:
+        message.redemption.CopyFrom(redemption_message(answer.outcome))
+    return message
 
 
 def offer_message(offer: Offer) -> redemption_pb2.Offer:

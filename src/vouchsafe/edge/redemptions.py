@@ -7,7 +7,6 @@ from typing import Any
 from grpc.aio import ServicerContext
 
 from vouchsafe.domain.errors import NotFound
-from vouchsafe.domain.reasons import Refusal
 from vouchsafe.domain.redemption import Position
 from vouchsafe.edge import convert
 from vouchsafe.service.redeem import Redeem
@@ -30,11 +29,8 @@ class RedemptionServicer(RedemptionServiceServicer):
     async def ValidateAndRedeem(
         self, request: pb.ValidateAndRedeemRequest, context: Context
     ) -> pb.ValidateAndRedeemResponse:
-        """Takes the use, or says why not."""
-        outcome = await self.use_case.redeem(convert.redeem_request(request))
-        if isinstance(outcome, Refusal):
-            return pb.ValidateAndRedeemResponse(refusal=convert.refusal_message(outcome))
-        return pb.ValidateAndRedeemResponse(redemption=convert.redemption_message(outcome))
+        """Takes the uses, or says why not."""
+        return convert.answer_message(await self.use_case.redeem(convert.redeem_request(request)))
 
     async def GetRedemption(self, request: pb.GetRedemptionRequest, context: Context) -> pb.GetRedemptionResponse:
         """One redemption by its id."""

@@ -3,72 +3,57 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
-
-import msgspec
 
 from vouchsafe.domain.campaign import Campaign, CodeEntry
 from vouchsafe.domain.errors import RequestIdReused, Unavailable
-from vouchsafe.domain.reasons import Reason, Refusal
-from vouchsafe.domain.redemption import Claim, Event, Position, Redemption
-from vouchsafe.domain.rules import ALWAYS
+from vouchsafe.domain.reasons import Refusal
+from vouchsafe.domain.redemption import Claim, CombinedClaim, Event, Position, Redemption
+from vouchsafe.gate.attempts import (
+    Answer,
+    Attempt,
+    Held,
+    Missing,
+    Moved,
+    Redeemable,
+    Reused,
+    Stale,
+    Standing,
+    Undone,
+    Waiting,
+    decode_answer,
+    encode_refusal,
+    numbered,
+)
 from vouchsafe.gate.connection import Command, Connection, function_call
 from vouchsafe.gate.gate import Gate, decode_status, describe_call
 from vouchsafe.gate.lanes import Function, Lane
 from vouchsafe.gate.outbox import event_from_fields
+from vouchsafe.gate.transactions import Part, campaign_keys, forget_call, home_of, settle_call
 from vouchsafe.settings import Settings
 
 
-class Attempt:
-    """One item to decide: what it would take, the code's own limit, and what the campaign's rules object to, true in
-    [from_ms, until_ms) by the gate's clock."""
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A part of a transaction to be held until its deadline, milliseconds by the gate's clock."""
 
-    __slots__ = ("body", "claim", "code_use_limit", "digest", "from_ms", "objection", "until_ms")
+    attempt: Attempt
+    transaction_id: str
+    deadline_ms: int
 
-    def __init__(
-        self,
-        claim: Claim,
-        code_use_limit: int | None,
-        objection: Refusal | None,
-        from_ms: int = ALWAYS[0],
-        until_ms: int = ALWAYS[1],
-    ) -> None:
+
+class Decision:
+    """A transaction to be decided, before its deadline by the gate's clock."""
+
+    __slots__ = ("body", "claim", "deadline_ms", "digest", "transaction_id")
+
+    def __init__(self, claim: CombinedClaim, transaction_id: str, deadline_ms: int) -> None:
         self.claim = claim
-        self.code_use_limit = code_use_limit
-        self.objection = objection
-        self.from_ms = from_ms
-        self.until_ms = until_ms
+        self.transaction_id = transaction_id
+        self.deadline_ms = deadline_ms
         self.body = claim.to_json()
         self.digest = zlib.crc32(self.body)
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """The redemption that stands: this request has taken it before, or this order with the same contents has."""
-
-    position: Position
-
-
-@dataclass(frozen=True, slots=True)
-class Stale:
-    """The campaign's definition has changed since it was read; nothing was decided."""
-
-
-@dataclass(frozen=True, slots=True)
-class Moved:
-    """By the gate's clock, what was judged is not true now; nothing was decided. The clock is set right already."""
-
-
-@dataclass(frozen=True, slots=True)
-class Redeemable:
-    """Nothing speaks against it, now."""
-
-
-STALE: Final = Stale()
-MOVED: Final = Moved()
-REDEEMABLE: Final = Redeemable()
 
 
 class Checkout:
@@ -87,9 +72,14 @@ class Checkout:
         )
         self._resolve = Function(self._encode_resolve, _decode_resolve)
         self._describe = Function(self._encode_describe, _decode_definition)
-        self._claim = Function(self._encode_claim, _decode_claim)
+        self._claim = Function(self._encode_claim, self._decode_claim)
         self._redeem = Function(self._encode_redeem, self._decode_redeem)
         self._validate = Function(self._encode_validate, self._decode_validate)
+        self._hold = Function(self._encode_hold, self._decode_hold)
+        self._decide = Function(self._encode_decide, _decode_decision)
+        self._settle = Function(self._encode_settle, _decode_nothing)
+        self._forget = Function(self._encode_forget, _decode_nothing)
+        self._remember = Function(self._encode_remember, _decode_nothing)
         self._event = Function(self._encode_event, _decode_event)
 
     async def close(self) -> None:
@@ -99,6 +89,10 @@ class Checkout:
     def now_ms(self) -> int:
         """What the gate's clock says, within a round trip."""
         return self._gate.clock.now_ms()
+
+    def home(self, request_id: str) -> int:
+        """The partition in which a request id is remembered."""
+        return self._gate.partition_of(request_id)
 
     async def resolve(self, code: str) -> CodeEntry | None:
         """Where a code leads, or None when no campaign has it."""
@@ -114,17 +108,43 @@ class Checkout:
         A request id has a partition of its own, so that it is caught even when the other request went to a campaign
         elsewhere. Where both partitions are the same, `redeem` does this by itself.
         """
-        home = self._gate.partition_of(claim.request_id)
-        if home != self._gate.partition_of(claim.campaign_id):
-            await self._lane.submit(self._claim, home, claim)
+        if self.home(claim.request_id) != self._gate.partition_of(claim.campaign_id):
+            await self.claim_id(claim.request_id, claim.fingerprint)
 
-    async def redeem(self, attempt: Attempt) -> Redemption | Refusal | Standing | Stale | Moved:
+    async def claim_id(self, request_id: str, fingerprint: str) -> Standing | Refusal | None:
+        """Makes sure that the request id is this request's and no other's, and answers what it was told in the
+        partition of the id, if anything. Raises RequestIdReused."""
+        return await self._lane.submit(self._claim, self.home(request_id), (request_id, fingerprint))
+
+    async def redeem(self, attempt: Attempt) -> Redemption | Refusal | Standing | Stale | Moved | Waiting:
         """Decides in one atomic step, and takes the use if nothing speaks against it. Raises RequestIdReused."""
         return await self._lane.submit(self._redeem, self._gate.partition_of(attempt.claim.campaign_id), attempt)
 
-    async def validate(self, attempt: Attempt) -> Redeemable | Refusal | Stale | Moved:
+    async def validate(self, attempt: Attempt) -> Redeemable | Refusal | Stale | Moved | Waiting:
         """What `redeem` would decide now. Takes nothing; looks at no request id."""
         return await self._lane.submit(self._validate, self._gate.partition_of(attempt.claim.campaign_id), attempt)
+
+    async def hold(self, hold: Hold) -> Held | Refusal | Standing | Stale | Moved | Waiting:
+        """Takes one part of a transaction, until it is settled. Doing so again changes nothing."""
+        return await self._lane.submit(self._hold, self._gate.partition_of(hold.attempt.claim.campaign_id), hold)
+
+    async def decide(self, decision: Decision) -> Redemption | Standing | Refusal | Undone:
+        """Makes all parts of a transaction one redemption, in one atomic step, unless it was undone or is late. Raises
+        RequestIdReused."""
+        return await self._lane.submit(self._decide, home_of(decision.transaction_id), decision)
+
+    async def settle(self, part: Part, redemption_id: str) -> None:
+        """Makes a redemption of a part whose transaction is decided, or undoes it with ''. Safe to do twice."""
+        partition = self._gate.partition_of(part.campaign_id)
+        await self._lane.submit(self._settle, partition, (part, redemption_id))
+
+    async def forget(self, transaction_id: str) -> None:
+        """All parts are settled: lets the decision expire."""
+        await self._lane.submit(self._forget, home_of(transaction_id), transaction_id)
+
+    async def remember(self, request_id: str, fingerprint: str, refusal: Refusal) -> None:
+        """Remembers a refusal under a request id that has no answer yet, in the partition of the id."""
+        await self._lane.submit(self._remember, self.home(request_id), (request_id, fingerprint, refusal))
 
     async def event(self, position: Position) -> Event | None:
         """The event at a position, or None when the outbox does not hold it (any more)."""
@@ -141,134 +161,118 @@ class Checkout:
     def _encode_describe(self, partition: int, campaign_ids: Sequence[str]) -> Command:
         return describe_call(*self._gate.keys_and_token(partition), campaign_ids)
 
-    def _encode_claim(self, partition: int, claims: Sequence[Claim]) -> Command:
+    def _encode_claim(self, partition: int, claims: Sequence[tuple[str, str]]) -> Command:
         keys, token = self._gate.keys_and_token(partition)
-        return function_call(
-            "claim",
-            [keys.meta, *(keys.request(claim.request_id) for claim in claims)],
-            [token, self._ttl_ms, *(claim.fingerprint for claim in claims)],
-        )
+        names = [keys.request(request_id) for request_id, _ in claims]
+        fingerprints = [fingerprint for _, fingerprint in claims]
+        return function_call("claim", [keys.meta, *names], [token, self._ttl_ms, *fingerprints])
 
     def _encode_redeem(self, partition: int, attempts: Sequence[Attempt]) -> Command:
         keys, token = self._gate.keys_and_token(partition)
-        campaigns, campaign_keys = self._campaigns(partition, attempts)
+        campaigns = numbered(attempts)
         args: list[bytes | str | int] = [token, self._ttl_ms, len(campaigns), *campaigns]
         for attempt in attempts:
-            claim = attempt.claim
-            args += (campaigns[claim.campaign_id], *_item(attempt), attempt.digest, attempt.body)
+            args += attempt.fields(campaigns[attempt.claim.campaign_id])
         requests = [keys.request(attempt.claim.request_id) for attempt in attempts]
-        return function_call("redeem", [keys.meta, keys.outbox, *campaign_keys, *requests], args)
+        return function_call("redeem", [keys.meta, keys.outbox, *campaign_keys(keys, campaigns), *requests], args)
 
     def _encode_validate(self, partition: int, attempts: Sequence[Attempt]) -> Command:
         keys, token = self._gate.keys_and_token(partition)
-        campaigns, campaign_keys = self._campaigns(partition, attempts)
+        campaigns = numbered(attempts)
         args: list[bytes | str | int] = [token, len(campaigns)]
         for attempt in attempts:
-            args += (campaigns[attempt.claim.campaign_id], *_item(attempt))
-        return function_call("validate", [keys.meta, *campaign_keys], args)
+            args += attempt.fields(campaigns[attempt.claim.campaign_id])
+        return function_call("validate", [keys.meta, *campaign_keys(keys, campaigns)], args)
+
+    def _encode_hold(self, partition: int, holds: Sequence[Hold]) -> Command:
+        keys, token = self._gate.keys_and_token(partition)
+        campaigns = numbered([hold.attempt for hold in holds])
+        args: list[bytes | str | int] = [token, len(campaigns), *campaigns]
+        for hold in holds:
+            attempt = hold.attempt
+            args += (hold.transaction_id, hold.deadline_ms, *attempt.fields(campaigns[attempt.claim.campaign_id]))
+        return function_call("hold", [keys.meta, keys.pending, *campaign_keys(keys, campaigns)], args)
+
+    def _encode_decide(self, partition: int, decisions: Sequence[Decision]) -> Command:
+        keys, token = self._gate.keys_and_token(partition)
+        names: list[str] = []
+        args: list[bytes | str | int] = [token, self._ttl_ms]
+        for decision in decisions:
+            names += (keys.transaction(decision.transaction_id), keys.request(decision.claim.request_id))
+            args += (decision.claim.fingerprint, decision.deadline_ms, decision.digest, decision.body)
+        return function_call("decide", [keys.meta, keys.outbox, *names], args)
+
+    def _encode_settle(self, partition: int, settled: Sequence[tuple[Part, str]]) -> Command:
+        return settle_call(*self._gate.keys_and_token(partition), settled)
+
+    def _encode_forget(self, partition: int, transaction_ids: Sequence[str]) -> Command:
+        return forget_call(*self._gate.keys_and_token(partition), transaction_ids, self._ttl_ms)
+
+    def _encode_remember(self, partition: int, items: Sequence[tuple[str, str, Refusal]]) -> Command:
+        keys, token = self._gate.keys_and_token(partition)
+        args: list[bytes | str | int] = [token, self._ttl_ms]
+        for _, fingerprint, refusal in items:
+            args += (fingerprint, encode_refusal(refusal, with_code=True))
+        return function_call("answer", [keys.meta, *(keys.request(item[0]) for item in items)], args)
 
     def _encode_event(self, partition: int, positions: Sequence[Position]) -> Command:
         keys, token = self._gate.keys_and_token(partition)
         ids = (str(position.stream_id) for position in positions)
         return function_call("event", [keys.meta, keys.outbox], [token, *ids])
 
-    def _campaigns(self, partition: int, attempts: Sequence[Attempt]) -> tuple[dict[str, int], list[str]]:
-        """The distinct campaigns with their index from 1, and the keys of all of them."""
-        keys, _ = self._gate.keys_and_token(partition)
-        indexes: dict[str, int] = {}
-        campaign_keys: list[str] = []
-        for attempt in attempts:
-            id_ = attempt.claim.campaign_id
-            if id_ not in indexes:
-                indexes[id_] = len(indexes) + 1
-                campaign_keys += (keys.campaign(id_), keys.customers(id_), keys.code_uses(id_), keys.orders(id_))
-        return indexes, campaign_keys
+    def _decode_claim(self, partition: int, item: tuple[str, str], answer: bytes) -> Standing | Refusal | None:
+        if answer == b"K":
+            return None
+        match decode_answer(partition, "", answer.decode()):
+            case Standing() | Refusal() as found:
+                return found
+            case _:
+                raise _reused(item[0])
 
     def _decode_redeem(
         self, partition: int, attempt: Attempt, answer: bytes
-    ) -> Redemption | Refusal | Standing | Stale | Moved:
-        kind, _, text = answer.decode().partition(" ")
-        rest = text.split(" ")
-        match kind:
-            case "R":
-                place, at_ms, digest = rest
-                position = _position(partition, place)
-                # A repetition may have been judged by another version of the definition; the first one stands.
-                if int(digest) != attempt.digest:
-                    return Standing(position)
-                return Redemption(position, int(at_ms), attempt.claim)
-            case "D":
-                return Standing(_position(partition, rest[0]))
+    ) -> Redemption | Refusal | Standing | Stale | Moved | Waiting:
+        claim = attempt.claim
+        match self._decoded(partition, attempt, answer, (attempt.digest, claim)):
+            case Redemption() | Refusal() | Standing() | Stale() | Moved() | Waiting() as found:
+                return found
+            case found:
+                raise ValueError(f"unexpected answer {found}")
+
+    def _decode_validate(
+        self, partition: int, attempt: Attempt, answer: bytes
+    ) -> Redeemable | Refusal | Stale | Moved | Waiting:
+        match self._decoded(partition, attempt, answer):
+            case Redeemable() | Refusal() | Stale() | Moved() | Waiting() as found:
+                return found
+            case found:
+                raise ValueError(f"unexpected answer {found}")
+
+    def _decode_hold(
+        self, partition: int, hold: Hold, answer: bytes
+    ) -> Held | Refusal | Standing | Stale | Moved | Waiting:
+        match self._decoded(partition, hold.attempt, answer):
+            case Held() | Refusal() | Standing() | Stale() | Moved() | Waiting() as found:
+                return found
+            case found:
+                raise ValueError(f"unexpected answer {found}")
+
+    def _decoded(
+        self, partition: int, attempt: Attempt, answer: bytes, claimed: tuple[int, Claim] | None = None
+    ) -> Answer:
+        """An answer; sets the clock when it is behind, and raises what is an error."""
+        claim = attempt.claim
+        found = decode_answer(partition, claim.code, answer.decode(), claimed)
+        match found:
+            case Moved(now_ms):
+                self._gate.clock.set(now_ms)
+            case Reused():
+                raise _reused(claim.request_id)
+            case Missing():
+                raise Unavailable(f"campaign {claim.campaign_id} is being published; try again")
             case _:
-                return self._decode_other(partition, attempt, kind, text)
-
-    def _decode_validate(self, partition: int, attempt: Attempt, answer: bytes) -> Redeemable | Refusal | Stale | Moved:
-        kind, _, text = answer.decode().partition(" ")
-        return REDEEMABLE if kind == "V" else self._decode_other(partition, attempt, kind, text)
-
-    def _decode_other(self, partition: int, attempt: Attempt, kind: str, text: str) -> Refusal | Stale | Moved:
-        match kind:
-            case "N":
-                return _decode_refusal(partition, attempt.claim.code, text)
-            case "S":
-                return STALE
-            case "T":
-                self._gate.clock.set(int(text))
-                return MOVED
-            case "X":
-                raise _reused(attempt.claim)
-            case "U":
-                raise Unavailable(f"campaign {attempt.claim.campaign_id} is being published; try again")
-            case _:
-                raise ValueError(f"unknown answer {kind!r}")
-
-
-def _position(partition: int, place: str) -> Position:
-    return Position.parse(f"r{partition:02}-{place}")
-
-
-def _decode_refusal(partition: int, code: str, text: str) -> Refusal:
-    """A refusal as redeem.lua has it: the caller's own in JSON, the gate's as pairs."""
-    number, _, rest = text.partition(" ")
-    if rest.startswith("{"):
-        words = _read_words(rest)
-        return Refusal(Reason(int(number)), code, words.metadata, words.message)
-    pairs = dict(pair.split("=", 1) for pair in rest.split(" ")) if rest else {}
-    if "place" in pairs:
-        return Refusal(Reason(int(number)), code, {"redemption_id": str(_position(partition, pairs["place"]))})
-    return Refusal(Reason(int(number)), code, pairs)
-
-
-class _Words(msgspec.Struct, frozen=True):
-    """What a refusal says beside its reason."""
-
-    metadata: Mapping[str, str]
-    message: str
-
-
-_read_words = msgspec.json.Decoder(_Words).decode
-_write_words = msgspec.json.Encoder().encode
-
-
-def _item(attempt: Attempt) -> tuple[bytes | str | int, ...]:
-    """The fields of an item that redeem and validate share, after the index of its campaign."""
-    claim = attempt.claim
-    return (
-        claim.campaign_version,
-        claim.fingerprint,
-        claim.customer_id,
-        claim.code,
-        attempt.code_use_limit or 0,
-        f"{claim.order_id} {claim.code}",
-        "" if attempt.objection is None else _encode_refusal(attempt.objection),
-        attempt.from_ms,
-        attempt.until_ms,
-    )
-
-
-def _encode_refusal(refusal: Refusal) -> bytes:
-    words = _write_words(_Words(refusal.metadata, refusal.own_message))
-    return b"N %d %b" % (refusal.reason.value, words)
+                pass
+        return found
 
 
 def _decode_resolve(_partition: int, code: str, entry: bytes | None) -> CodeEntry | None:
@@ -289,12 +293,20 @@ def _decode_event(_partition: int, position: Position, fields: list[bytes] | Non
     return event_from_fields(position, fields) if fields else None
 
 
-def _decode_claim(_partition: int, claim: Claim, answer: bytes) -> None:
-    if answer != b"K":
-        raise _reused(claim)
+def _decode_decision(partition: int, decision: Decision, answer: bytes) -> Redemption | Standing | Refusal | Undone:
+    claim = decision.claim
+    match decode_answer(partition, "", answer.decode(), (decision.digest, claim)):
+        case Redemption() | Standing() | Refusal() | Undone() as found:
+            return found
+        case Reused():
+            raise _reused(claim.request_id)
+        case found:
+            raise ValueError(f"unexpected answer {found}")
 
 
-def _reused(claim: Claim) -> RequestIdReused:
-    return RequestIdReused(
-        f"request id {claim.request_id} was used for another request; make a new one for each attempt"
-    )
+def _decode_nothing(_partition: int, _item: object, _answer: object) -> None:
+    """Done is all there is to say."""
+
+
+def _reused(request_id: str) -> RequestIdReused:
+    return RequestIdReused(f"request id {request_id} was used for another request; make a new one for each attempt")

@@ -9,6 +9,7 @@ import asyncio
 import json
 import time
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 from redis.exceptions import ResponseError
@@ -18,6 +19,7 @@ from vouchsafe.domain.errors import Misconfigured, Unavailable
 from vouchsafe.domain.redemption import STREAM_START, EventKind, StreamId
 from vouchsafe.gate.connection import CLOSED, Command, Connection, as_unavailable, function_call
 from vouchsafe.gate.keys import Keys, partition_of
+from vouchsafe.gate.transactions import Part, by_home, decided_place, forget_call, home_of, settle_call
 from vouchsafe.settings import Settings
 
 # What the store must be set to so that an acknowledged redemption survives: fsync before the answer, and no eviction.
@@ -49,6 +51,7 @@ class Gate:
         self._tokens: dict[int, tuple[str, int]] = {}
         self._connection = Connection(settings.valkey_url, settings.gate_timeout_ms)
         self._lock = asyncio.Lock()
+        self._request_ttl_ms = settings.request_ttl_ms
         self.clock = Clock()
 
     @classmethod
@@ -138,18 +141,16 @@ class Gate:
         Counters and state stay as they are; a campaign that is new to the gate is active.
         """
         keys, token = self.keys_and_token(self.partition_of(campaign.id))
-        definition = campaign.definition
-        limits = definition.limits
-        args = [
+        args: list[bytes | str | int] = [
             token,
             campaign.version,
-            definition.to_json(),
+            campaign.definition.to_json(),
             campaign.create_time_ms,
-            *("" if limit is None else limit for limit in (limits.total, limits.per_customer)),
             "active",
             "",
         ]
-        await self._call(function_call("publish", [keys.meta, keys.campaign(campaign.id)], args))
+        campaign_keys = [keys.campaign(campaign.id), keys.counters(campaign.id)]
+        await self._call(function_call("publish", [keys.meta, *campaign_keys], args))
 
     async def put_codes(self, entries: Sequence[CodeEntry]) -> None:
         """Enters codes into the directory; entering one again changes nothing."""
@@ -182,23 +183,77 @@ class Gate:
         return found
 
     async def pause(self, campaign_id: str, reason: str) -> CampaignStatus | None:
-        """Stops a campaign: once this returns, no later redemption of it succeeds anywhere. None: no such campaign."""
-        return await self._set_state(campaign_id, "paused", reason, EventKind.PAUSED)
+        """Stops a campaign: once this returns, no later redemption of it succeeds anywhere. None: no such campaign.
+
+        It admits nothing from its first step on; what was held before of transactions over several codes is settled
+        before the second, so that none of them is decided later.
+        """
+        while True:
+            found = await self._set_state(campaign_id, "paused", reason, EventKind.PAUSED)
+            if not isinstance(found, list):
+                return found
+            await self.settle(found)
 
     async def resume(self, campaign_id: str, reason: str) -> CampaignStatus | None:
         """Lets a campaign go on. None: no such campaign."""
-        return await self._set_state(campaign_id, "active", reason, EventKind.RESUMED)
+        found = await self._set_state(campaign_id, "active", reason, EventKind.RESUMED)
+        return None if isinstance(found, list) else found
 
-    async def _set_state(self, campaign_id: str, state: str, reason: str, kind: EventKind) -> CampaignStatus | None:
+    async def _set_state(
+        self, campaign_id: str, state: str, reason: str, kind: EventKind
+    ) -> CampaignStatus | list[Part] | None:
         keys, token = self.keys_and_token(self.partition_of(campaign_id))
         # A reason explains a pause; once the campaign runs again, only the event remembers why.
         kept_reason = reason if kind is EventKind.PAUSED else ""
         body = json.dumps({"reason": reason}, ensure_ascii=False)
         args = [token, campaign_id, state, kept_reason, kind.value, body]
         (reply,) = await self._call(
-            function_call("set_state", [keys.meta, keys.outbox, keys.campaign(campaign_id)], args)
+            function_call(
+                "set_state",
+                [keys.meta, keys.outbox, keys.campaign(campaign_id), keys.counters(campaign_id), keys.pending],
+                args,
+            )
         )
+        if reply and isinstance(reply[0], list):
+            return [Part.parse(part.decode()) for part in reply[0]]
         return decode_status(campaign_id, reply)
+
+    # -- transactions over several codes -----------------------------------------------------------------------------
+
+    async def overdue(self, count: int) -> list[Part]:
+        """At most `count` parts of each partition that is open whose deadline has passed: whoever held them is late, or
+        gone."""
+        calls = []
+        for partition in self._tokens:
+            keys, token = self.keys_and_token(partition)
+            calls.append(function_call("overdue", [keys.meta, keys.pending], [token, count]))
+        return [Part.parse(part.decode()) for found in await self._call(*calls) for part in found]
+
+    async def settle(self, parts: Sequence[Part]) -> int:
+        """Makes redemptions of the parts whose transaction was decided and undoes the others, which cannot be decided
+        any more. Answers how many were held until now. Safe to do twice, and twice at once."""
+        decisions: dict[str, str] = {}
+        for home, ids in by_home(parts):
+            keys, token = self.keys_and_token(home)
+            call = function_call("decision", [keys.meta, *map(keys.transaction, ids)], [token, self._request_ttl_ms])
+            (places,) = await self._call(call)
+            decisions |= {id_: decided_place(home, place) for id_, place in zip(ids, places, strict=True)}
+        by_partition: dict[int, list[tuple[Part, str]]] = {}
+        for part in parts:
+            settled = (part, decisions[part.transaction_id])
+            by_partition.setdefault(self.partition_of(part.campaign_id), []).append(settled)
+        calls = [settle_call(*self.keys_and_token(partition), settled) for partition, settled in by_partition.items()]
+        replies = await self._call(*calls)
+        await self._forget([id_ for id_, place in decisions.items() if place])
+        return sum(sum(reply) for reply in replies)
+
+    async def _forget(self, transaction_ids: Sequence[str]) -> None:
+        """Lets decisions expire, after long enough for every part to be settled by them."""
+        calls = []
+        for home, ids in groupby(sorted(transaction_ids), key=home_of):
+            keys, token = self.keys_and_token(home)
+            calls.append(forget_call(keys, token, list(ids), self._request_ttl_ms))
+        await self._call(*calls)
 
     async def waiting_events(self) -> int:
         """How many events of all partitions the ledger does not hold yet."""
@@ -234,18 +289,19 @@ def _checked(replies: list[Any]) -> list[Any]:
 
 def describe_call(keys: Keys, token: str, campaign_ids: Sequence[str]) -> Command:
     """The call that reads campaigns of one partition; `decode_status` reads each of its replies."""
-    return function_call("describe", [keys.meta, *map(keys.campaign, campaign_ids)], [token])
+    names = [name for id_ in campaign_ids for name in (keys.campaign(id_), keys.counters(id_))]
+    return function_call("describe", [keys.meta, *names], [token])
 
 
 def decode_status(campaign_id: str, reply: list[bytes] | None) -> CampaignStatus | None:
     """One campaign as `describe` and `set_state` answer it; None when there is none."""
     if not reply:
         return None
-    version, definition, created_ms, state, pause_reason, used, now_ms = reply
+    version, definition, created_ms, state, pause_reason, uses, now_ms = reply
     return CampaignStatus(
         campaign=Campaign(campaign_id, int(version), Definition.from_json(definition), int(created_ms)),
         paused=state != b"active",
         pause_reason=pause_reason.decode(),
-        redeemed_count=int(used),
+        redeemed_count=int(uses),
         now_ms=int(now_ms),
     )

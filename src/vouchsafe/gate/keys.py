@@ -25,8 +25,9 @@ class Keys:
 
     @cached_property
     def meta(self) -> str:
-        """String: the token "<installation>:<epoch>" that every call must name."""
-        return f"{self._tag}:meta"
+        """String: the token "<installation>:<epoch>" that every call must name. Its name is that of this layout of the
+        keys: another one would find the partition closed, not empty."""
+        return f"{self._tag}:open2"
 
     @cached_property
     def outbox(self) -> str:
@@ -39,22 +40,27 @@ class Keys:
         was given to a customer; for the codes that belong to this partition."""
         return f"{self._tag}:codes"
 
+    @cached_property
+    def pending(self) -> str:
+        """Sorted set: parts of transactions that are held, "<campaign> <order> <code> <transaction>", by deadline."""
+        return f"{self._tag}:pending"
+
     def request(self, request_id: str) -> str:
         """String: fingerprint of the request, followed by its answer once there is one. Expires."""
         return f"{self._tag}:request:{request_id}"
 
+    def transaction(self, transaction_id: str) -> str:
+        """String: where the redemption of several codes stands, or empty when it was undone."""
+        return f"{self._tag}:transaction:{transaction_id}"
+
     def campaign(self, campaign_id: str) -> str:
-        """Hash: definition, version, state, limits and the counter of uses."""
+        """Hash: definition, version and state."""
         return f"{self._tag}:campaign:{campaign_id}"
 
-    def customers(self, campaign_id: str) -> str:
-        """Hash: customer id -> uses of the campaign."""
-        return f"{self._tag}:customers:{campaign_id}"
-
-    def code_uses(self, campaign_id: str) -> str:
-        """Hash: code -> uses of the code."""
-        return f"{self._tag}:code-uses:{campaign_id}"
+    def counters(self, campaign_id: str) -> str:
+        """Hash: counter -> how far it has gone; `uses` is always there."""
+        return f"{self._tag}:counters:{campaign_id}"
 
     def orders(self, campaign_id: str) -> str:
-        """Hash: "<order id> <code>" -> fingerprint of the request and place of the redemption that stands."""
+        """Hash: "<order id> <code>" -> what the order has of the code (decide.lua)."""
         return f"{self._tag}:orders:{campaign_id}"

@@ -9,7 +9,18 @@ import hashlib
 from importlib import resources
 
 # In the order in which they see each other's local names.
-FILES = ("common", "open", "codes", "campaign", "decide", "validate", "redeem", "outbox")
+FILES = (
+    "common",
+    "open",
+    "codes",
+    "campaign",
+    "counters",
+    "decide",
+    "validate",
+    "redeem",
+    "transaction",
+    "outbox",
+)
 
 
 def _assemble() -> tuple[str, str]:

@@ -17,7 +17,7 @@ from asyncpg.pool import PoolConnectionProxy
 from vouchsafe.domain.campaign import Campaign, CampaignState, CodeEntry, Definition
 from vouchsafe.domain.errors import AlreadyExists, Misconfigured, VouchsafeError
 from vouchsafe.domain.pricing import Discount
-from vouchsafe.domain.redemption import Claim, Event, EventKind, Position, Redemption, StreamId
+from vouchsafe.domain.redemption import Claim, CombinedClaim, Event, EventKind, Position, Redemption, StreamId
 from vouchsafe.ledger.connection import (
     Rejected,
     check_server,
@@ -214,11 +214,18 @@ class Ledger:
         """The redemption at a position, or None."""
         row = await self._fetchrow("get_redemption", str(position))
         if row is None:
-            return None
-        values = {name: row[name] for name in Claim.__struct_fields__ if name != "discount"}
+            return await self._get_combined(position)
+        values = {name: row[name] for name in Claim.__struct_fields__ if name not in ("discount", "takes")}
         minor, told = row["discount_minor"], row["discount"]
         discount = Discount(minor, minor) if told is None else _discount(told)
         return Redemption(position, _milliseconds(row["redeemed_at"]), Claim(discount=discount, **values))
+
+    async def _get_combined(self, position: Position) -> Redemption | None:
+        partition, epoch, stream_id = position
+        row = await self._fetchrow("get_combined", partition, epoch, *stream_id)
+        if row is None:
+            return None
+        return Redemption(position, _milliseconds(row["at"]), CombinedClaim.from_json(row["body"]))
 
     async def count_redemptions(self, campaign_id: str) -> int:
         """How many redemptions of a campaign the ledger holds."""

@@ -125,16 +125,17 @@ with moved as (
 ), redeemed as (
     insert into redemptions (
         partition, epoch, event_ms, event_seq, redeemed_at, request_id, fingerprint, campaign_id, campaign_version, code,
-        customer_id, order_id, currency_code, order_amount_minor, discount_minor, discount
+        customer_id, order_id, currency_code, order_amount_minor, discount_minor, discount, combined_id
     )
     select
         w.partition, w.epoch, w.ms, w.seq, w.at, c.request_id, c.fingerprint, c.campaign_id, c.campaign_version, c.code,
         c.customer_id, c.order_id, c.currency_code, c.order_amount_minor,
-        coalesce((c.discount ->> 'applied_minor')::bigint, c.discount_minor), c.discount
+        coalesce((c.discount ->> 'applied_minor')::bigint, c.discount_minor), c.discount, coalesce(c.combined_id, '')
     from written as w
     cross join json_to_record(w.body) as c (
         request_id text, fingerprint text, campaign_id text, campaign_version bigint, code text, customer_id text,
-        order_id text, currency_code text, order_amount_minor bigint, discount_minor bigint, discount json
+        order_id text, currency_code text, order_amount_minor bigint, discount_minor bigint, discount json,
+        combined_id text
     )
     where w.kind = 'redeemed'
 ), stated as (
@@ -147,6 +148,12 @@ select exists (select from moved);
 -- name: get_redemption
 -- A redemption by its id.
 select * from redemptions where id = $1;
+
+-- name: get_combined
+-- The event that decided a redemption of several codes. As wide numbers, since an id may name what no row can have.
+select at, body
+from events
+where partition = $1::bigint and epoch = $2::bigint and ms = $3 and seq = $4 and kind = 'combined';
 
 -- name: count_redemptions
 -- How many redemptions of a campaign the ledger holds.

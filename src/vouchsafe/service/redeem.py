@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from vouchsafe.domain.combine import Applied, Candidate, Combination, Coverage
 from vouchsafe.domain.errors import NotFound, Unavailable
 from vouchsafe.domain.evaluator import TraceEntry
+from vouchsafe.domain.limits import takes_of
 from vouchsafe.domain.pricing import Discount
 from vouchsafe.domain.reasons import Refusal
-from vouchsafe.domain.redemption import Claim, EventKind, Position, Redemption
-from vouchsafe.gate.checkout import Attempt, Checkout, Moved, Stale, Standing
+from vouchsafe.domain.redemption import Claim, Position, Redemption
+from vouchsafe.gate.attempts import Attempt, Moved, Stale, Standing, Waiting
+from vouchsafe.gate.checkout import Checkout
 from vouchsafe.ledger.ledger import Ledger
+from vouchsafe.service.combined import Answer, Combined, Patience, Plan
 from vouchsafe.service.judge import Judge, RedeemRequest
 
 # A definition may change between reading and deciding, and so may the answer of the clock; more often than this in a
@@ -59,21 +62,28 @@ class Validation:
 class Redeem:
     """Validates and redeems. Every method raises Unavailable or Overloaded as the gate does."""
 
-    def __init__(self, checkout: Checkout, ledger: Ledger) -> None:
+    def __init__(self, checkout: Checkout, ledger: Ledger, hold_ms: int) -> None:
         self._checkout = checkout
         self._ledger = ledger
         self._judge = Judge(checkout)
+        self._combined = Combined(checkout, self._plan, self.get, hold_ms)
 
-    async def redeem(self, request: RedeemRequest) -> Redemption | Refusal:
-        """Takes the use, or says why not. Raises RequestIdReused.
+    async def redeem(self, request: RedeemRequest) -> Answer:
+        """Takes the uses, or says why not. Raises RequestIdReused.
 
         Repeating a request gives its first answer again. The one exception is an unknown code: no campaign decides
         it, so nothing remembers it.
         """
+        if len(request.codes) > 1:
+            return await self._combined.redeem(request)
+        return Answer(await self._redeem_one(request))
+
+    async def _redeem_one(self, request: RedeemRequest) -> Redemption | Refusal:
         entries, unknown = await self._judge.resolve(request.codes)
         if unknown:
             return unknown[0]
         claimed = False
+        patience = Patience()
         for _ in range(MAX_ROUNDS):
             (candidate,) = await self._judge.candidates(entries)
             combination = self._judge.combine(request, [candidate])
@@ -84,7 +94,9 @@ class Redeem:
             answer = await self._checkout.redeem(attempt)
             if isinstance(answer, Standing):
                 return await self.get(answer.position)
-            if isinstance(answer, Stale | Moved):
+            if isinstance(answer, Waiting):
+                await patience.wait()
+            if isinstance(answer, Stale | Moved | Waiting):
                 self._must_judge_again([attempt], [answer])
                 continue
             return answer
@@ -92,9 +104,20 @@ class Redeem:
 
     async def validate(self, request: RedeemRequest, *, explain: bool = False) -> Validation:
         """What redeeming would answer now. Takes nothing; the request id is not looked at."""
+        return (await self._judged(request, explain=explain))[0]
+
+    async def _plan(self, request: RedeemRequest) -> Plan | Answer:
+        """What to redeem of several codes, or why not."""
+        validation, attempts = await self._judged(request)
+        if isinstance(validation.outcome, Refusal):
+            return Answer(validation.outcome, validation.inapplicable, validation.skipped)
+        return Plan(attempts, validation.inapplicable, validation.skipped, validation.outcome.is_best)
+
+    async def _judged(self, request: RedeemRequest, *, explain: bool = False) -> tuple[Validation, tuple[Attempt, ...]]:
+        """What the rules and the gate say now, with an attempt for each code that applies, in that order."""
         entries, unknown = await self._judge.resolve(request.codes)
         refused = {refusal.code: refusal for refusal in unknown}
-        rounds = 0
+        rounds, patience = 0, Patience()
         while rounds < MAX_ROUNDS:
             rounds += 1
             candidates = await self._judge.candidates(entries)
@@ -108,6 +131,9 @@ class Redeem:
                 if candidate.code.code not in skipped
             ]
             answers = await asyncio.gather(*map(self._checkout.validate, attempts))
+            if any(isinstance(answer, Waiting) for answer in answers):
+                await patience.wait()
+                rounds = 0
             if self._must_judge_again(attempts, answers):
                 continue
             told = {answer.code: answer for answer in answers if isinstance(answer, Refusal)}
@@ -116,7 +142,9 @@ class Redeem:
                 # What the gate refuses takes no part any more, and what it was in the way of gets its turn.
                 rounds = 0
                 continue
-            return _validation(request, candidates, combination, refused, traces)
+            by_code = {attempt.claim.code: attempt for attempt in attempts}
+            applied = tuple(by_code[one.candidate.code.code] for one in combination.applied)
+            return _validation(request, candidates, combination, refused, traces), applied
         raise Unavailable("a campaign keeps changing; try again")
 
     async def get(self, position: Position) -> Redemption:
@@ -130,8 +158,9 @@ class Redeem:
             event = await self._checkout.event(position)
         except Unavailable as error:
             event, unavailable = None, error
-        if event is not None and event.kind is EventKind.REDEEMED:
-            return Redemption.from_event(event)
+        redemption = None if event is None else Redemption.from_event(event)
+        if redemption is not None:
+            return redemption
         redemption = await self._ledger.get_redemption(position)
         if redemption is not None:
             return redemption
@@ -145,13 +174,14 @@ class Redeem:
             if isinstance(answer, Stale)
         ]
         self._judge.forget(stale)
-        return bool(stale) or any(isinstance(answer, Moved) for answer in answers)
+        return bool(stale) or any(isinstance(answer, Moved | Waiting) for answer in answers)
 
     def _attempt(self, request: RedeemRequest, candidate: Candidate, combination: Combination) -> Attempt:
         """What the rules say of one code, for the gate to add what it knows."""
         campaign, entry = candidate.evaluator.campaign, candidate.code
         code = entry.code
         discount = next((one.discount for one in combination.applied if one.candidate is candidate), NOTHING)
+        takes = takes_of(campaign.definition.limits, entry, request.customer.id, discount.applied_minor)
         claim = Claim(
             request_id=request.request_id,
             fingerprint=request.fingerprint,
@@ -163,9 +193,10 @@ class Redeem:
             currency_code=request.order.currency_code,
             order_amount_minor=request.order.amount_minor,
             discount=discount,
+            takes={take.field: take.amount for take in takes},
         )
         objection = next((refusal for refusal in combination.inapplicable if refusal.code == code), None)
-        return Attempt(claim, entry.use_limit, objection, combination.from_ms, combination.until_ms)
+        return Attempt(claim, takes, objection, combination.from_ms, combination.until_ms)
 
 
 def _validation(

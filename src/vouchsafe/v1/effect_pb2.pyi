@@ -362,7 +362,7 @@ class Bundle(_message.Message):
     PRICE_MINOR_FIELD_NUMBER: _builtins.int
     MAX_TIMES_FIELD_NUMBER: _builtins.int
     price_minor: _builtins.int
-    """What the set costs, in minor units, from 0 to 10^15. A set that costs no more anyway is left alone."""
+    """What the set costs, in minor units, from 0 to 10^15. There are as many sets as take the most off."""
     max_times: _builtins.int
     """How many sets of an order get the price, from 1 to 10,000. Unset: all."""
     @_builtins.property

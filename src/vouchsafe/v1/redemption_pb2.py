@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dvouchsafe/v1/redemption.proto\x12\x0cvouchsafe.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x87\x01\n\x0cLineDiscount\x12\x12\n\nline_index\x18\x01 \x01(\x05\x12\x0b\n\x03sku\x18\x02 \x01(\t\x12\x16\n\x0e\x64iscount_minor\x18\x03 \x01(\x03\x12\x15\n\rdesired_minor\x18\x04 \x01(\x03\x12\'\n\x04\x63\x61ps\x18\x05 \x03(\x0e\x32\x19.vouchsafe.v1.DiscountCap\"-\n\x0cGrantedUnits\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\x03\"\xa1\x02\n\x0b\x41ppliedCode\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x13\n\x0b\x63\x61mpaign_id\x18\x02 \x01(\t\x12\x18\n\x10\x63\x61mpaign_version\x18\x03 \x01(\x03\x12\x16\n\x0e\x64iscount_minor\x18\x04 \x01(\x03\x12\x15\n\rdesired_minor\x18\x05 \x01(\x03\x12)\n\x05lines\x18\x06 \x03(\x0b\x32\x1a.vouchsafe.v1.LineDiscount\x12\x1f\n\x17shipping_discount_minor\x18\x07 \x01(\x03\x12\x31\n\rgranted_units\x18\x08 \x03(\x0b\x32\x1a.vouchsafe.v1.GrantedUnits\x12\'\n\x04\x63\x61ps\x18\t \x03(\x0e\x32\x19.vouchsafe.v1.DiscountCap\"\x81\x02\n\nRedemption\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x10\n\x08order_id\x18\x03 \x01(\t\x12\x13\n\x0b\x63ustomer_id\x18\x04 \x01(\t\x12\x30\n\rapplied_codes\x18\x05 \x03(\x0b\x32\x19.vouchsafe.v1.AppliedCode\x12\x15\n\rcurrency_code\x18\x06 \x01(\t\x12\x1a\n\x12order_amount_minor\x18\x07 \x01(\x03\x12\x16\n\x0e\x64iscount_minor\x18\x08 \x01(\x03\x12/\n\x0bredeem_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb0\x01\n\x05Offer\x12\x30\n\rapplied_codes\x18\x01 \x03(\x0b\x32\x19.vouchsafe.v1.AppliedCode\x12\x15\n\rcurrency_code\x18\x02 \x01(\t\x12\x1a\n\x12order_amount_minor\x18\x03 \x01(\x03\x12\x16\n\x0e\x64iscount_minor\x18\x04 \x01(\x03\x12\x19\n\x0cis_best_deal\x18\x05 \x01(\x08H\x00\x88\x01\x01\x42\x0f\n\r_is_best_deal*\xa9\x01\n\x0b\x44iscountCap\x12\x1c\n\x18\x44ISCOUNT_CAP_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x44ISCOUNT_CAP_MAX_AMOUNT\x10\x01\x12$\n DISCOUNT_CAP_MAX_AMOUNT_PER_LINE\x10\x02\x12\x1a\n\x16\x44ISCOUNT_CAP_MAX_UNITS\x10\x03\x12\x1d\n\x19\x44ISCOUNT_CAP_NOTHING_LEFT\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dvouchsafe/v1/redemption.proto\x12\x0cvouchsafe.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x87\x01\n\x0cLineDiscount\x12\x12\n\nline_index\x18\x01 \x01(\x05\x12\x0b\n\x03sku\x18\x02 \x01(\t\x12\x16\n\x0e\x64iscount_minor\x18\x03 \x01(\x03\x12\x15\n\rdesired_minor\x18\x04 \x01(\x03\x12\'\n\x04\x63\x61ps\x18\x05 \x03(\x0e\x32\x19.vouchsafe.v1.DiscountCap\"-\n\x0cGrantedUnits\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\x03\"\xa1\x02\n\x0b\x41ppliedCode\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x13\n\x0b\x63\x61mpaign_id\x18\x02 \x01(\t\x12\x18\n\x10\x63\x61mpaign_version\x18\x03 \x01(\x03\x12\x16\n\x0e\x64iscount_minor\x18\x04 \x01(\x03\x12\x15\n\rdesired_minor\x18\x05 \x01(\x03\x12)\n\x05lines\x18\x06 \x03(\x0b\x32\x1a.vouchsafe.v1.LineDiscount\x12\x1f\n\x17shipping_discount_minor\x18\x07 \x01(\x03\x12\x31\n\rgranted_units\x18\x08 \x03(\x0b\x32\x1a.vouchsafe.v1.GrantedUnits\x12\'\n\x04\x63\x61ps\x18\t \x03(\x0e\x32\x19.vouchsafe.v1.DiscountCap\"\xad\x02\n\nRedemption\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x10\n\x08order_id\x18\x03 \x01(\t\x12\x13\n\x0b\x63ustomer_id\x18\x04 \x01(\t\x12\x30\n\rapplied_codes\x18\x05 \x03(\x0b\x32\x19.vouchsafe.v1.AppliedCode\x12\x15\n\rcurrency_code\x18\x06 \x01(\t\x12\x1a\n\x12order_amount_minor\x18\x07 \x01(\x03\x12\x16\n\x0e\x64iscount_minor\x18\x08 \x01(\x03\x12/\n\x0bredeem_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x0cis_best_deal\x18\n \x01(\x08H\x00\x88\x01\x01\x42\x0f\n\r_is_best_deal\"\xb0\x01\n\x05Offer\x12\x30\n\rapplied_codes\x18\x01 \x03(\x0b\x32\x19.vouchsafe.v1.AppliedCode\x12\x15\n\rcurrency_code\x18\x02 \x01(\t\x12\x1a\n\x12order_amount_minor\x18\x03 \x01(\x03\x12\x16\n\x0e\x64iscount_minor\x18\x04 \x01(\x03\x12\x19\n\x0cis_best_deal\x18\x05 \x01(\x08H\x00\x88\x01\x01\x42\x0f\n\r_is_best_deal*\xa9\x01\n\x0b\x44iscountCap\x12\x1c\n\x18\x44ISCOUNT_CAP_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x44ISCOUNT_CAP_MAX_AMOUNT\x10\x01\x12$\n DISCOUNT_CAP_MAX_AMOUNT_PER_LINE\x10\x02\x12\x1a\n\x16\x44ISCOUNT_CAP_MAX_UNITS\x10\x03\x12\x1d\n\x19\x44ISCOUNT_CAP_NOTHING_LEFT\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vouchsafe.v1.redemption_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DISCOUNTCAP']._serialized_start=997
-  _globals['_DISCOUNTCAP']._serialized_end=1166
+  _globals['_DISCOUNTCAP']._serialized_start=1041
+  _globals['_DISCOUNTCAP']._serialized_end=1210
   _globals['_LINEDISCOUNT']._serialized_start=81
   _globals['_LINEDISCOUNT']._serialized_end=216
   _globals['_GRANTEDUNITS']._serialized_start=218
@@ -41,7 +41,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_APPLIEDCODE']._serialized_start=266
   _globals['_APPLIEDCODE']._serialized_end=555
   _globals['_REDEMPTION']._serialized_start=558
-  _globals['_REDEMPTION']._serialized_end=815
-  _globals['_OFFER']._serialized_start=818
-  _globals['_OFFER']._serialized_end=994
+  _globals['_REDEMPTION']._serialized_end=859
+  _globals['_OFFER']._serialized_start=862
+  _globals['_OFFER']._serialized_end=1038
 # @@protoc_insertion_point(module_scope)

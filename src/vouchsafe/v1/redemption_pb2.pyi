@@ -193,6 +193,7 @@ class Redemption(_message.Message):
     ORDER_AMOUNT_MINOR_FIELD_NUMBER: _builtins.int
     DISCOUNT_MINOR_FIELD_NUMBER: _builtins.int
     REDEEM_TIME_FIELD_NUMBER: _builtins.int
+    IS_BEST_DEAL_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The redemption's id: opaque, unique, at most 64 characters."""
     request_id: _builtins.str
@@ -207,6 +208,8 @@ class Redemption(_message.Message):
     """The order's lines added up, before any discount and without shipping, in minor units."""
     discount_minor: _builtins.int
     """What the codes take off in all, in minor units, never more than the shopper would have paid."""
+    is_best_deal: _builtins.bool
+    """As Offer.is_best_deal."""
     @_builtins.property
     def applied_codes(self) -> _containers.RepeatedCompositeFieldContainer[Global___AppliedCode]:
         """The codes that were applied, in the order in which they were."""
@@ -227,12 +230,15 @@ class Redemption(_message.Message):
         order_amount_minor: _builtins.int = ...,
         discount_minor: _builtins.int = ...,
         redeem_time: _timestamp_pb2.Timestamp | None = ...,
+        is_best_deal: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["redeem_time", b"redeem_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_is_best_deal", b"_is_best_deal", "is_best_deal", b"is_best_deal", "redeem_time", b"redeem_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_codes", b"applied_codes", "currency_code", b"currency_code", "customer_id", b"customer_id", "discount_minor", b"discount_minor", "id", b"id", "order_amount_minor", b"order_amount_minor", "order_id", b"order_id", "redeem_time", b"redeem_time", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_best_deal", b"_is_best_deal", "applied_codes", b"applied_codes", "currency_code", b"currency_code", "customer_id", b"customer_id", "discount_minor", b"discount_minor", "id", b"id", "is_best_deal", b"is_best_deal", "order_amount_minor", b"order_amount_minor", "order_id", b"order_id", "redeem_time", b"redeem_time", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__is_best_deal: _TypeAlias = _typing.Literal["is_best_deal"]  # noqa: Y015
+    _WhichOneofArgType__is_best_deal: _TypeAlias = _typing.Literal["_is_best_deal", b"_is_best_deal"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__is_best_deal) -> _WhichOneofReturnType__is_best_deal | None: ...
 
 Global___Redemption: _TypeAlias = Redemption  # noqa: Y015
 

@@ -64,7 +64,7 @@ class RedemptionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ValidateAndRedeem(self, request, context):
-        """Validates and redeems in one atomic step. Safe to repeat with the same request_id: the first answer is given
+        """Validates and redeems in one atomic step; of several codes, all that apply or none. Safe to repeat with the same request_id: the first answer is given
         again. The same request_id with another content is ALREADY_EXISTS. One order never takes the same code twice:
         the same order asked for again under a new request_id is answered with the redemption that stands.
         """

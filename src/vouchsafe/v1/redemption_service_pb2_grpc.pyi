@@ -36,7 +36,7 @@ class RedemptionServiceStub:
     Validate: _grpc.UnaryUnaryMultiCallable[_redemption_service_pb2.ValidateRequest, _redemption_service_pb2.ValidateResponse]
     """Answers whether the codes could be redeemed on this order now. Takes nothing, promises nothing."""
     ValidateAndRedeem: _grpc.UnaryUnaryMultiCallable[_redemption_service_pb2.ValidateAndRedeemRequest, _redemption_service_pb2.ValidateAndRedeemResponse]
-    """Validates and redeems in one atomic step. Safe to repeat with the same request_id: the first answer is given
+    """Validates and redeems in one atomic step; of several codes, all that apply or none. Safe to repeat with the same request_id: the first answer is given
     again. The same request_id with another content is ALREADY_EXISTS. One order never takes the same code twice:
     the same order asked for again under a new request_id is answered with the redemption that stands.
     """
@@ -51,7 +51,7 @@ class RedemptionServiceAsyncStub(RedemptionServiceStub):
     Validate: _aio.UnaryUnaryMultiCallable[_redemption_service_pb2.ValidateRequest, _redemption_service_pb2.ValidateResponse]  # type: ignore[assignment]
     """Answers whether the codes could be redeemed on this order now. Takes nothing, promises nothing."""
     ValidateAndRedeem: _aio.UnaryUnaryMultiCallable[_redemption_service_pb2.ValidateAndRedeemRequest, _redemption_service_pb2.ValidateAndRedeemResponse]  # type: ignore[assignment]
-    """Validates and redeems in one atomic step. Safe to repeat with the same request_id: the first answer is given
+    """Validates and redeems in one atomic step; of several codes, all that apply or none. Safe to repeat with the same request_id: the first answer is given
     again. The same request_id with another content is ALREADY_EXISTS. One order never takes the same code twice:
     the same order asked for again under a new request_id is answered with the redemption that stands.
     """
@@ -75,7 +75,7 @@ class RedemptionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _redemption_service_pb2.ValidateAndRedeemRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_redemption_service_pb2.ValidateAndRedeemResponse, _abc.Awaitable[_redemption_service_pb2.ValidateAndRedeemResponse]]:
-        """Validates and redeems in one atomic step. Safe to repeat with the same request_id: the first answer is given
+        """Validates and redeems in one atomic step; of several codes, all that apply or none. Safe to repeat with the same request_id: the first answer is given
         again. The same request_id with another content is ALREADY_EXISTS. One order never takes the same code twice:
         the same order asked for again under a new request_id is answered with the redemption that stands.
         """

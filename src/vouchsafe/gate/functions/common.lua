@@ -7,9 +7,6 @@
 local REASON = {
   ORDER_ALREADY_REDEEMED = 20,
   CAMPAIGN_PAUSED = 110,
-  CODE_LIMIT_REACHED = 310,
-  CUSTOMER_LIMIT_REACHED = 320,
-  CAMPAIGN_LIMIT_REACHED = 330,
 }
 
 local FINGERPRINT_LENGTH = 32
@@ -23,6 +20,12 @@ end
 -- Numbers beyond 10^14 would be written in exponent form by tostring.
 local function integer(number)
   return string.format('%.0f', number)
+end
+
+-- A refusal as it is answered and remembered: "N <reason> <key>=<value> ...". The caller's own are
+-- "N <reason> <JSON>".
+local function refuse(reason, ...)
+  return table.concat({ 'N', reason, ... }, ' ')
 end
 
 -- Registers a function that runs only when the partition is open under the token that the caller names: a partition

@@ -1,40 +1,39 @@
--- Purpose: the checks that redeem and validate share. Nothing here writes.
--- KEYS:    none; this file registers no function. Both functions take 4 keys for each campaign: campaign, customers,
---          code uses, orders.
--- ARGV:    none; both functions take the item's fields that are read here.
+-- Purpose: the checks that redeem, hold and validate share. Nothing here writes.
+-- KEYS:    none; this file registers no function. Those functions take 3 keys for each campaign: campaign, counters,
+--          orders.
+-- ARGV:    none; those functions take the item's fields that ITEM names.
 -- Returns: nothing.
 -- Writes:  nothing.
 
-local KEYS_PER_CAMPAIGN = 4
+local KEYS_PER_CAMPAIGN = 3
 
--- A refusal as it is answered and remembered: "N <reason> <key>=<value> ...". The caller's own are
--- "N <reason> <JSON>".
-local function refuse(reason, ...)
-  return table.concat({ 'N', reason, ... }, ' ')
+-- The fields of an item, in order: index of its campaign (from 1), version that it was judged by, fingerprint of the
+-- request, "<order id> <code>", takes, what the rules object to ("" for nothing), from when and until when that is
+-- true in ms, digest of the body, body of the event.
+local ITEM = { 'campaign', 'version', 'fingerprint', 'order', 'takes', 'refusal', 'from_ms', 'until_ms', 'digest', 'body' }
+
+local function read_item(args, at)
+  local item = {}
+  for i, name in ipairs(ITEM) do
+    item[name] = args[at + i - 1]
+  end
+  item.campaign = tonumber(item.campaign)
+  item.from_ms, item.until_ms = tonumber(item.from_ms), tonumber(item.until_ms)
+  return item
 end
 
--- The state of one campaign as of this call, or nil when it is not all there: then nothing may be decided. An empty
--- string means that there is no such bound.
+-- The state of one campaign as of this call, or nil when it is not all there: then nothing may be decided.
 local function load_campaign(keys, first)
-  local fields = redis.call(
-    'HMGET', keys[first],
-    'version', 'state', 'limit_total', 'limit_per_customer', 'used'
-  )
-  for i = 1, 5 do
-    if not fields[i] then
-      return nil
-    end
+  local fields = redis.call('HMGET', keys[first], 'version', 'state')
+  local uses = redis.call('HEXISTS', keys[first + 1], 'uses')
+  if not fields[1] or not fields[2] or uses == 0 then
+    return nil
   end
   return {
-    key = keys[first],
-    customers = keys[first + 1],
-    code_uses = keys[first + 2],
-    orders = keys[first + 3],
+    counters = keys[first + 1],
+    orders = keys[first + 2],
     version = fields[1],
     active = fields[2] == 'active',
-    limit_total = tonumber(fields[3]),
-    limit_per_customer = tonumber(fields[4]),
-    used = tonumber(fields[5]),
   }
 end
 
@@ -46,23 +45,50 @@ local function load_campaigns(keys, first, count)
   return campaigns
 end
 
--- What stands for this order and code: nothing (nil), the same request ("D <place>"), or another (a refusal).
+-- What an order has of a code is one field of `orders`. Redeemed: "R", fingerprint, place. Held as a part of several
+-- codes: "H" and a packed table of fingerprint, transaction, deadline in ms, takes and body of the event to come.
+local function read_standing(text)
+  if not text then
+    return nil
+  end
+  if text:sub(1, 1) == 'R' then
+    return { fingerprint = text:sub(2, 1 + FINGERPRINT_LENGTH), place = text:sub(2 + FINGERPRINT_LENGTH) }
+  end
+  local packed = cmsgpack.unpack(text:sub(2))
+  return {
+    held = true,
+    fingerprint = packed[1],
+    transaction = packed[2],
+    deadline_ms = packed[3],
+    takes = packed[4],
+    body = packed[5],
+  }
+end
+
+-- What stands for this order and code: nothing (nil), the same request ("D <place>"), another (a refusal), or a part of
+-- a transaction that is not settled yet ("W <transaction>").
 local function standing_answer(campaign, item)
-  local standing = redis.call('HGET', campaign.orders, item.order)
+  local standing = read_standing(redis.call('HGET', campaign.orders, item.order))
   if not standing then
     return nil
   end
-  local place = standing:sub(FINGERPRINT_LENGTH + 1)
-  if standing:sub(1, FINGERPRINT_LENGTH) == item.fingerprint then
-    return 'D ' .. place
+  if standing.held then
+    return 'W ' .. standing.transaction
   end
-  return refuse(REASON.ORDER_ALREADY_REDEEMED, 'place=' .. place)
+  if standing.fingerprint == item.fingerprint then
+    return 'D ' .. standing.place
+  end
+  return refuse(REASON.ORDER_ALREADY_REDEEMED, 'place=' .. standing.place)
 end
 
--- Why the item is not redeemed now, in order of precedence, or nil when nothing speaks against it. The campaign's rules
--- and its times were judged by the caller: item.refusal, '' for none. That holds from item.from_ms until before
--- item.until_ms; at any other time by this store's clock the answer is "T <time in ms>": judge again.
+-- Why the item is not redeemed now, in order of precedence; or nil when nothing speaks against it, and then the takes
+-- and the counters that they are about. The campaign's rules and its times were judged by the caller: item.refusal,
+-- '' for none. That holds from item.from_ms until before item.until_ms; at any other time by this store's clock the
+-- answer is "T <time in ms>": judge again.
 local function refusal(campaign, item, now)
+  if campaign.version ~= item.version then
+    return 'S'
+  end
   if not campaign.active then
     return refuse(REASON.CAMPAIGN_PAUSED)
   end
@@ -72,26 +98,7 @@ local function refusal(campaign, item, now)
   if item.refusal ~= '' then
     return item.refusal
   end
-  if item.code_limit > 0 then
-    local used = tonumber(redis.call('HGET', campaign.code_uses, item.code) or 0)
-    if used >= item.code_limit then
-      return refuse(REASON.CODE_LIMIT_REACHED, 'limit=' .. integer(item.code_limit), 'used=' .. integer(used))
-    end
-  end
-  if campaign.limit_per_customer then
-    local used = tonumber(redis.call('HGET', campaign.customers, item.customer) or 0)
-    if used >= campaign.limit_per_customer then
-      return refuse(
-        REASON.CUSTOMER_LIMIT_REACHED,
-        'limit=' .. integer(campaign.limit_per_customer), 'used=' .. integer(used)
-      )
-    end
-  end
-  if campaign.limit_total and campaign.used >= campaign.limit_total then
-    return refuse(
-      REASON.CAMPAIGN_LIMIT_REACHED,
-      'limit=' .. integer(campaign.limit_total), 'used=' .. integer(campaign.used)
-    )
-  end
-  return nil
+  local takes = parse_takes(item.takes)
+  local counters = load_counters(campaign.counters, takes)
+  return misfit(counters, takes), takes, counters
 end

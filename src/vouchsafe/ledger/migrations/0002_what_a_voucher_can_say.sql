@@ -32,3 +32,12 @@ alter table codes
 -- What was taken off, line by line, as in domain/pricing.py; null for redemptions from before. `discount_minor` is the
 -- sum of it.
 alter table redemptions add column discount json;
+
+-- Redemptions of several codes: one event decides the whole, in the partition of the request id and of no campaign, and
+-- each code has an event and a row of its own that names it.
+alter table redemptions add column combined_id text collate "C" not null default '';
+alter table events
+    drop constraint events_kind_check,
+    add constraint events_kind_check check (kind in ('redeemed', 'combined', 'paused', 'resumed'));
+drop index events_of_state;
+create index events_of_state on events (campaign_id, epoch, ms, seq) where kind in ('paused', 'resumed');

@@ -1,0 +1,200 @@
+"""What the gate is asked to decide, and its answers, as decide.lua and redeem.lua spell them."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from vouchsafe.domain.limits import Take, takes_text
+from vouchsafe.domain.reasons import Reason, Refusal
+from vouchsafe.domain.redemption import Claim, CombinedClaim, Position, Redemption
+from vouchsafe.domain.rules import ALWAYS
+
+
+class Attempt:
+    """One item to decide: what it would record and take, and what the campaign's rules object to, true in
+    [from_ms, until_ms) by the gate's clock."""
+
+    __slots__ = ("body", "claim", "digest", "from_ms", "objection", "takes", "until_ms")
+
+    def __init__(
+        self,
+        claim: Claim,
+        takes: Iterable[Take],
+        objection: Refusal | None = None,
+        from_ms: int = ALWAYS[0],
+        until_ms: int = ALWAYS[1],
+    ) -> None:
+        self.claim = claim
+        self.takes = takes_text(takes)
+        self.objection = objection
+        self.from_ms = from_ms
+        self.until_ms = until_ms
+        self.body = claim.to_json()
+        self.digest = zlib.crc32(self.body)
+
+    @property
+    def order_and_code(self) -> str:
+        """What an order has at most once."""
+        return f"{self.claim.order_id} {self.claim.code}"
+
+    def fields(self, campaign_index: int) -> tuple[bytes | str | int, ...]:
+        """The item as decide.lua reads it."""
+        claim = self.claim
+        return (
+            campaign_index,
+            claim.campaign_version,
+            claim.fingerprint,
+            self.order_and_code,
+            self.takes,
+            "" if self.objection is None else encode_refusal(self.objection),
+            self.from_ms,
+            self.until_ms,
+            self.digest,
+            self.body,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The redemption that stands: this request has taken it before, or this order with the same contents has."""
+
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """The campaign's definition has changed since it was read; nothing was decided."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """By the gate's clock, what was judged is not true now; nothing was decided. The clock is set right already."""
+
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The order has the code in a transaction that is not settled yet; nothing was decided."""
+
+    transaction_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Redeemable:
+    """Nothing speaks against it, now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The part is held for its transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Undone:
+    """The transaction cannot be decided any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """The gate does not have the campaign; nothing was decided."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reused:
+    """The request id is another request's."""
+
+
+Answer = Redemption | Refusal | Standing | Stale | Moved | Waiting | Redeemable | Held | Undone | Missing | Reused
+
+STALE: Final = Stale()
+REDEEMABLE: Final = Redeemable()
+HELD: Final = Held()
+UNDONE: Final = Undone()
+MISSING: Final = Missing()
+REUSED: Final = Reused()
+_PLAIN: Final[Mapping[str, Answer]] = {
+    "S": STALE,
+    "V": REDEEMABLE,
+    "H": HELD,
+    "A": UNDONE,
+    "U": MISSING,
+    "X": REUSED,
+}
+
+
+def decode_answer(
+    partition: int, code: str, text: str, claimed: tuple[int, Claim | CombinedClaim] | None = None
+) -> Answer:
+    """Any answer of the functions that decide. `claimed` is the digest and the claim that a fresh redemption records;
+    without it, or with another digest, the answer is that one stands. Raises ValueError."""
+    kind, _, rest = text.partition(" ")
+    if kind in _PLAIN:
+        return _PLAIN[kind]
+    match kind:
+        case "R":
+            place, at_ms, digest = rest.split(" ")
+            position = decode_place(partition, place)
+            # A repetition may have been judged by another version of the definition; the first one stands.
+            if claimed is None or int(digest) != claimed[0]:
+                return Standing(position)
+            return Redemption(position, int(at_ms), claimed[1])
+        case "D":
+            return Standing(decode_place(partition, rest))
+        case "N":
+            return decode_refusal(partition, code, rest)
+        case "T":
+            return Moved(int(rest))
+        case "W":
+            return Waiting(rest)
+        case _:
+            raise ValueError(f"unknown answer {kind!r}")
+
+
+def decode_place(partition: int, place: str) -> Position:
+    """A place as the gate names it: within the partition, or the whole id of a redemption of several codes."""
+    return Position.parse(place if place.startswith("r") else f"r{partition:02}-{place}")
+
+
+class _Words(msgspec.Struct, frozen=True):
+    """What a refusal says beside its reason."""
+
+    metadata: Mapping[str, str]
+    message: str
+    code: str = ""
+
+
+_read_words = msgspec.json.Decoder(_Words).decode
+_write_words = msgspec.json.Encoder().encode
+
+
+def encode_refusal(refusal: Refusal, *, with_code: bool = False) -> bytes:
+    """A refusal of our own as the gate remembers it; with the code where the request alone does not tell it."""
+    words = _Words(refusal.metadata, refusal.own_message, refusal.code if with_code else "")
+    return b"N %d %b" % (refusal.reason.value, _write_words(words))
+
+
+def decode_refusal(partition: int, code: str, text: str) -> Refusal:
+    """A refusal as the gate answers it, "<reason> ...": the caller's own in JSON, the gate's as pairs."""
+    number, _, rest = text.partition(" ")
+    reason = Reason(int(number))
+    if rest.startswith("{"):
+        words = _read_words(rest)
+        return Refusal(reason, words.code or code, words.metadata, words.message)
+    pairs = dict(pair.split("=", 1) for pair in rest.split(" ")) if rest else {}
+    if "place" in pairs:
+        return Refusal(reason, code, {"redemption_id": str(decode_place(partition, pairs["place"]))})
+    return Refusal(reason, code, pairs)
+
+
+def numbered(attempts: Sequence[Attempt]) -> dict[str, int]:
+    """The campaigns of attempts with their index from 1, in the order of first mention."""
+    indexes: dict[str, int] = {}
+    for attempt in attempts:
+        indexes.setdefault(attempt.claim.campaign_id, len(indexes) + 1)
+    return indexes

@@ -46,7 +46,7 @@ def test_an_operator_runs_a_campaign(service: Service) -> None:
 
     redeemed = vouchsafe("redeem", code, "--customer", "alice", "--amount", "1000", "--json", *target)
     assert redeemed.returncode == 0, redeemed.stderr
-    assert json.loads(redeemed.stdout)["discount_minor"] == "125"
+    assert json.loads(redeemed.stdout)["redemption"]["discount_minor"] == "125"
     refused = vouchsafe("redeem", code, "--customer", "alice", *target)
     assert refused.returncode == 3
     assert refused.stdout.startswith("refused: CUSTOMER_LIMIT_REACHED")
@@ -169,3 +169,58 @@ def test_dev_prints_a_line_that_redeems_and_leaves_nothing(tmp_path: Path) -> No
         left = {path.name for path in tmp_path.iterdir() if not path.name.startswith("unrelated")}
         assert left == {"dev.log"}
         os.kill(unrelated.pid, 0)
+
+
+def test_support_sees_what_was_looked_at_and_what_each_line_gets(service: Service, tmp_path: Path) -> None:
+    id_, target = f"cli-{uuid.uuid4()}", ("--target", service.target)
+    campaign = tmp_path / "campaign.yaml"
+    campaign.write_text(
+        f"""
+        campaign: {id_}
+        definition:
+          display_name: Boots
+          currency_code: EUR
+          effects:
+            - percent_off: {{basis_points: 2000, target: {{kind: EACH_LINE, lines: {{categories: [shoes]}}}}}}
+              max_amount_per_line_minor: 900
+            - free_shipping: {{}}
+          conditions:
+            - countries: {{any: [DE]}}
+          stacking: {{mode: JOINT}}
+        codes: {{shared: [{id_}-A]}}
+        """
+    )
+    vouchsafe("campaign", "apply", str(campaign), *target)
+    vouchsafe("campaign", "create", f"{id_}-b", "--percent", "10", "--code", f"{id_}-B", *target)
+    order = tmp_path / "order.yaml"
+    order.write_text(
+        """
+        customer: {country_code: DE}
+        order:
+          shipping_minor: 490
+          lines:
+            - {sku: boot, quantity: 1, unit_price_minor: 6000, categories: [shoes]}
+            - {sku: lace, quantity: 2, unit_price_minor: 150}
+        """
+    )
+    explained = vouchsafe("redeem", f"{id_}-A", "--file", str(order), "--explain", *target)
+    assert f"campaign {id_}, version 1" in explained.stdout
+    assert "conditions[0].countries" in explained.stdout
+    assert "would take 13.90 EUR off 63.00 EUR" in explained.stdout
+    assert "MAX_AMOUNT_PER_LINE, else 12.00 EUR" in explained.stdout
+    unknown = vouchsafe("redeem", f"{id_}-A", "--explain", *target)
+    assert unknown.returncode == 3
+    assert "customer.country_code was not sent" in unknown.stdout
+
+    several = vouchsafe(
+        "redeem", f"{id_}-A", f"{id_}-B", "NOBODY", "--file", str(order), "--part", "--best-deal", *target
+    )
+    assert several.stdout.startswith("redeemed: 19.30 EUR off 63.00 EUR")
+    assert "the best deal" in several.stdout
+    assert "left out: NOBODY  CODE_UNKNOWN" in several.stdout
+
+    order.write_text("customer: {county_code: DE}\norder: [1]\n")
+    flawed = vouchsafe("redeem", f"{id_}-A", "--file", str(order), *target)
+    assert flawed.returncode == 2
+    assert "customer.county_code: is not known" in flawed.stderr
+    assert "order: is [" in flawed.stderr or "order: " in flawed.stderr

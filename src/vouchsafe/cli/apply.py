@@ -110,8 +110,8 @@ def _read(paths: Sequence[Path]) -> list[CampaignFile]:
             files.append(read(path))
         except BadFile as error:
             wrong = True
-            for one in error.violations:
-                err.print(": ".join(["error", str(path), *filter(None, [one.field]), one.description]), markup=False)
+            for line in error.lines:
+                err.print(f"error: {line}", markup=False)
     if wrong:
         raise typer.Exit(2)
     return files

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,24 +26,30 @@ from ruamel.yaml.events import (
 )
 
 from vouchsafe.cli.cases import Case, read_cases
-from vouchsafe.client import AssignedCode, CampaignDefinition
+from vouchsafe.client import AssignedCode, CampaignDefinition, Customer, Order
 from vouchsafe.domain.errors import InvalidRequest, Violation, VouchsafeError
-from vouchsafe.edge.files import Tree, campaign_codes, campaign_request, unknown_key
+from vouchsafe.edge.files import Tree, campaign_codes, campaign_request, fill, unknown_key
 
 MAX_BYTES = 1_048_576
 MAX_DEPTH = 32
 
 PARTS = ("campaign", "definition", "codes", "tests")
+CHECKOUT = ("customer", "order")
 CODES = {"shared": "shared_codes", "single_use": "single_use_codes", "assigned": "assigned_codes"}
 
 
 class BadFile(VouchsafeError):
-    """A campaign file that is wrong, with all that is."""
+    """A file that is wrong, with all that is."""
 
     def __init__(self, path: Path, *violations: Violation) -> None:
-        super().__init__(f"{path} is no campaign file")
+        super().__init__(f"{path} is not as it should be")
         self.path = path
         self.violations = violations
+
+    @property
+    def lines(self) -> list[str]:
+        """What is wrong, a line each, with the file and the place in it."""
+        return [": ".join([str(self.path), *filter(None, [one.field]), one.description]) for one in self.violations]
 
 
 @dataclass(frozen=True)
@@ -66,17 +72,7 @@ class CampaignFile:
 
 def read(path: Path) -> CampaignFile:
     """Reads a file and judges it as a server would. Raises BadFile with all that is wrong."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise BadFile(path, Violation("", f"cannot be read: {error.strerror}")) from None
-    try:
-        tree = read_tree(data)
-    except ValueError as error:
-        raise BadFile(path, Violation("", str(error))) from None
-    if not isinstance(tree, dict):
-        raise BadFile(path, Violation("", f"is no mapping; give {', '.join(PARTS)}"))
+    tree = _mapping(path, PARTS)
     violations = [unknown_key(name, PARTS) for name in tree if name not in PARTS]
     arranged: dict[str, Tree] = {"campaign_id": tree.get("campaign", ""), "definition": tree.get("definition", {})}
     codes = tree.get("codes", {})
@@ -104,6 +100,35 @@ def read(path: Path) -> CampaignFile:
         list(request.assigned_codes),
         cases,
     )
+
+
+def read_checkout(path: Path) -> tuple[Customer, Order]:
+    """Reads a file with a customer and an order, in the names of the protos. Raises BadFile with what cannot be read;
+    what is missing is for the server to tell."""
+    tree = _mapping(path, CHECKOUT)
+    violations = [unknown_key(name, CHECKOUT) for name in tree if name not in CHECKOUT]
+    customer, order = Customer(), Order()
+    violations += fill(customer, tree.get("customer", {}), "customer")
+    violations += fill(order, tree.get("order", {}), "order")
+    if violations:
+        raise BadFile(path, *violations)
+    return customer, order
+
+
+def _mapping(path: Path, keys: Sequence[str]) -> dict[str, Tree]:
+    """What a file says, if that is a mapping. Raises BadFile."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise BadFile(path, Violation("", f"cannot be read: {error.strerror}")) from None
+    try:
+        tree = read_tree(data)
+    except ValueError as error:
+        raise BadFile(path, Violation("", str(error))) from None
+    if not isinstance(tree, dict):
+        raise BadFile(path, Violation("", f"is no mapping; give {', '.join(keys)}"))
+    return tree
 
 
 def place(field: str) -> str:

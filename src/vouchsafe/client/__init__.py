@@ -30,7 +30,7 @@ from vouchsafe.v1.condition_pb2 import CelExpression, Condition
 from vouchsafe.v1.definition_pb2 import CampaignDefinition, Limits, Stacking
 from vouchsafe.v1.effect_pb2 import AmountOff, Effect, FreeShipping, PercentOff, Target, TargetKind
 from vouchsafe.v1.order_pb2 import Customer, Order, OrderLine
-from vouchsafe.v1.redemption_pb2 import AppliedCode, LineDiscount, Offer, Redemption
+from vouchsafe.v1.redemption_pb2 import AppliedCode, DiscountCap, LineDiscount, Offer, Redemption
 from vouchsafe.v1.redemption_service_pb2 import CodeTrace, ValidateAndRedeemResponse, ValidateResponse
 from vouchsafe.v1.refusal_pb2 import Refusal, RefusalReason
 from vouchsafe.v1.schedule_pb2 import Schedule
@@ -53,6 +53,7 @@ __all__ = [
     "Coverage",
     "Customer",
     "DeadlineExceeded",
+    "DiscountCap",
     "Effect",
     "FreeShipping",
     "InvalidArgument",

@@ -56,7 +56,7 @@ Problem = Refusal | Standing | Stale | Moved | Waiting | Undone
 
 
 class Patience:
-    """Waits a little longer each time, by chance, for somebody who is about to finish; in the end raises Unavailable."""
+    """Waits a little longer each time, for somebody who is about to finish; in the end raises Unavailable."""
 
     def __init__(self, total_s: float = 3.0) -> None:
         self._next_s = 0.004

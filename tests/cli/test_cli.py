@@ -215,7 +215,7 @@ def test_support_sees_what_was_looked_at_and_what_each_line_gets(service: Servic
     several = vouchsafe(
         "redeem", f"{id_}-A", f"{id_}-B", "NOBODY", "--file", str(order), "--part", "--best-deal", *target
     )
-    assert several.stdout.startswith("redeemed: 19.30 EUR off 63.00 EUR")
+    assert several.stdout.startswith("redeemed: 20.20 EUR off 63.00 EUR")
     assert "the best deal" in several.stdout
     assert "left out: NOBODY  CODE_UNKNOWN" in several.stdout
 

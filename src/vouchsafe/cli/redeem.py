@@ -93,8 +93,6 @@ def _asked(file: Path | None, customer: str, order: str | None, amount: int, cur
 
 
 def _print(response: Any, order: Order) -> None:
-    for trace in getattr(response, "traces", ()):
-        out.print(_trace_table(trace))
     given = response.WhichOneof("outcome")
     if given == "refusal":
         out.print(f"refused: {_reason(response.refusal)}", markup=False)
@@ -116,6 +114,9 @@ def _print(response: Any, order: Order) -> None:
     for refusal in (*response.inapplicable, *response.skipped):
         if refusal.code != told:
             out.print(f"left out: {refusal.code}  {_reason(refusal)}", markup=False)
+    for trace in getattr(response, "traces", ()):
+        out.print()
+        out.print(_trace_table(trace))
 
 
 def _is_special(applied: Any) -> bool:

@@ -1,0 +1,233 @@
+"""Transactions over several codes, step by step: whatever comes between, nothing is half done or taken twice."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.values import a_claim, a_definition, attempt_of
+from vouchsafe.domain.campaign import Campaign, CampaignStatus, Limits
+from vouchsafe.domain.reasons import Reason, Refusal
+from vouchsafe.domain.redemption import STREAM_START, AppliedCode, Claim, CombinedClaim, Event, EventKind, Redemption
+from vouchsafe.gate.attempts import Attempt, Held, Redeemable, Standing, Undone, Waiting
+from vouchsafe.gate.checkout import Checkout, Decision, Hold
+from vouchsafe.gate.gate import Gate
+from vouchsafe.gate.outbox import Outbox
+from vouchsafe.gate.transactions import Part, transaction_id
+from vouchsafe.settings import Settings
+
+PARTITIONS = 2
+INSTALLATION = "00000000-0000-0000-0000-000000000000"
+# One in each partition.
+ONE, OTHER = "a-campaign", "b-campaign"
+LIMITS = Limits(total=1)
+
+
+@dataclass
+class Rig:
+    """A gate with two campaigns of one use each, and what checkouts ask of it."""
+
+    gate: Gate
+    checkout: Checkout
+    outboxes: list[Outbox]
+
+    def attempt(self, campaign: str, number: int = 0) -> Attempt:
+        return attempt_of(a_claim(number, campaign, code=campaign.upper()), limits=LIMITS)
+
+    def transaction(self, number: int = 0, name: str = "x") -> str:
+        return transaction_id(self.checkout.home(f"request-{number}"), f"{name}-{number}")
+
+    async def hold(self, campaign: str, number: int = 0, *, ms: int = 60_000, name: str = "x") -> object:
+        deadline_ms = self.checkout.now_ms() + ms
+        return await self.checkout.hold(
+            Hold(self.attempt(campaign, number), self.transaction(number, name), deadline_ms)
+        )
+
+    async def decide(self, number: int = 0, *, ms: int = 60_000, name: str = "x") -> object:
+        claims = [self.attempt(campaign, number).claim for campaign in (ONE, OTHER)]
+        claim = CombinedClaim(
+            request_id=claims[0].request_id,
+            fingerprint=claims[0].fingerprint,
+            customer_id=claims[0].customer_id,
+            order_id=claims[0].order_id,
+            currency_code="EUR",
+            order_amount_minor=1_000,
+            applied=tuple(AppliedCode(one.code, one.campaign_id, 1, one.discount) for one in claims),
+        )
+        return await self.checkout.decide(Decision(claim, self.transaction(number, name), self.checkout.now_ms() + ms))
+
+    def part(self, campaign: str, number: int = 0, name: str = "x") -> Part:
+        return Part(campaign, self.attempt(campaign, number).order_and_code, self.transaction(number, name))
+
+    async def status(self, campaign: str) -> CampaignStatus:
+        (status,) = await self.gate.describe([campaign])
+        assert status is not None
+        return status
+
+    async def uses(self) -> list[int]:
+        return [(await self.status(campaign)).redeemed_count for campaign in (ONE, OTHER)]
+
+    async def events(self) -> list[Event]:
+        return [event for outbox in self.outboxes for event in await outbox.read(STREAM_START, 100, 0)]
+
+
+@pytest.fixture
+async def rig(settings: Settings) -> AsyncIterator[Rig]:
+    async with contextlib.AsyncExitStack() as stack:
+        gate = await Gate.connect(settings, PARTITIONS)
+        stack.push_async_callback(gate.close)
+        outboxes = [Outbox(settings.valkey_url, partition, INSTALLATION, 1, 1_000) for partition in range(PARTITIONS)]
+        for partition, outbox in enumerate(outboxes):
+            stack.push_async_callback(outbox.close)
+            assert await gate.open_partition(partition, INSTALLATION, 1)
+            assert await gate.has_partition(partition, INSTALLATION, 1)
+        assert {gate.partition_of(campaign) for campaign in (ONE, OTHER)} == {0, 1}
+        for campaign in (ONE, OTHER):
+            await gate.publish(Campaign(campaign, 1, a_definition(campaign, limits=LIMITS), 0))
+        checkout = Checkout(gate, settings)
+        stack.push_async_callback(checkout.close)
+        yield Rig(gate, checkout, outboxes)
+
+
+async def test_a_part_counts_once_however_often_it_is_held(rig: Rig) -> None:
+    assert isinstance(await rig.hold(ONE), Held)
+    assert isinstance(await rig.hold(ONE), Held)
+    assert await rig.uses() == [1, 0]
+    # To everybody else the campaign is full.
+    refused = await rig.hold(ONE, 1)
+    assert isinstance(refused, Refusal)
+    assert refused.reason is Reason.CAMPAIGN_LIMIT_REACHED
+    await rig.checkout.settle(rig.part(ONE), "")
+    assert await rig.uses() == [0, 0]
+    assert isinstance(await rig.hold(ONE, 1), Held)
+
+
+async def test_an_order_in_flight_is_waited_for_by_everything_else_it_asks(rig: Rig) -> None:
+    assert isinstance(await rig.hold(ONE), Held)
+    assert isinstance(await rig.hold(ONE, name="another"), Waiting)
+    assert isinstance(await rig.checkout.redeem(rig.attempt(ONE)), Waiting)
+    assert isinstance(await rig.checkout.validate(rig.attempt(ONE)), Waiting)
+    assert await rig.uses() == [1, 0]
+    # What another transaction says of the part is not heeded.
+    await rig.checkout.settle(rig.part(ONE, name="another"), "")
+    assert await rig.uses() == [1, 0]
+
+
+async def test_the_whole_is_one_redemption_and_each_part_names_it(rig: Rig) -> None:
+    for campaign in (ONE, OTHER):
+        assert isinstance(await rig.hold(campaign), Held)
+    decided = await rig.decide()
+    assert isinstance(decided, Redemption)
+    for campaign in (ONE, OTHER, ONE, OTHER):  # twice
+        await rig.checkout.settle(rig.part(campaign), decided.id)
+    assert await rig.uses() == [1, 1]
+    events = await rig.events()
+    parts = [Claim.from_json(event.body) for event in events if event.kind is EventKind.REDEEMED]
+    assert sorted((part.campaign_id, part.combined_id) for part in parts) == [(ONE, decided.id), (OTHER, decided.id)]
+    assert [event.position for event in events if event.kind is EventKind.COMBINED] == [decided.position]
+    # The order has its code by that redemption, whatever it asks.
+    assert await rig.checkout.redeem(rig.attempt(ONE)) == Standing(decided.position)
+    assert isinstance(await rig.checkout.validate(rig.attempt(ONE)), Redeemable)
+    # And deciding again answers the same.
+    assert await rig.decide() == decided
+
+
+async def test_a_pause_undoes_what_is_not_decided(rig: Rig) -> None:
+    for campaign in (ONE, OTHER):
+        assert isinstance(await rig.hold(campaign), Held)
+    status = await rig.gate.pause(ONE, "stop")
+    assert status is not None
+    assert (status.paused, status.redeemed_count) == (True, 0)
+    assert isinstance(await rig.decide(), Undone)
+    await rig.checkout.settle(rig.part(OTHER), "")
+    assert await rig.uses() == [0, 0]
+    assert [event.kind for event in await rig.events()] == [EventKind.PAUSED]
+
+
+async def test_a_pause_settles_what_is_decided_before_it_is_answered(rig: Rig) -> None:
+    for campaign in (ONE, OTHER):
+        assert isinstance(await rig.hold(campaign), Held)
+    decided = await rig.decide()
+    assert isinstance(decided, Redemption)
+    status = await rig.gate.pause(ONE, "stop")
+    assert status is not None
+    assert (status.paused, status.redeemed_count) == (True, 1)
+    mine = [event.kind for event in await rig.events() if event.campaign_id == ONE]
+    assert mine == [EventKind.REDEEMED, EventKind.PAUSED]
+
+
+async def test_while_a_pause_settles_nothing_new_is_admitted(rig: Rig) -> None:
+    assert isinstance(await rig.hold(ONE), Held)
+    # The first step only, as when the server that pauses dies behind it.
+    found = await rig.gate._set_state(ONE, "paused", "stop", EventKind.PAUSED)
+    assert found == [rig.part(ONE)]
+    assert (await rig.status(ONE)).paused
+    await rig.checkout.settle(rig.part(ONE), "")
+    refused = await rig.checkout.redeem(rig.attempt(ONE, 1))
+    assert isinstance(refused, Refusal)
+    assert refused.reason is Reason.CAMPAIGN_PAUSED
+    # Whoever pauses again writes it down; whoever resumes instead opens it.
+    again = await rig.gate.pause(ONE, "stop")
+    assert again is not None
+    assert [event.kind for event in await rig.events()] == [EventKind.PAUSED]
+    await rig.gate.resume(ONE, "")
+    assert isinstance(await rig.checkout.redeem(rig.attempt(ONE, 2)), Redemption)
+
+
+async def test_what_is_left_behind_undecided_is_undone_and_cannot_be_decided_late(rig: Rig) -> None:
+    for campaign in (ONE, OTHER):
+        assert isinstance(await rig.hold(campaign, ms=50), Held)
+    assert await rig.gate.overdue(10) == []
+    await asyncio.sleep(0.06)
+    overdue = await rig.gate.overdue(10)
+    assert sorted(part.campaign_id for part in overdue) == [ONE, OTHER]
+    assert await rig.gate.settle(overdue) == 2
+    assert await rig.uses() == [0, 0]
+    assert isinstance(await rig.decide(), Undone)
+    assert await rig.gate.settle(overdue) == 0
+    assert await rig.gate.overdue(10) == []
+    assert isinstance(await rig.checkout.redeem(rig.attempt(ONE)), Redemption)
+
+
+async def test_a_decision_behind_its_deadline_is_none_even_if_nobody_has_undone_it(rig: Rig) -> None:
+    assert isinstance(await rig.hold(ONE, ms=50), Held)
+    assert isinstance(await rig.decide(ms=-1), Undone)
+
+
+async def test_what_is_left_behind_decided_is_finished(rig: Rig) -> None:
+    for campaign in (ONE, OTHER):
+        assert isinstance(await rig.hold(campaign, ms=50), Held)
+    decided = await rig.decide()
+    assert isinstance(decided, Redemption)
+    await asyncio.sleep(0.06)
+    assert await rig.gate.settle(await rig.gate.overdue(10)) == 2
+    assert await rig.uses() == [1, 1]
+    assert await rig.checkout.redeem(rig.attempt(OTHER)) == Standing(decided.position)
+
+
+async def test_16_who_settle_at_once_settle_once(rig: Rig) -> None:
+    for campaign in (ONE, OTHER):
+        assert isinstance(await rig.hold(campaign), Held)
+    parts = [rig.part(ONE), rig.part(OTHER)]
+    deciding = asyncio.create_task(rig.decide())
+    settled = await asyncio.gather(*(rig.gate.settle(parts) for _ in range(16)))
+    decided = await deciding
+    assert sum(settled) == 2
+    await rig.gate.settle(parts)
+    assert await rig.uses() == ([1, 1] if isinstance(decided, Redemption) else [0, 0])
+    redeemed = [event for event in await rig.events() if event.kind is EventKind.REDEEMED]
+    assert len(redeemed) == (2 if isinstance(decided, Redemption) else 0)
+
+
+async def test_a_request_that_was_refused_cannot_be_decided(rig: Rig) -> None:
+    claim = rig.attempt(ONE).claim
+    refusal = Refusal(Reason.CAMPAIGN_PAUSED, "X", {"a": "b"}, "Not now.")
+    assert await rig.checkout.claim_id(claim.request_id, claim.fingerprint) is None
+    await rig.checkout.remember(claim.request_id, claim.fingerprint, refusal)
+    assert await rig.checkout.claim_id(claim.request_id, claim.fingerprint) == refusal
+    assert isinstance(await rig.hold(ONE), Held)
+    assert await rig.decide() == refusal

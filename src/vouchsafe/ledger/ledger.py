@@ -32,6 +32,8 @@ from vouchsafe.ledger.locks import PartitionLocks
 from vouchsafe.ledger.migrate import pending
 from vouchsafe.ledger.queries import SQL
 
+# What the column can hold.
+MAX_EPOCH = 2**31 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -222,6 +224,8 @@ class Ledger:
 
     async def _get_combined(self, position: Position) -> Redemption | None:
         partition, epoch, stream_id = position
+        if epoch > MAX_EPOCH:  # an id may name what no row can have
+            return None
         row = await self._fetchrow("get_combined", partition, epoch, *stream_id)
         if row is None:
             return None

@@ -150,10 +150,8 @@ select exists (select from moved);
 select * from redemptions where id = $1;
 
 -- name: get_combined
--- The event that decided a redemption of several codes. As wide numbers, since an id may name what no row can have.
-select at, body
-from events
-where partition = $1::bigint and epoch = $2::bigint and ms = $3 and seq = $4 and kind = 'combined';
+-- The event that decided a redemption of several codes.
+select at, body from events where partition = $1 and epoch = $2 and ms = $3 and seq = $4 and kind = 'combined';
 
 -- name: count_redemptions
 -- How many redemptions of a campaign the ledger holds.

@@ -1,25 +1,28 @@
 -- Purpose: the checks that redeem, hold and validate share. Nothing here writes.
 -- KEYS:    none; this file registers no function. Those functions take 3 keys for each campaign: campaign, counters,
 --          orders.
--- ARGV:    none; those functions take the item's fields that ITEM names.
+-- ARGV:    none; those functions take the values of an item that read_item names.
 -- Returns: nothing.
 -- Writes:  nothing.
 
 local KEYS_PER_CAMPAIGN = 3
 
--- The fields of an item, in order: index of its campaign (from 1), version that it was judged by, fingerprint of the
--- request, "<order id> <code>", takes, what the rules object to ("" for nothing), from when and until when that is
--- true in ms, digest of the body, body of the event.
-local ITEM = { 'campaign', 'version', 'fingerprint', 'order', 'takes', 'refusal', 'from_ms', 'until_ms', 'digest', 'body' }
+-- An item is ITEM_FIELDS values, in this order.
+local ITEM_FIELDS = 10
 
 local function read_item(args, at)
-  local item = {}
-  for i, name in ipairs(ITEM) do
-    item[name] = args[at + i - 1]
-  end
-  item.campaign = tonumber(item.campaign)
-  item.from_ms, item.until_ms = tonumber(item.from_ms), tonumber(item.until_ms)
-  return item
+  return {
+    campaign = tonumber(args[at]), -- index of its campaign, from 1
+    version = args[at + 1], -- that it was judged by
+    fingerprint = args[at + 2], -- of the request
+    order = args[at + 3], -- "<order id> <code>"
+    takes = args[at + 4], -- as counters.lua reads them
+    refusal = args[at + 5], -- what the rules object to, '' for nothing
+    from_ms = tonumber(args[at + 6]), -- from when that is true
+    until_ms = tonumber(args[at + 7]), -- until before when
+    digest = args[at + 8], -- of the body
+    body = args[at + 9], -- of the event
+  }
 end
 
 -- The state of one campaign as of this call, or nil when it is not all there: then nothing may be decided.

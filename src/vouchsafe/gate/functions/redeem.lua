@@ -5,8 +5,8 @@
 --          redeem: 2 outbox, then for each campaign 3: campaign, counters, orders; then for each item its request
 -- ARGV:    1 token, 2 how long requests are remembered in ms
 --          claim: then for each item its fingerprint
---          redeem: 3 number of campaigns, then the id of each campaign, then for each item the fields that ITEM
---          (decide.lua) names
+--          redeem: 3 number of campaigns, then the id of each campaign, then for each item its values
+--          (read_item in decide.lua)
 -- Returns: claim: for each item "K" (the request id is this request's, and not answered here), "X" (it is another's) or
 --          the answer that it got here.
 --          redeem: for each item one of
@@ -61,7 +61,7 @@ register('redeem', function(keys, args)
   local campaigns = load_campaigns(keys, 3, count)
   local next_request = 3 + count * KEYS_PER_CAMPAIGN
   local answers = {}
-  for at = 4 + count, #args, #ITEM do
+  for at = 4 + count, #args, ITEM_FIELDS do
     local item = read_item(args, at)
     local campaign = campaigns[item.campaign]
     local request = keys[next_request]

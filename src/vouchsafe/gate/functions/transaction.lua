@@ -12,7 +12,7 @@
 --          forget: then for each item its transaction
 -- ARGV:    1 token
 --          hold: 2 number of campaigns, then the id of each campaign, then for each item its transaction, its deadline
---            in ms and the fields that ITEM (decide.lua) names
+--            in ms and its values (read_item in decide.lua)
 --          decide: 2 how long requests are remembered in ms, then for each item its fingerprint, its deadline in ms, and
 --            digest and body of the event
 --          answer: 2 how long requests are remembered in ms, then for each item its fingerprint and the refusal
@@ -39,7 +39,7 @@ register('hold', function(keys, args)
   local count = tonumber(args[2])
   local campaigns = load_campaigns(keys, 3, count)
   local answers = {}
-  for at = 3 + count, #args, 2 + #ITEM do
+  for at = 3 + count, #args, 2 + ITEM_FIELDS do
     local transaction, deadline_ms = args[at], tonumber(args[at + 1])
     local item = read_item(args, at + 2)
     local campaign = campaigns[item.campaign]

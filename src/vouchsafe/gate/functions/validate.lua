@@ -1,6 +1,6 @@
 -- Purpose: says what redeem would answer now, for a batch of items. Takes nothing.
 -- KEYS:    1 meta, then for each campaign 3: campaign, counters, orders
--- ARGV:    1 token, 2 number of campaigns, then for each item the fields that ITEM (decide.lua) names
+-- ARGV:    1 token, 2 number of campaigns, then for each item its values (read_item in decide.lua)
 -- Returns: for each item one of
 --          "V"                  it could be redeemed, or this order has redeemed it already with the same contents
 --          "N <reason> k=v ..." it could not
@@ -15,7 +15,7 @@ register('validate', function(keys, args)
   local count = tonumber(args[2])
   local campaigns = load_campaigns(keys, 2, count)
   local answers = {}
-  for at = 3, #args, #ITEM do
+  for at = 3, #args, ITEM_FIELDS do
     local item = read_item(args, at)
     local campaign = campaigns[item.campaign]
     local answer

@@ -163,6 +163,28 @@ async def test_a_lost_update_is_told_and_changes_nothing(client: Client) -> None
     assert list(caught.value.violations) == ["etag"]
 
 
+async def test_saving_again_and_again_moves_no_moment(client: Client) -> None:
+    # woocommerce-android PR 16279: expiry drifted on each save; easy-digital-downloads 7492: it came hours early
+    code = await create(
+        client,
+        start_time="2026-03-28T23:30:00.123+01:00",
+        end_time="2031-10-26T02:30:00.999+02:00",
+        schedule={
+            "time_zone": "Europe/Berlin",
+            "weekly": [{"start_time": "02:00", "end_time": "03:00"}],
+            "recurrences": [{"rrule": "FREQ=WEEKLY", "first_start": "2026-03-29T02:30", "duration": "3600s"}],
+        },
+        code_validity="604800s",
+    )
+    first = (await client.get_campaign(code)).definition
+    assert first.end_time.ToJsonString() == "2031-10-26T00:30:00.999Z"
+    for _ in range(5):
+        saved = await client.get_campaign(code)
+        await client.update_campaign(code, saved.definition, etag=saved.etag)
+    last = await client.get_campaign(code)
+    assert (last.version, last.definition) == (6, first)
+
+
 async def test_validate_only_creates_and_changes_nothing(client: Client) -> None:
     code = f"c-{uuid.uuid4()}"
     shown = await client.create_campaign(code, definition(), shared_codes=[code], validate_only=True)

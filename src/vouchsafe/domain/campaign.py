@@ -30,7 +30,7 @@ class CombineMode(StrEnum):
 
 class Stacking(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a campaign behaves beside others on one order. A higher priority is applied first; `basis` is what its
-    discount is worked out on."""
+    discount is worked out on. Exclusive and joint are meant as in Voucherify's stacking rules."""
 
     mode: CombineMode = CombineMode.EXCLUSIVE
     group: str = ""

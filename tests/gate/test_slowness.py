@@ -1,0 +1,57 @@
+"""What others grow slow by, counted in commands and not in seconds: how many campaigns and codes there are is nothing.
+
+vendure 3075: one promotion made 300 ms of 6 s; craft 3202: 100,000 coupons made a call take 12 s; PrestaShop 14935:
+10,000 rules.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import redis
+
+from tests.values import a_claim, a_definition, attempt_of
+from vouchsafe.domain.campaign import Campaign, CodeEntry
+from vouchsafe.domain.redemption import Redemption
+from vouchsafe.gate.checkout import Checkout
+from vouchsafe.gate.gate import Gate
+from vouchsafe.settings import Settings
+
+INSTALLATION = "00000000-0000-0000-0000-000000000000"
+# None of them looks at more than it names, however large what it looks into is.
+CONSTANT = {"get", "set", "hget", "hmget", "hset", "hexists", "xadd", "time", "fcall", "info"}
+
+
+async def test_ten_thousand_campaigns_and_100_000_codes_cost_a_redemption_no_command(settings: Settings) -> None:
+    gate = await Gate.connect(settings, 1)
+    checkout = Checkout(gate, settings)
+    server = redis.Redis.from_url(settings.valkey_url, decode_responses=True)
+    try:
+        assert await gate.open_partition(0, INSTALLATION, 1)
+        assert await gate.has_partition(0, INSTALLATION, 1)
+        await gate.publish(Campaign("sale", 1, a_definition(), 0))
+        await gate.put_codes([CodeEntry("A", "sale", None)])
+
+        async def commands(number: int) -> dict[str, int]:
+            """What looking the code up and redeeming it makes Valkey do."""
+            before: Any = server.info("commandstats")
+            assert await checkout.resolve("A") == CodeEntry("A", "sale", None)
+            assert isinstance(await checkout.redeem(attempt_of(a_claim(number, "sale"))), Redemption)
+            after: Any = server.info("commandstats")
+            calls = {name.removeprefix("cmdstat_"): stats["calls"] for name, stats in after.items()}
+            earlier = {name.removeprefix("cmdstat_"): stats["calls"] for name, stats in before.items()}
+            return {name: count - earlier.get(name, 0) for name, count in calls.items() if count > earlier.get(name, 0)}
+
+        await commands(0)  # loads the library
+        alone = await commands(1)
+        for number in range(10_000):
+            await gate.publish(Campaign(f"other-{number}", 1, a_definition(), 0))
+        for first in range(0, 100_000, 1_000):
+            await gate.put_codes([CodeEntry(f"OTHER-{first + n}", f"other-{n}", 1) for n in range(1_000)])
+        assert await commands(2) == alone
+        assert set(alone) <= CONSTANT
+        assert sum(alone.values()) <= 20
+    finally:
+        server.close()
+        await checkout.close()
+        await gate.close()

@@ -12,12 +12,14 @@ import psutil
 
 from benchmarks.message import RUN
 from benchmarks.processes import cpu_s
-from vouchsafe.domain.campaign import Campaign, CodeEntry, Definition, Limits
+from vouchsafe.domain.campaign import Campaign, CodeEntry, Definition
 from vouchsafe.domain.effects import Effect, PercentOff
 from vouchsafe.domain.errors import Unavailable
-from vouchsafe.domain.limits import takes_of
+from vouchsafe.domain.limits import Limits
+from vouchsafe.domain.order import Customer, Line, Order
 from vouchsafe.domain.pricing import Discount
 from vouchsafe.domain.redemption import Claim
+from vouchsafe.domain.takes import Taker
 from vouchsafe.embedded import HOST
 from vouchsafe.gate.attempts import Attempt
 from vouchsafe.gate.checkout import Checkout
@@ -29,6 +31,12 @@ BATCH = 64
 WINDOW = 4
 TIMEOUT_S = 5
 LIMITS = Limits(total=10**9, per_customer=1)
+ORDER = Order(
+    id="order",
+    currency_code="EUR",
+    metadata={"store": "1"},
+    lines=(Line(sku="sku", quantity=1, unit_price_minor=11_460),),
+)
 EFFECTS = (Effect(kind=PercentOff(basis_points=1_000)),)
 
 
@@ -40,10 +48,11 @@ class FunctionRound:
     valkey_us: float
 
 
-async def commands(settings: Settings, count: int) -> list[bytes]:
+async def commands(settings: Settings, count: int, limits: Limits = LIMITS, name: str = "function") -> list[bytes]:
     """That many calls of `redeem`, each with 64 new requests, as the very bytes that a server would send.
 
-    They go to a partition of their own, beyond those of the installation, which no persister follows.
+    The requests are of a campaign of that name with those limits; names of two runs differ. They go to a partition of
+    their own, beyond those of the installation, which no persister follows.
     """
     partition = settings.partitions
     gate = await Gate.connect(settings, partition + 1)
@@ -51,15 +60,16 @@ async def commands(settings: Settings, count: int) -> list[bytes]:
     try:
         await gate.open_partition(partition, "benchmark", epoch=1)
         await gate.has_partition(partition, "benchmark", epoch=1)  # from here on the gate uses it
-        names = map("function-{}".format, itertools.count())
+        names = map(f"{name}-{{}}".format, itertools.count())
         campaign = next(name for name in names if gate.partition_of(name) == partition)
         await gate.publish(
-            Campaign(campaign, 1, Definition(display_name="Function", effects=EFFECTS, limits=LIMITS), 0)
+            Campaign(campaign, 1, Definition(display_name="Function", effects=EFFECTS, limits=limits), 0)
         )
         # The encoder is private to the checkout, but a copy of it here would drift.
         encode = checkout._redeem.encode
         numbers = itertools.count()
-        batches = ([_attempt(campaign, next(numbers)) for _ in range(BATCH)] for _ in range(count))
+        taker = Taker(limits, "UTC", b"benchmark")
+        batches = ([_attempt(campaign, taker, next(numbers)) for _ in range(BATCH)] for _ in range(count))
         return [
             hiredis.pack_command(tuple(encode(partition, batch)))  # type: ignore[arg-type]  # typed as a tuple of one
             for batch in batches
@@ -92,9 +102,9 @@ def run(calls: list[bytes], valkey: psutil.Process, port: int) -> FunctionRound:
     return FunctionRound(items / (time.perf_counter() - started), (cpu_s(valkey) - cpu) / items * 1e6)
 
 
-def _attempt(campaign: str, number: int) -> Attempt:
+def _attempt(campaign: str, taker: Taker, number: int) -> Attempt:
     claim = Claim(
-        request_id=f"function-{RUN}-{number:09}",
+        request_id=f"{campaign}-{RUN}-{number:09}",
         fingerprint=f"{number:032x}",
         campaign_id=campaign,
         campaign_version=1,
@@ -106,4 +116,6 @@ def _attempt(campaign: str, number: int) -> Attempt:
         discount=Discount(1_097, 1_097),
     )
     entry = CodeEntry("FUNCTION", campaign, None)
-    return Attempt(claim, takes_of(LIMITS, entry, claim.customer_id, 1_097))
+    return Attempt(
+        claim, taker.takes(Customer(id=claim.customer_id, card_fingerprint=claim.customer_id), ORDER, entry, 1_097, 0)
+    )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from vouchsafe.domain.campaign import CodeEntry, Definition, Limits
+from vouchsafe.domain.campaign import CodeEntry, Definition
 from vouchsafe.domain.effects import AmountOff, Effect, PercentOff
-from vouchsafe.domain.limits import takes_of
+from vouchsafe.domain.limits import Limits
+from vouchsafe.domain.order import Customer, Line, Order
 from vouchsafe.domain.pricing import Discount, LineDiscount
 from vouchsafe.domain.redemption import Claim
+from vouchsafe.domain.takes import Take, Taker
 from vouchsafe.gate.attempts import Attempt
+
+AN_ORDER = Order(id="order", currency_code="EUR", lines=(Line(sku="sku-1", quantity=1, unit_price_minor=1_000),))
 
 
 def percent(basis_points: int) -> tuple[Effect, ...]:
@@ -26,9 +30,15 @@ def a_discount(minor: int) -> Discount:
     return Discount(minor, minor, (LineDiscount(0, "sku-1", minor, minor),))
 
 
+def takes_of(
+    limits: Limits, entry: CodeEntry, customer: Customer, minor: int, now_ms: int = 0, order: Order = AN_ORDER
+) -> tuple[Take, ...]:
+    return Taker(limits, "UTC", b"a secret of tests").takes(customer, order, entry, minor, now_ms)
+
+
 def attempt_of(claim: Claim, *, limits: Limits = Limits(), code_limit: int | None = None) -> Attempt:  # noqa: B008  # immutable
     entry = CodeEntry(claim.code, claim.campaign_id, code_limit)
-    return Attempt(claim, takes_of(limits, entry, claim.customer_id, claim.discount.applied_minor))
+    return Attempt(claim, takes_of(limits, entry, Customer(id=claim.customer_id), claim.discount.applied_minor))
 
 
 def a_claim(number: int = 0, campaign_id: str = "summer", code: str = "A", minor: int = 100) -> Claim:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -77,11 +78,20 @@ class LocalService:
             host=HOST,
             port=self._port,
             workers=self._workers,
+            identity_secret=self._identity_secret(),
         )
         asyncio.run(migrate(self.settings.postgres_url, self.settings.ledger_timeout_ms))
         for command in ("persist", "serve"):
             self._spawn(command)
         self._wait_until_ready()
+
+    def _identity_secret(self) -> str:
+        """One for this data, made when it is first needed and kept beside it."""
+        file = self._data_dir / "identity_secret"
+        if not file.exists():
+            file.touch(mode=0o600)
+            file.write_text(secrets.token_urlsafe(32))
+        return file.read_text()
 
     def _spawn(self, command: str) -> None:
         environment = os.environ | {

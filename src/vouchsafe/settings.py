@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -51,6 +51,11 @@ class Settings(BaseSettings):
         le=60_000,
         description="How long deciding several codes together may take; what is left behind then is settled by others.",
     )
+    identity_secret: str = Field(
+        "",
+        description="Hashes the addresses, cards and devices that limits count by; the same on every server, and never "
+        "changed while such a campaign runs. At least 16 characters; without it there are no such limits.",
+    )
     max_message_bytes: int = Field(
         1_048_576, ge=4_096, le=16_777_216, description="Largest request message; larger ones are RESOURCE_EXHAUSTED."
     )
@@ -67,7 +72,16 @@ class Settings(BaseSettings):
 
     def shown(self) -> dict[str, Any]:
         """Every value by name, for people to look at: passwords in addresses are masked."""
-        return {name: _masked(value) if isinstance(value, str) else value for name, value in self.model_dump().items()}
+        values = self.model_dump()
+        shown = {name: _masked(value) if isinstance(value, str) else value for name, value in values.items()}
+        return shown | {"identity_secret": "***" if self.identity_secret else ""}
+
+    @field_validator("identity_secret")
+    @classmethod
+    def _is_long_enough(cls, value: str) -> str:
+        if value and len(value) < 16:
+            raise ValueError("has to have at least 16 characters")
+        return value
 
 
 def _masked(value: str) -> str:

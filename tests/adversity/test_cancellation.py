@@ -11,8 +11,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.values import a_definition, a_discount, attempt_of
-from vouchsafe.domain.campaign import Campaign, Limits
+from vouchsafe.domain.campaign import Campaign
 from vouchsafe.domain.errors import Overloaded, Unavailable
+from vouchsafe.domain.limits import Limits
 from vouchsafe.domain.redemption import Claim, Redemption
 from vouchsafe.embedded import EmbeddedValkey
 from vouchsafe.gate.attempts import Attempt

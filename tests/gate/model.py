@@ -18,7 +18,9 @@ class CampaignModel:
     definition: Definition
     paused: bool = False
     used: int = 0
+    money: int = 0
     customers: dict[str, int] = field(default_factory=dict)
+    customers_money: dict[str, int] = field(default_factory=dict)
     codes: dict[str, int] = field(default_factory=dict)
     orders: dict[tuple[str, str], tuple[str, int]] = field(default_factory=dict)
 
@@ -43,6 +45,7 @@ class GateModel:
         customer: str,
         order: str,
         objection: Reason | None,
+        discount: int,
         now_ms: int,
     ) -> Answer:
         """Decides one request."""
@@ -50,10 +53,12 @@ class GateModel:
             first, answer = self.requests[request_id]
             return answer if first == fingerprint else "reused"
         campaign = self.campaigns[campaign_id]
-        answer = self._decide(campaign, fingerprint, code, code_limit, customer, order, objection, now_ms)
+        answer = self._decide(campaign, fingerprint, code, code_limit, customer, order, objection, discount, now_ms)
         if answer == ("redeemed", self.redemptions):
             self.redemptions += 1
             campaign.used += 1
+            campaign.money += discount
+            campaign.customers_money[customer] = campaign.customers_money.get(customer, 0) + discount
             campaign.customers[customer] = campaign.customers.get(customer, 0) + 1
             campaign.codes[code] = campaign.codes.get(code, 0) + 1
             campaign.orders[order, code] = (fingerprint, self.redemptions - 1)
@@ -70,6 +75,7 @@ class GateModel:
         customer: str,
         order: str,
         objection: Reason | None,
+        discount: int,
         now_ms: int,
     ) -> Answer:
         if (order, code) in campaign.orders:
@@ -82,12 +88,18 @@ class GateModel:
             (Reason.CAMPAIGN_NOT_STARTED, definition.start_time_ms is not None and now_ms < definition.start_time_ms),
             (Reason.CAMPAIGN_ENDED, definition.end_time_ms is not None and now_ms >= definition.end_time_ms),
             (objection, objection is not None),
-            (Reason.CODE_LIMIT_REACHED, code_limit is not None and campaign.codes.get(code, 0) >= code_limit),
+            (Reason.CODE_LIMIT_REACHED, _full(campaign.codes.get(code, 0), 1, code_limit or limits.per_code)),
+            (Reason.CUSTOMER_LIMIT_REACHED, _full(campaign.customers.get(customer, 0), 1, limits.per_customer)),
             (
-                Reason.CUSTOMER_LIMIT_REACHED,
-                limits.per_customer is not None and campaign.customers.get(customer, 0) >= limits.per_customer,
+                Reason.CUSTOMER_BUDGET_EXHAUSTED,
+                _full(campaign.customers_money.get(customer, 0), discount, limits.customer_budget_minor),
             ),
-            (Reason.CAMPAIGN_LIMIT_REACHED, limits.total is not None and campaign.used >= limits.total),
+            (Reason.CAMPAIGN_LIMIT_REACHED, _full(campaign.used, 1, limits.total)),
+            (
+                Reason.DISTINCT_CUSTOMERS_REACHED,
+                customer not in campaign.customers and _full(len(campaign.customers), 1, limits.distinct_customers),
+            ),
+            (Reason.BUDGET_EXHAUSTED, _full(campaign.money, discount, limits.budget_minor)),
         ]
         for reason, holds in objections:
             if holds and reason is not None:
@@ -100,3 +112,7 @@ class GateModel:
         if campaign.paused != paused:
             campaign.paused = paused
             self.events.append(("paused" if paused else "resumed", campaign_id))
+
+
+def _full(used: int, more: int, cap: int | None) -> bool:
+    return cap is not None and used + more > cap

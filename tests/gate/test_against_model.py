@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.gate.model import Answer, CampaignModel, GateModel
-from tests.values import a_discount, percent
-from vouchsafe.domain.campaign import Campaign, CodeEntry, Definition, Limits
+from tests.values import a_discount, percent, takes_of
+from vouchsafe.domain.campaign import Campaign, CodeEntry, Definition
 from vouchsafe.domain.errors import RequestIdReused
 from vouchsafe.domain.evaluator import Evaluator
-from vouchsafe.domain.limits import takes_of
+from vouchsafe.domain.limits import Limits
 from vouchsafe.domain.order import Customer, Line, Order
 from vouchsafe.domain.pricing import Basket
 from vouchsafe.domain.reasons import Reason, Refusal
@@ -60,7 +60,17 @@ class SetPaused:
     paused: bool
 
 
-limits = st.builds(Limits, total=st.none() | st.integers(1, 3), per_customer=st.none() | st.integers(1, 3))
+counts = st.none() | st.none() | st.integers(1, 3)
+# Half of all campaigns have the two usual limits, so that those are reached often; the others have any mix.
+limits = st.builds(Limits, total=st.none() | st.integers(1, 3), per_customer=st.none() | st.integers(1, 3)) | st.builds(
+    Limits,
+    total=counts,
+    per_customer=counts,
+    per_code=counts,
+    distinct_customers=counts,
+    budget_minor=st.none() | st.sampled_from([100, 199, 200, 350]),
+    customer_budget_minor=st.none() | st.sampled_from([100, 150, 200]),
+)
 # Whole hours away from now, so that no history runs across an edge; the edges have tests of their own.
 # Most campaigns are running: one that is closed from the start shows little.
 starts = st.sampled_from([None, -HOUR_MS, -2 * HOUR_MS, -HOUR_MS, HOUR_MS])
@@ -251,7 +261,7 @@ class Twins:
             discount=a_discount(100),
         )
         entry = CodeEntry(code, campaign.id, self._code_limits[step.code])
-        takes = takes_of(campaign.definition.limits, entry, claim.customer_id, claim.discount.applied_minor)
+        takes = takes_of(campaign.definition.limits, entry, shopper, 100, self._now_ms)
         return Attempt(claim, takes, refusal, verdict.from_ms, verdict.until_ms)
 
     def _expected(self, attempt: Attempt) -> Answer:
@@ -265,6 +275,7 @@ class Twins:
             customer=claim.customer_id,
             order=claim.order_id,
             objection=attempt.objection.reason if attempt.objection else None,
+            discount=100,
             now_ms=self._now_ms,
         )
 

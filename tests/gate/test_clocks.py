@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.values import a_claim, a_definition, percent
-from vouchsafe.domain.campaign import Campaign, CodeEntry, Definition, Limits
+from tests.values import a_claim, a_definition, percent, takes_of
+from vouchsafe.domain.campaign import Campaign, CodeEntry, Definition
 from vouchsafe.domain.combine import Combining
-from vouchsafe.domain.limits import takes_of
+from vouchsafe.domain.limits import Limits
 from vouchsafe.domain.order import Customer, Line, Order
 from vouchsafe.domain.reasons import Reason, Refusal
 from vouchsafe.domain.redemption import Redemption
@@ -46,7 +46,7 @@ async def checkout(gate: Gate, settings: Settings) -> AsyncIterator[Checkout]:
 
 def judged(number: int, from_ms: int, until_ms: int, objection: Refusal | None = None) -> Attempt:
     claim = a_claim(number, "sale")
-    takes = takes_of(Limits(), CodeEntry(claim.code, "sale", None), claim.customer_id, 100)
+    takes = takes_of(Limits(), CodeEntry(claim.code, "sale", None), Customer(id=claim.customer_id), 100)
     return Attempt(claim, takes, objection, from_ms, until_ms)
 
 
@@ -85,7 +85,7 @@ async def test_a_server_whose_clock_is_wrong_answers_by_the_gates(
     }
     ledger = await Ledger.connect(settings.postgres_url, pool_size=1, timeout_ms=5_000)
     try:
-        redeem = Redeem(checkout, ledger, 5_000)
+        redeem = Redeem(checkout, ledger, hold_ms=5_000, identity_secret="")
         for name, (start_ms, end_ms, _) in spans.items():
             definition = Definition(
                 display_name=name, effects=percent(1_000), start_time_ms=start_ms, end_time_ms=end_ms

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import pytest
 
 from tests.values import a_claim, a_definition, attempt_of
-from vouchsafe.domain.campaign import Campaign, CampaignStatus, Limits
+from vouchsafe.domain.campaign import Campaign, CampaignStatus
+from vouchsafe.domain.limits import Limits
 from vouchsafe.domain.reasons import Reason, Refusal
 from vouchsafe.domain.redemption import STREAM_START, AppliedCode, Claim, CombinedClaim, Event, EventKind, Redemption
 from vouchsafe.gate.attempts import Attempt, Held, Redeemable, Standing, Undone, Waiting

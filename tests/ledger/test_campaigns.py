@@ -9,8 +9,9 @@ import pytest
 
 from tests.ledger.events import SUMMER
 from tests.values import a_definition, amount, percent
-from vouchsafe.domain.campaign import Campaign, CodeEntry, Definition, Limits
+from vouchsafe.domain.campaign import Campaign, CodeEntry, Definition
 from vouchsafe.domain.errors import AlreadyExists
+from vouchsafe.domain.limits import Limits
 from vouchsafe.ledger.connection import Rejected
 from vouchsafe.ledger.ledger import Ledger
 

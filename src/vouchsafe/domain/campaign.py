@@ -9,15 +9,9 @@ import msgspec
 
 from vouchsafe.domain.conditions import Basis, CelExpression, Condition
 from vouchsafe.domain.effects import Effect
+from vouchsafe.domain.limits import Limits
 from vouchsafe.domain.lines import LineSelector
 from vouchsafe.domain.schedule import Schedule
-
-
-class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How often a campaign may be used; None is no limit."""
-
-    total: int | None = None
-    per_customer: int | None = None
 
 
 class CombineMode(StrEnum):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vouchsafe.domain import conditions, effects, expression, schedule
+from vouchsafe.domain import conditions, effects, expression, limits, schedule
 from vouchsafe.domain.campaign import CombineMode, Definition
 from vouchsafe.domain.errors import Violation
 from vouchsafe.domain.money import EXPONENTS
@@ -30,6 +30,7 @@ def _check(definition: Definition) -> Iterator[Violation]:
     if start_ms is not None and end_ms is not None and end_ms <= start_ms:
         yield Violation("end_time", "must be after start_time")
     yield from _check_currency(definition)
+    yield from _under("limits", list(limits.check(definition.limits)))
     for index, effect in enumerate(definition.effects):
         yield from _under(f"effects[{index}]", effects.check(effect))
     for index, condition in enumerate(definition.conditions):
@@ -58,6 +59,8 @@ def _check_currency(definition: Definition) -> Iterator[Violation]:
         for index, condition in enumerate(definition.conditions):
             if conditions.needs_currency(condition):
                 yield Violation("currency_code", f"is required: conditions[{index}].amount compares amounts of money")
+        for name in limits.amounts_of(definition.limits):
+            yield Violation("currency_code", f"is required: limits.{name} is an amount of money")
 
 
 def _check_schedule(definition: Definition) -> Iterator[Violation]:

@@ -58,12 +58,13 @@ class Applied(NamedTuple):
 
 class Combination(NamedTuple):
     """The codes that apply, in the order in which they do; those that do not apply to this order; and those that would
-    but for the others. True in [from_ms, until_ms). `is_best` is None when the best deal was not asked for, False when
-    the search for it was cut short."""
+    but for the others. As of `now_ms`, and true in [from_ms, until_ms). `is_best` is None when the best deal was not
+    asked for, False when the search for it was cut short."""
 
     applied: tuple[Applied, ...]
     inapplicable: tuple[Refusal, ...]
     skipped: tuple[Refusal, ...]
+    now_ms: int
     from_ms: int
     until_ms: int
     is_best: bool | None = None
@@ -85,12 +86,12 @@ class Bench:
     def __init__(self, customer: Customer, order: Order, now_ms: int) -> None:
         self._customer = customer
         self.order = order
-        self._now_ms = now_ms
+        self.now_ms = now_ms
         self.from_ms, self.until_ms = ALWAYS
 
     def judge(self, candidate: Candidate, basket: Basket, trace: list[TraceEntry] | None = None) -> Discount | Refusal:
         """What a code gives on what is left of the order."""
-        verdict: Verdict = candidate.evaluator.evaluate(self._customer, basket, candidate.code, self._now_ms, trace)
+        verdict: Verdict = candidate.evaluator.evaluate(self._customer, basket, candidate.code, self.now_ms, trace)
         self.from_ms = max(self.from_ms, verdict.from_ms)
         self.until_ms = min(self.until_ms, verdict.until_ms)
         return verdict.outcome
@@ -130,7 +131,7 @@ def apply_in_order(
         else:
             basket.take(outcome)
             applied.append(Applied(candidate, outcome))
-    return Combination(tuple(applied), tuple(inapplicable), tuple(skipped), bench.from_ms, bench.until_ms)
+    return Combination(tuple(applied), tuple(inapplicable), tuple(skipped), bench.now_ms, bench.from_ms, bench.until_ms)
 
 
 def _hindrance(candidate: Candidate, applied: Sequence[Applied], max_codes: int | None) -> Refusal | None:

@@ -28,8 +28,10 @@ from vouchsafe.domain.rules import (
     compile_condition,
     compile_currency,
     compile_expression,
+    compile_limits,
 )
 from vouchsafe.domain.schedule import Calendar
+from vouchsafe.domain.takes import Taker
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -54,10 +56,10 @@ class TraceEntry(msgspec.Struct, frozen=True):
 
 
 class Evaluator:
-    """The compiled form of a campaign's definition; immutable. Raises ValueError when its expression is bad, which the
-    check at creation rules out."""
+    """The compiled form of a campaign's definition; immutable. `secret` hashes identities that are counted. Raises
+    ValueError when its expression is bad, which the check at creation rules out."""
 
-    def __init__(self, campaign: Campaign) -> None:
+    def __init__(self, campaign: Campaign, secret: bytes = b"") -> None:
         definition = campaign.definition
         self.campaign = campaign
         self.stacking: Stacking = definition.stacking
@@ -68,7 +70,9 @@ class Evaluator:
         self._validity_ms = definition.code_validity_ms
         self._is_eligible = matcher(definition.eligible_lines)
         zone = definition.schedule.time_zone if definition.schedule else "UTC"
-        rules = [
+        self.taker = Taker(definition.limits, zone, secret)
+        rules = compile_limits(definition.limits)
+        rules += [
             compile_condition(condition, f"conditions[{index}]", zone)
             for index, condition in enumerate(definition.conditions)
         ]
@@ -114,6 +118,8 @@ class Evaluator:
             refusal = refusal or _refused(rule, facts, code.code, is_missing=answer is None)
             if trace is None:
                 break
+        begin, end = self.taker.span(now_ms)
+        from_ms, until_ms = max(from_ms, begin), min(until_ms, end)
         outcome = self._priced(facts, trace) if refusal is None or trace is not None else refusal
         return Verdict(refusal or outcome, from_ms, until_ms)
 

@@ -1,39 +1,94 @@
-"""What a use takes of a campaign's counters, and how far each of them may go."""
+"""How often and for how much a campaign may be used, as an operator says it. `domain.takes` makes counters of it; names
+and bounds are those of the protos. None is no limit.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterator
+from enum import StrEnum
 
-from vouchsafe.domain.campaign import CodeEntry, Limits
-from vouchsafe.domain.reasons import Reason
+import msgspec
 
-
-class Take(NamedTuple):
-    """So much of one counter. `cap` is how far it may go, None for any distance; `reason` is the refusal beyond it.
-
-    Counters: `uses` in all, `money` in minor units, `customer:<id>` and `code:<code>` in uses. All of them are counted
-    whether or not they are limited, so that a limit that comes later holds for what was used before.
-    """
-
-    field: str
-    amount: int
-    cap: int | None
-    reason: Reason
+from vouchsafe.domain.conditions import AttributeSource
+from vouchsafe.domain.errors import Violation
+from vouchsafe.domain.schedule import Weekday
 
 
-def takes_of(limits: Limits, entry: CodeEntry, customer_id: str, discount_minor: int) -> tuple[Take, ...]:
-    """What one use takes, in the order of the reasons."""
-    return (
-        Take(f"code:{entry.code}", 1, entry.use_limit, Reason.CODE_LIMIT_REACHED),
-        Take(f"customer:{customer_id}", 1, limits.per_customer, Reason.CUSTOMER_LIMIT_REACHED),
-        Take("uses", 1, limits.total, Reason.CAMPAIGN_LIMIT_REACHED),
-        Take("money", discount_minor, None, Reason.CAMPAIGN_LIMIT_REACHED),
-    )
+class Period(StrEnum):
+    """A stretch of the calendar, in the zone of the campaign's schedule."""
+
+    DAY = "DAY"
+    WEEK = "WEEK"
+    MONTH = "MONTH"
 
 
-def takes_text(takes: Iterable[Take]) -> str:
-    """The takes as the gate reads them, in groups of four words (counters.lua)."""
-    return " ".join(
-        [f"{field} {amount} {'-' if cap is None else cap} {reason:d}" for field, amount, cap, reason in takes]
-    )
+class PeriodLimit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """So many uses by one customer in each calendar day, week or month. `week_start` is the first day of a week."""
+
+    period: Period
+    uses: int
+    week_start: Weekday = Weekday.MONDAY
+
+
+class WindowLimit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """So many uses by one customer within any such span of time, looking back from each use."""
+
+    window_ms: int
+    uses: int
+
+
+class AttributeLimit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """So many uses for each value of an attribute, a store say. An order without it is refused."""
+
+    key: str
+    uses: int
+    source: AttributeSource = AttributeSource.ORDER
+
+
+class IdentityKind(StrEnum):
+    """By what a shopper may be known again."""
+
+    CUSTOMER_ID = "CUSTOMER_ID"
+    EMAIL = "EMAIL"
+    CARD = "CARD"
+    DEVICE = "DEVICE"
+
+
+class IdentityLimit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """So many uses by each identity: a shopper who changes one of them is known by the others."""
+
+    kinds: tuple[IdentityKind, ...]
+    uses: int
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Any mix of limits, checked and taken in one step. Amounts are minor units of the definition's currency."""
+
+    total: int | None = None
+    per_customer: int | None = None
+    per_code: int | None = None
+    distinct_customers: int | None = None
+    budget_minor: int | None = None
+    customer_budget_minor: int | None = None
+    periods: tuple[PeriodLimit, ...] = ()
+    windows: tuple[WindowLimit, ...] = ()
+    attributes: tuple[AttributeLimit, ...] = ()
+    identities: IdentityLimit | None = None
+
+
+def check(limits: Limits) -> Iterator[Violation]:
+    """What contradicts itself, with field paths inside the limits."""
+    for name, values, key in (
+        ("periods", limits.periods, lambda one: one.period),
+        ("windows", limits.windows, lambda one: one.window_ms),
+        ("attributes", limits.attributes, lambda one: (one.source, one.key)),
+    ):
+        keys = [key(value) for value in values]
+        for index in range(len(keys)):
+            if keys[index] in keys[:index]:
+                yield Violation(f"{name}[{index}]", "limits the same as one before it; give the lower of the two")
+
+
+def amounts_of(limits: Limits) -> list[str]:
+    """The fields that hold amounts of money, so that a currency is needed."""
+    return [name for name in ("budget_minor", "customer_budget_minor") if getattr(limits, name) is not None]

@@ -24,6 +24,8 @@ class Customer(msgspec.Struct, frozen=True, kw_only=True):
     region_code: str = ""
     attributes: Mapping[str, str] = {}
     order_count: int | None = None
+    card_fingerprint: str = ""
+    device_id: str = ""
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True, gc=False):

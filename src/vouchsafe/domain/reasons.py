@@ -32,7 +32,13 @@ class Reason(IntEnum):
     NO_EFFECT = 300
     CODE_LIMIT_REACHED = 310
     CUSTOMER_LIMIT_REACHED = 320
+    CUSTOMER_PERIOD_LIMIT_REACHED = 322
+    IDENTITY_LIMIT_REACHED = 324
+    ATTRIBUTE_LIMIT_REACHED = 326
+    CUSTOMER_BUDGET_EXHAUSTED = 328
     CAMPAIGN_LIMIT_REACHED = 330
+    DISTINCT_CUSTOMERS_REACHED = 332
+    BUDGET_EXHAUSTED = 334
     NOT_COMBINABLE = 410
     TOO_MANY_CODES = 420
 
@@ -59,7 +65,13 @@ MESSAGES: Mapping[Reason, str] = {
     Reason.NO_EFFECT: "The discount on this order would be zero.",
     Reason.CODE_LIMIT_REACHED: "The code has been used as often as it may be.",
     Reason.CUSTOMER_LIMIT_REACHED: "The customer has used the campaign as often as one customer may.",
+    Reason.CUSTOMER_PERIOD_LIMIT_REACHED: "The customer has used the campaign as often as they may in this time.",
+    Reason.IDENTITY_LIMIT_REACHED: "The shopper has used the campaign as often as one may.",
+    Reason.ATTRIBUTE_LIMIT_REACHED: "The campaign has been used as often as it may be there.",
+    Reason.CUSTOMER_BUDGET_EXHAUSTED: "The campaign has given the customer as much as it may give one.",
     Reason.CAMPAIGN_LIMIT_REACHED: "The campaign has been used as often as it may be.",
+    Reason.DISTINCT_CUSTOMERS_REACHED: "As many customers have used the campaign as may.",
+    Reason.BUDGET_EXHAUSTED: "What is left of the campaign's budget does not cover the discount.",
     Reason.NOT_COMBINABLE: "The code does not combine with another code of this order.",
     Reason.TOO_MANY_CODES: "The order has as many codes as it may have.",
 }

@@ -13,6 +13,8 @@ import msgspec
 from vouchsafe.domain import conditions as c
 from vouchsafe.domain import expression
 from vouchsafe.domain.campaign import CodeEntry
+from vouchsafe.domain.identities import IDENTITY_FIELDS, attribute_value, identity
+from vouchsafe.domain.limits import AttributeLimit, IdentityLimit, Limits
 from vouchsafe.domain.lines import LineSelector, matcher
 from vouchsafe.domain.order import Customer
 from vouchsafe.domain.pricing import Basket
@@ -167,6 +169,43 @@ SOME_LINE_IS_ELIGIBLE: Final = Rule(
     holds=lambda facts: bool(facts.eligible),
     saw=lambda facts: f"{len(facts.eligible)} of {len(facts.basket.order.lines)} lines count",
 )
+
+
+def compile_limits(limits: Limits) -> list[Rule]:
+    """That what limits count by was sent: without it nobody could be counted, so nobody is let in."""
+    rules = []
+    for index, limit in enumerate(limits.attributes):
+        source = "order.metadata" if limit.source is c.AttributeSource.ORDER else "customer.attributes"
+        datum = f"{source}[{limit.key}]"
+        rules.append(
+            _counted_by(f"limits.attributes[{index}]", datum, Reason.ATTRIBUTE_LIMIT_REACHED, _attribute_of(limit))
+        )
+    identities = limits.identities
+    if identities is not None:
+        datum = " or ".join(IDENTITY_FIELDS[kind] for kind in identities.kinds)
+        rules.append(_counted_by("limits.identities", datum, Reason.IDENTITY_LIMIT_REACHED, _identities_of(identities)))
+    return rules
+
+
+def _attribute_of(limit: AttributeLimit) -> Callable[[Facts], str]:
+    return lambda facts: attribute_value(limit, facts.customer, facts.basket.order)
+
+
+def _identities_of(limit: IdentityLimit) -> Callable[[Facts], str]:
+    return lambda facts: "".join(identity(kind, facts.customer) for kind in limit.kinds)
+
+
+def _counted_by(path: str, datum: str, reason: Reason, value: Callable[[Facts], str]) -> Rule:
+    return Rule(
+        path=path,
+        reason=reason,
+        datum=datum,
+        wanted="something to count by",
+        message="",
+        open_on_missing=False,
+        holds=lambda facts: True if value(facts) else None,
+        saw=lambda facts: "" if value(facts) else "nothing",
+    )
 
 
 def _reason(test: c.Test) -> Reason:

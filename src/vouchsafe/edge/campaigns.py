@@ -27,6 +27,7 @@ class CampaignServicer(CampaignServiceServicer):
         definition, now_ms = convert.definition(request.definition), time.time_ns() // 1_000_000
         codes = convert.new_codes(request, now_ms)
         if request.validate_only:
+            self.use_case.check_supported(definition)
             await self.use_case.check_new(request.campaign_id, codes)
             # As it would be: it does not exist, so it has no state.
             campaign = pb.CreateCampaignResponse().campaign
@@ -40,6 +41,7 @@ class CampaignServicer(CampaignServiceServicer):
         """Puts a new definition in the place of the old one."""
         definition, version = convert.definition(request.definition), convert.etag_version(request.etag)
         if request.validate_only:
+            self.use_case.check_supported(definition)
             await self.use_case.check_version(request.campaign_id, version)
             status = await self.use_case.get(request.campaign_id)
             message = convert.campaign_message(status)

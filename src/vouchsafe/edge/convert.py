@@ -85,6 +85,8 @@ def _customer(message: order_pb2.Customer) -> Customer:
         region_code=message.region_code,
         attributes=dict(message.attributes),
         order_count=message.order_count if message.HasField("order_count") else None,
+        card_fingerprint=message.card_fingerprint,
+        device_id=message.device_id,
     )
 
 

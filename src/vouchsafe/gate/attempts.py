@@ -9,10 +9,10 @@ from typing import Final
 
 import msgspec
 
-from vouchsafe.domain.limits import Take, takes_text
 from vouchsafe.domain.reasons import Reason, Refusal
 from vouchsafe.domain.redemption import Claim, CombinedClaim, Position, Redemption
 from vouchsafe.domain.rules import ALWAYS
+from vouchsafe.domain.takes import Take, takes_text
 
 
 class Attempt:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vouchsafe.domain.campaign import Campaign, CampaignStatus, CodeEntry, Definition
-from vouchsafe.domain.errors import AlreadyExists, Changed, NotFound, Unavailable
+from vouchsafe.domain.errors import AlreadyExists, Changed, InvalidRequest, NotFound, Unavailable, Violation
 from vouchsafe.gate.gate import Gate
 from vouchsafe.ledger.ledger import Ledger
 from vouchsafe.service.recover import publish
@@ -30,15 +30,23 @@ class CampaignPage:
 class Campaigns:
     """Every method raises Unavailable when a store that it needs is out of reach."""
 
-    def __init__(self, gate: Gate, ledger: Ledger) -> None:
+    def __init__(self, gate: Gate, ledger: Ledger, *, has_identity_secret: bool) -> None:
         self._gate = gate
         self._ledger = ledger
+        self._has_identity_secret = has_identity_secret
+
+    def check_supported(self, definition: Definition) -> None:
+        """Raises InvalidRequest when this server is not set up for what a definition asks."""
+        if definition.limits.identities is not None and not self._has_identity_secret:
+            text = "needs VOUCHSAFE_IDENTITY_SECRET to be set on every server, to hash what is counted by"
+            raise InvalidRequest(Violation("definition.limits.identities", text))
 
     async def create(self, campaign_id: str, definition: Definition, codes: Sequence[CodeEntry]) -> CampaignStatus:
         """Creates a campaign with its codes. Raises AlreadyExists when the id or a code is taken.
 
         After Unavailable the campaign may exist already; it goes live by itself then, as soon as the gate is back.
         """
+        self.check_supported(definition)
         campaign = await self._ledger.create_campaign(campaign_id, definition, codes)
         await publish(self._gate, self._ledger, campaign)
         return await self.get(campaign_id)
@@ -56,6 +64,7 @@ class Campaigns:
 
         After Unavailable it may stand already; the gate gets it by itself then.
         """
+        self.check_supported(definition)
         campaign = await self._ledger.update_campaign(campaign_id, definition, version)
         if campaign is None:
             await self.check_version(campaign_id, version)

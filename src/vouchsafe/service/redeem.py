@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from vouchsafe.domain.combine import Applied, Candidate, Combination, Coverage
 from vouchsafe.domain.errors import NotFound, Unavailable
 from vouchsafe.domain.evaluator import TraceEntry
-from vouchsafe.domain.limits import takes_of
 from vouchsafe.domain.pricing import Discount
 from vouchsafe.domain.reasons import Refusal
 from vouchsafe.domain.redemption import Claim, Position, Redemption
@@ -62,10 +61,10 @@ class Validation:
 class Redeem:
     """Validates and redeems. Every method raises Unavailable or Overloaded as the gate does."""
 
-    def __init__(self, checkout: Checkout, ledger: Ledger, hold_ms: int) -> None:
+    def __init__(self, checkout: Checkout, ledger: Ledger, *, hold_ms: int, identity_secret: str) -> None:
         self._checkout = checkout
         self._ledger = ledger
-        self._judge = Judge(checkout)
+        self._judge = Judge(checkout, identity_secret.encode())
         self._combined = Combined(checkout, self._plan, self.get, hold_ms)
 
     async def redeem(self, request: RedeemRequest) -> Answer:
@@ -181,7 +180,9 @@ class Redeem:
         campaign, entry = candidate.evaluator.campaign, candidate.code
         code = entry.code
         discount = next((one.discount for one in combination.applied if one.candidate is candidate), NOTHING)
-        takes = takes_of(campaign.definition.limits, entry, request.customer.id, discount.applied_minor)
+        takes = candidate.evaluator.taker.takes(
+            request.customer, request.order, entry, discount.applied_minor, combination.now_ms
+        )
         claim = Claim(
             request_id=request.request_id,
             fingerprint=request.fingerprint,

@@ -31,17 +31,51 @@ from vouchsafe.v1 import line_selector_pb2 as vouchsafe_dot_v1_dot_line__selecto
 from vouchsafe.v1 import schedule_pb2 as vouchsafe_dot_v1_dot_schedule__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dvouchsafe/v1/definition.proto\x12\x0cvouchsafe.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cvouchsafe/v1/condition.proto\x1a\x19vouchsafe/v1/effect.proto\x1a vouchsafe/v1/line_selector.proto\x1a\x1bvouchsafe/v1/schedule.proto\"o\n\x06Limits\x12\"\n\x05total\x18\x01 \x01(\x03\x42\x0e\xbaH\x0b\"\t\x18\x80\xa0\x94\xa5\x8d\x1d(\x01H\x00\x88\x01\x01\x12&\n\x0cper_customer\x18\x02 \x01(\x03\x42\x0b\xbaH\x08\"\x06\x18\xc0\x84=(\x01H\x01\x88\x01\x01\x42\x08\n\x06_totalB\x0f\n\r_per_customer\"\xb0\x01\n\x08Stacking\x12\x31\n\x04mode\x18\x01 \x01(\x0e\x32\x19.vouchsafe.v1.CombineModeB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x16\n\x05group\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12%\n\x08priority\x18\x03 \x01(\x05\x42\x13\xbaH\x10\x1a\x0e\x18\xe8\x07(\x98\xf8\xff\xff\xff\xff\xff\xff\xff\x01\x12\x32\n\x05\x62\x61sis\x18\x04 \x01(\x0e\x32\x19.vouchsafe.v1.AmountBasisB\x08\xbaH\x05\x82\x01\x02\x10\x01\"\x85\x05\n\x12\x43\x61mpaignDefinition\x12\x32\n\x0c\x64isplay_name\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[^[:cntrl:]]{1,200}$\x12\x31\n\x07\x65\x66\x66\x65\x63ts\x18\x02 \x03(\x0b\x32\x14.vouchsafe.v1.EffectB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x08\x12\x1e\n\rcurrency_code\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18\x03\x12$\n\x06limits\x18\x04 \x01(\x0b\x32\x14.vouchsafe.v1.Limits\x12\x46\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x16\xbaH\x13\xb2\x01\x10\"\x06\x08\x80\xb2\xf8\x84\x1b\x32\x06\x08\x80\x87\xb5\xc3\x03\x12\x44\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x16\xbaH\x13\xb2\x01\x10\"\x06\x08\x80\xb2\xf8\x84\x1b\x32\x06\x08\x80\x87\xb5\xc3\x03\x12(\n\x08schedule\x18\x07 \x01(\x0b\x32\x16.vouchsafe.v1.Schedule\x12\x32\n\x0e\x65ligible_lines\x18\x08 \x01(\x0b\x32\x1a.vouchsafe.v1.LineSelector\x12\x35\n\nconditions\x18\t \x03(\x0b\x32\x17.vouchsafe.v1.ConditionB\x08\xbaH\x05\x92\x01\x02\x10 \x12/\n\nexpression\x18\n \x01(\x0b\x32\x1b.vouchsafe.v1.CelExpression\x12\x44\n\rcode_validity\x18\x0b \x01(\x0b\x32\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\x0c\"\x06\x08\xc0\x9d\xbd\x96\x01\x32\x02\x08<\x12(\n\x08stacking\x18\x0c \x01(\x0b\x32\x16.vouchsafe.v1.Stacking*y\n\x0b\x43ombineMode\x12\x1c\n\x18\x43OMBINE_MODE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43OMBINE_MODE_EXCLUSIVE\x10\x01\x12\x18\n\x14\x43OMBINE_MODE_GROUPED\x10\x02\x12\x16\n\x12\x43OMBINE_MODE_JOINT\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dvouchsafe/v1/definition.proto\x12\x0cvouchsafe.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cvouchsafe/v1/condition.proto\x1a\x19vouchsafe/v1/effect.proto\x1a vouchsafe/v1/line_selector.proto\x1a\x1bvouchsafe/v1/schedule.proto\"\x8f\x01\n\x0bPeriodLimit\x12\x30\n\x06period\x18\x01 \x01(\x0e\x32\x14.vouchsafe.v1.PeriodB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x19\n\x04uses\x18\x02 \x01(\x03\x42\x0b\xbaH\x08\"\x06\x18\xc0\x84=(\x01\x12\x33\n\nweek_start\x18\x03 \x01(\x0e\x32\x15.vouchsafe.v1.WeekdayB\x08\xbaH\x05\x82\x01\x02\x10\x01\"g\n\x0bWindowLimit\x12?\n\x06window\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationB\x14\xbaH\x11\xaa\x01\x0b\"\x05\x08\x80\x8a\x8a\x0f\x32\x02\x08\x01\xc8\x01\x01\x12\x17\n\x04uses\x18\x02 \x01(\x03\x42\t\xbaH\x06\"\x04\x18\x64(\x01\"\x7f\n\x0e\x41ttributeLimit\x12\x16\n\x03key\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x1c\n\x04uses\x18\x02 \x01(\x03\x42\x0e\xbaH\x0b\"\t\x18\x80\xa0\x94\xa5\x8d\x1d(\x01\x12\x37\n\x06source\x18\x03 \x01(\x0e\x32\x1d.vouchsafe.v1.AttributeSourceB\x08\xbaH\x05\x82\x01\x02\x10\x01\"l\n\rIdentityLimit\x12@\n\x05kinds\x18\x01 \x03(\x0e\x32\x1a.vouchsafe.v1.IdentityKindB\x15\xbaH\x12\x92\x01\x0f\x08\x01\x10\x04\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12\x19\n\x04uses\x18\x02 \x01(\x03\x42\x0b\xbaH\x08\"\x06\x18\xc0\x84=(\x01\"\xd2\x04\n\x06Limits\x12\"\n\x05total\x18\x01 \x01(\x03\x42\x0e\xbaH\x0b\"\t\x18\x80\xa0\x94\xa5\x8d\x1d(\x01H\x00\x88\x01\x01\x12&\n\x0cper_customer\x18\x02 \x01(\x03\x42\x0b\xbaH\x08\"\x06\x18\xc0\x84=(\x01H\x01\x88\x01\x01\x12%\n\x08per_code\x18\x03 \x01(\x03\x42\x0e\xbaH\x0b\"\t\x18\x80\xa0\x94\xa5\x8d\x1d(\x01H\x02\x88\x01\x01\x12/\n\x12\x64istinct_customers\x18\x04 \x01(\x03\x42\x0e\xbaH\x0b\"\t\x18\x80\xa0\x94\xa5\x8d\x1d(\x01H\x03\x88\x01\x01\x12+\n\x0c\x62udget_minor\x18\x05 \x01(\x03\x42\x10\xbaH\r\"\x0b\x18\x80\x80\x9a\xa6\xea\xaf\xe3\x01(\x01H\x04\x88\x01\x01\x12\x34\n\x15\x63ustomer_budget_minor\x18\x06 \x01(\x03\x42\x10\xbaH\r\"\x0b\x18\x80\x80\x9a\xa6\xea\xaf\xe3\x01(\x01H\x05\x88\x01\x01\x12\x34\n\x07periods\x18\x07 \x03(\x0b\x32\x19.vouchsafe.v1.PeriodLimitB\x08\xbaH\x05\x92\x01\x02\x10\x03\x12\x34\n\x07windows\x18\x08 \x03(\x0b\x32\x19.vouchsafe.v1.WindowLimitB\x08\xbaH\x05\x92\x01\x02\x10\x03\x12:\n\nattributes\x18\t \x03(\x0b\x32\x1c.vouchsafe.v1.AttributeLimitB\x08\xbaH\x05\x92\x01\x02\x10\x03\x12/\n\nidentities\x18\n \x01(\x0b\x32\x1b.vouchsafe.v1.IdentityLimitB\x08\n\x06_totalB\x0f\n\r_per_customerB\x0b\n\t_per_codeB\x15\n\x13_distinct_customersB\x0f\n\r_budget_minorB\x18\n\x16_customer_budget_minor\"\xb0\x01\n\x08Stacking\x12\x31\n\x04mode\x18\x01 \x01(\x0e\x32\x19.vouchsafe.v1.CombineModeB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x16\n\x05group\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12%\n\x08priority\x18\x03 \x01(\x05\x42\x13\xbaH\x10\x1a\x0e\x18\xe8\x07(\x98\xf8\xff\xff\xff\xff\xff\xff\xff\x01\x12\x32\n\x05\x62\x61sis\x18\x04 \x01(\x0e\x32\x19.vouchsafe.v1.AmountBasisB\x08\xbaH\x05\x82\x01\x02\x10\x01\"\x85\x05\n\x12\x43\x61mpaignDefinition\x12\x32\n\x0c\x64isplay_name\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[^[:cntrl:]]{1,200}$\x12\x31\n\x07\x65\x66\x66\x65\x63ts\x18\x02 \x03(\x0b\x32\x14.vouchsafe.v1.EffectB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x08\x12\x1e\n\rcurrency_code\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18\x03\x12$\n\x06limits\x18\x04 \x01(\x0b\x32\x14.vouchsafe.v1.Limits\x12\x46\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x16\xbaH\x13\xb2\x01\x10\"\x06\x08\x80\xb2\xf8\x84\x1b\x32\x06\x08\x80\x87\xb5\xc3\x03\x12\x44\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x16\xbaH\x13\xb2\x01\x10\"\x06\x08\x80\xb2\xf8\x84\x1b\x32\x06\x08\x80\x87\xb5\xc3\x03\x12(\n\x08schedule\x18\x07 \x01(\x0b\x32\x16.vouchsafe.v1.Schedule\x12\x32\n\x0e\x65ligible_lines\x18\x08 \x01(\x0b\x32\x1a.vouchsafe.v1.LineSelector\x12\x35\n\nconditions\x18\t \x03(\x0b\x32\x17.vouchsafe.v1.ConditionB\x08\xbaH\x05\x92\x01\x02\x10 \x12/\n\nexpression\x18\n \x01(\x0b\x32\x1b.vouchsafe.v1.CelExpression\x12\x44\n\rcode_validity\x18\x0b \x01(\x0b\x32\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\x0c\"\x06\x08\xc0\x9d\xbd\x96\x01\x32\x02\x08<\x12(\n\x08stacking\x18\x0c \x01(\x0b\x32\x16.vouchsafe.v1.Stacking*S\n\x06Period\x12\x16\n\x12PERIOD_UNSPECIFIED\x10\x00\x12\x0e\n\nPERIOD_DAY\x10\x01\x12\x0f\n\x0bPERIOD_WEEK\x10\x02\x12\x10\n\x0cPERIOD_MONTH\x10\x03*\x97\x01\n\x0cIdentityKind\x12\x1d\n\x19IDENTITY_KIND_UNSPECIFIED\x10\x00\x12\x1d\n\x19IDENTITY_KIND_CUSTOMER_ID\x10\x01\x12\x17\n\x13IDENTITY_KIND_EMAIL\x10\x02\x12\x16\n\x12IDENTITY_KIND_CARD\x10\x03\x12\x18\n\x14IDENTITY_KIND_DEVICE\x10\x04*y\n\x0b\x43ombineMode\x12\x1c\n\x18\x43OMBINE_MODE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43OMBINE_MODE_EXCLUSIVE\x10\x01\x12\x18\n\x14\x43OMBINE_MODE_GROUPED\x10\x02\x12\x16\n\x12\x43OMBINE_MODE_JOINT\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vouchsafe.v1.definition_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_PERIODLIMIT'].fields_by_name['period']._loaded_options = None
+  _globals['_PERIODLIMIT'].fields_by_name['period']._serialized_options = b'\272H\007\202\001\004\020\001 \000'
+  _globals['_PERIODLIMIT'].fields_by_name['uses']._loaded_options = None
+  _globals['_PERIODLIMIT'].fields_by_name['uses']._serialized_options = b'\272H\010\"\006\030\300\204=(\001'
+  _globals['_PERIODLIMIT'].fields_by_name['week_start']._loaded_options = None
+  _globals['_PERIODLIMIT'].fields_by_name['week_start']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_WINDOWLIMIT'].fields_by_name['window']._loaded_options = None
+  _globals['_WINDOWLIMIT'].fields_by_name['window']._serialized_options = b'\272H\021\252\001\013\"\005\010\200\212\212\0172\002\010\001\310\001\001'
+  _globals['_WINDOWLIMIT'].fields_by_name['uses']._loaded_options = None
+  _globals['_WINDOWLIMIT'].fields_by_name['uses']._serialized_options = b'\272H\006\"\004\030d(\001'
+  _globals['_ATTRIBUTELIMIT'].fields_by_name['key']._loaded_options = None
+  _globals['_ATTRIBUTELIMIT'].fields_by_name['key']._serialized_options = b'\272H\006r\004\020\001\030@'
+  _globals['_ATTRIBUTELIMIT'].fields_by_name['uses']._loaded_options = None
+  _globals['_ATTRIBUTELIMIT'].fields_by_name['uses']._serialized_options = b'\272H\013\"\t\030\200\240\224\245\215\035(\001'
+  _globals['_ATTRIBUTELIMIT'].fields_by_name['source']._loaded_options = None
+  _globals['_ATTRIBUTELIMIT'].fields_by_name['source']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_IDENTITYLIMIT'].fields_by_name['kinds']._loaded_options = None
+  _globals['_IDENTITYLIMIT'].fields_by_name['kinds']._serialized_options = b'\272H\022\222\001\017\010\001\020\004\030\001\"\007\202\001\004\020\001 \000'
+  _globals['_IDENTITYLIMIT'].fields_by_name['uses']._loaded_options = None
+  _globals['_IDENTITYLIMIT'].fields_by_name['uses']._serialized_options = b'\272H\010\"\006\030\300\204=(\001'
   _globals['_LIMITS'].fields_by_name['total']._loaded_options = None
   _globals['_LIMITS'].fields_by_name['total']._serialized_options = b'\272H\013\"\t\030\200\240\224\245\215\035(\001'
   _globals['_LIMITS'].fields_by_name['per_customer']._loaded_options = None
   _globals['_LIMITS'].fields_by_name['per_customer']._serialized_options = b'\272H\010\"\006\030\300\204=(\001'
+  _globals['_LIMITS'].fields_by_name['per_code']._loaded_options = None
+  _globals['_LIMITS'].fields_by_name['per_code']._serialized_options = b'\272H\013\"\t\030\200\240\224\245\215\035(\001'
+  _globals['_LIMITS'].fields_by_name['distinct_customers']._loaded_options = None
+  _globals['_LIMITS'].fields_by_name['distinct_customers']._serialized_options = b'\272H\013\"\t\030\200\240\224\245\215\035(\001'
+  _globals['_LIMITS'].fields_by_name['budget_minor']._loaded_options = None
+  _globals['_LIMITS'].fields_by_name['budget_minor']._serialized_options = b'\272H\r\"\013\030\200\200\232\246\352\257\343\001(\001'
+  _globals['_LIMITS'].fields_by_name['customer_budget_minor']._loaded_options = None
+  _globals['_LIMITS'].fields_by_name['customer_budget_minor']._serialized_options = b'\272H\r\"\013\030\200\200\232\246\352\257\343\001(\001'
+  _globals['_LIMITS'].fields_by_name['periods']._loaded_options = None
+  _globals['_LIMITS'].fields_by_name['periods']._serialized_options = b'\272H\005\222\001\002\020\003'
+  _globals['_LIMITS'].fields_by_name['windows']._loaded_options = None
+  _globals['_LIMITS'].fields_by_name['windows']._serialized_options = b'\272H\005\222\001\002\020\003'
+  _globals['_LIMITS'].fields_by_name['attributes']._loaded_options = None
+  _globals['_LIMITS'].fields_by_name['attributes']._serialized_options = b'\272H\005\222\001\002\020\003'
   _globals['_STACKING'].fields_by_name['mode']._loaded_options = None
   _globals['_STACKING'].fields_by_name['mode']._serialized_options = b'\272H\005\202\001\002\020\001'
   _globals['_STACKING'].fields_by_name['group']._loaded_options = None
@@ -64,12 +98,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CAMPAIGNDEFINITION'].fields_by_name['conditions']._serialized_options = b'\272H\005\222\001\002\020 '
   _globals['_CAMPAIGNDEFINITION'].fields_by_name['code_validity']._loaded_options = None
   _globals['_CAMPAIGNDEFINITION'].fields_by_name['code_validity']._serialized_options = b'\272H\017\252\001\014\"\006\010\300\235\275\226\0012\002\010<'
-  _globals['_COMBINEMODE']._serialized_start=1201
-  _globals['_COMBINEMODE']._serialized_end=1322
-  _globals['_LIMITS']._serialized_start=261
-  _globals['_LIMITS']._serialized_end=372
-  _globals['_STACKING']._serialized_start=375
-  _globals['_STACKING']._serialized_end=551
-  _globals['_CAMPAIGNDEFINITION']._serialized_start=554
-  _globals['_CAMPAIGNDEFINITION']._serialized_end=1199
+  _globals['_PERIOD']._serialized_start=2175
+  _globals['_PERIOD']._serialized_end=2258
+  _globals['_IDENTITYKIND']._serialized_start=2261
+  _globals['_IDENTITYKIND']._serialized_end=2412
+  _globals['_COMBINEMODE']._serialized_start=2414
+  _globals['_COMBINEMODE']._serialized_end=2535
+  _globals['_PERIODLIMIT']._serialized_start=262
+  _globals['_PERIODLIMIT']._serialized_end=405
+  _globals['_WINDOWLIMIT']._serialized_start=407
+  _globals['_WINDOWLIMIT']._serialized_end=510
+  _globals['_ATTRIBUTELIMIT']._serialized_start=512
+  _globals['_ATTRIBUTELIMIT']._serialized_end=639
+  _globals['_IDENTITYLIMIT']._serialized_start=641
+  _globals['_IDENTITYLIMIT']._serialized_end=749
+  _globals['_LIMITS']._serialized_start=752
+  _globals['_LIMITS']._serialized_end=1346
+  _globals['_STACKING']._serialized_start=1349
+  _globals['_STACKING']._serialized_end=1525
+  _globals['_CAMPAIGNDEFINITION']._serialized_start=1528
+  _globals['_CAMPAIGNDEFINITION']._serialized_end=2173
 # @@protoc_insertion_point(module_scope)

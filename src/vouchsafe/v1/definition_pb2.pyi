@@ -25,6 +25,70 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Period:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PeriodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Period.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PERIOD_UNSPECIFIED: _Period.ValueType  # 0
+    """Never sent."""
+    PERIOD_DAY: _Period.ValueType  # 1
+    """From midnight to midnight."""
+    PERIOD_WEEK: _Period.ValueType  # 2
+    """Seven days from a day of the week."""
+    PERIOD_MONTH: _Period.ValueType  # 3
+    """From the first day of a month."""
+
+class Period(_Period, metaclass=_PeriodEnumTypeWrapper):
+    """A stretch of the calendar, in the zone of the campaign's schedule (UTC without one)."""
+
+PERIOD_UNSPECIFIED: Period.ValueType  # 0
+"""Never sent."""
+PERIOD_DAY: Period.ValueType  # 1
+"""From midnight to midnight."""
+PERIOD_WEEK: Period.ValueType  # 2
+"""Seven days from a day of the week."""
+PERIOD_MONTH: Period.ValueType  # 3
+"""From the first day of a month."""
+Global___Period: _TypeAlias = Period  # noqa: Y015
+
+class _IdentityKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _IdentityKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_IdentityKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    IDENTITY_KIND_UNSPECIFIED: _IdentityKind.ValueType  # 0
+    """Never sent."""
+    IDENTITY_KIND_CUSTOMER_ID: _IdentityKind.ValueType  # 1
+    """Customer.id."""
+    IDENTITY_KIND_EMAIL: _IdentityKind.ValueType  # 2
+    """The box that Customer.email reaches: capitals, what stands behind a plus and, where the provider does not look at
+    them, dots make no difference.
+    """
+    IDENTITY_KIND_CARD: _IdentityKind.ValueType  # 3
+    """Customer.card_fingerprint."""
+    IDENTITY_KIND_DEVICE: _IdentityKind.ValueType  # 4
+    """Customer.device_id."""
+
+class IdentityKind(_IdentityKind, metaclass=_IdentityKindEnumTypeWrapper):
+    """By what a shopper may be known again."""
+
+IDENTITY_KIND_UNSPECIFIED: IdentityKind.ValueType  # 0
+"""Never sent."""
+IDENTITY_KIND_CUSTOMER_ID: IdentityKind.ValueType  # 1
+"""Customer.id."""
+IDENTITY_KIND_EMAIL: IdentityKind.ValueType  # 2
+"""The box that Customer.email reaches: capitals, what stands behind a plus and, where the provider does not look at
+them, dots make no difference.
+"""
+IDENTITY_KIND_CARD: IdentityKind.ValueType  # 3
+"""Customer.card_fingerprint."""
+IDENTITY_KIND_DEVICE: IdentityKind.ValueType  # 4
+"""Customer.device_id."""
+Global___IdentityKind: _TypeAlias = IdentityKind  # noqa: Y015
+
 class _CombineMode:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -54,31 +118,207 @@ COMBINE_MODE_JOINT: CombineMode.ValueType  # 3
 Global___CombineMode: _TypeAlias = CombineMode  # noqa: Y015
 
 @_typing.final
+class PeriodLimit(_message.Message):
+    """So many uses by one customer in each stretch of the calendar."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERIOD_FIELD_NUMBER: _builtins.int
+    USES_FIELD_NUMBER: _builtins.int
+    WEEK_START_FIELD_NUMBER: _builtins.int
+    period: Global___Period.ValueType
+    """Which. Required."""
+    uses: _builtins.int
+    """How many, from 1 to 10^6."""
+    week_start: _schedule_pb2.Weekday.ValueType
+    """The day on which weeks begin. Unset: Monday."""
+    def __init__(
+        self,
+        *,
+        period: Global___Period.ValueType = ...,
+        uses: _builtins.int = ...,
+        week_start: _schedule_pb2.Weekday.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["period", b"period", "uses", b"uses", "week_start", b"week_start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PeriodLimit: _TypeAlias = PeriodLimit  # noqa: Y015
+
+@_typing.final
+class WindowLimit(_message.Message):
+    """So many uses by one customer within any such span of time, looking back from each use."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WINDOW_FIELD_NUMBER: _builtins.int
+    USES_FIELD_NUMBER: _builtins.int
+    uses: _builtins.int
+    """How many, from 1 to 100."""
+    @_builtins.property
+    def window(self) -> _duration_pb2.Duration:
+        """How long, from a second to 366 days of elapsed time. Required."""
+
+    def __init__(
+        self,
+        *,
+        window: _duration_pb2.Duration | None = ...,
+        uses: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["uses", b"uses", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WindowLimit: _TypeAlias = WindowLimit  # noqa: Y015
+
+@_typing.final
+class AttributeLimit(_message.Message):
+    """So many uses for each value of an attribute, for example a store. An order without it is refused."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    USES_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The attribute's key, 1 to 64 characters."""
+    uses: _builtins.int
+    """How many, from 1 to 10^12."""
+    source: _condition_pb2.AttributeSource.ValueType
+    """Where it is looked up. Unset: in Order.metadata."""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        uses: _builtins.int = ...,
+        source: _condition_pb2.AttributeSource.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "source", b"source", "uses", b"uses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttributeLimit: _TypeAlias = AttributeLimit  # noqa: Y015
+
+@_typing.final
+class IdentityLimit(_message.Message):
+    """So many uses by each identity: a shopper who changes one of them is known by the others. A shopper of whom none is
+    sent is refused. Identities are stored as keyed hashes only.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KINDS_FIELD_NUMBER: _builtins.int
+    USES_FIELD_NUMBER: _builtins.int
+    uses: _builtins.int
+    """How many, from 1 to 10^6."""
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedScalarFieldContainer[Global___IdentityKind.ValueType]:
+        """Which identities count, 1 to 4 different ones."""
+
+    def __init__(
+        self,
+        *,
+        kinds: _abc.Iterable[Global___IdentityKind.ValueType] | None = ...,
+        uses: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kinds", b"kinds", "uses", b"uses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IdentityLimit: _TypeAlias = IdentityLimit  # noqa: Y015
+
+@_typing.final
 class Limits(_message.Message):
-    """How often a campaign may be used. An unset limit is no limit."""
+    """How often and for how much a campaign may be used, in any mix: everything is checked and taken in one step. An unset
+    limit is no limit. A limit may be set below what is used already; it admits nothing more then.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TOTAL_FIELD_NUMBER: _builtins.int
     PER_CUSTOMER_FIELD_NUMBER: _builtins.int
+    PER_CODE_FIELD_NUMBER: _builtins.int
+    DISTINCT_CUSTOMERS_FIELD_NUMBER: _builtins.int
+    BUDGET_MINOR_FIELD_NUMBER: _builtins.int
+    CUSTOMER_BUDGET_MINOR_FIELD_NUMBER: _builtins.int
+    PERIODS_FIELD_NUMBER: _builtins.int
+    WINDOWS_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    IDENTITIES_FIELD_NUMBER: _builtins.int
     total: _builtins.int
-    """Uses in all, from 1 to 10^12. Unset: no limit."""
+    """Uses in all, from 1 to 10^12."""
     per_customer: _builtins.int
-    """Uses by one customer, from 1 to 10^6. Unset: no limit."""
+    """Uses by one customer, from 1 to 10^6."""
+    per_code: _builtins.int
+    """Uses of one code, from 1 to 10^12, for codes without a limit of their own."""
+    distinct_customers: _builtins.int
+    """Different customers, from 1 to 10^12. Counted from when it is first set."""
+    budget_minor: _builtins.int
+    """What all uses take off together, in minor units, from 1 to 10^15."""
+    customer_budget_minor: _builtins.int
+    """What the uses of one customer take off together, in minor units, from 1 to 10^15. Counted from when it is first set."""
+    @_builtins.property
+    def periods(self) -> _containers.RepeatedCompositeFieldContainer[Global___PeriodLimit]:
+        """Uses by one customer in stretches of the calendar, at most 3. Counted from when they are first set."""
+
+    @_builtins.property
+    def windows(self) -> _containers.RepeatedCompositeFieldContainer[Global___WindowLimit]:
+        """Uses by one customer in spans of time, at most 3. Counted from when they are first set."""
+
+    @_builtins.property
+    def attributes(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttributeLimit]:
+        """Uses for each value of attributes, at most 3. Counted from when they are first set."""
+
+    @_builtins.property
+    def identities(self) -> Global___IdentityLimit:
+        """Uses by each identity of a shopper. Counted from when it is first set."""
+
     def __init__(
         self,
         *,
         total: _builtins.int | None = ...,
         per_customer: _builtins.int | None = ...,
+        per_code: _builtins.int | None = ...,
+        distinct_customers: _builtins.int | None = ...,
+        budget_minor: _builtins.int | None = ...,
+        customer_budget_minor: _builtins.int | None = ...,
+        periods: _abc.Iterable[Global___PeriodLimit] | None = ...,
+        windows: _abc.Iterable[Global___WindowLimit] | None = ...,
+        attributes: _abc.Iterable[Global___AttributeLimit] | None = ...,
+        identities: Global___IdentityLimit | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_per_customer", b"_per_customer", "_total", b"_total", "per_customer", b"per_customer", "total", b"total"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_budget_minor", b"_budget_minor", "_customer_budget_minor", b"_customer_budget_minor", "_distinct_customers", b"_distinct_customers", "_per_code", b"_per_code", "_per_customer", b"_per_customer", "_total", b"_total", "budget_minor", b"budget_minor", "customer_budget_minor", b"customer_budget_minor", "distinct_customers", b"distinct_customers", "identities", b"identities", "per_code", b"per_code", "per_customer", b"per_customer", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_per_customer", b"_per_customer", "_total", b"_total", "per_customer", b"per_customer", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget_minor", b"_budget_minor", "_customer_budget_minor", b"_customer_budget_minor", "_distinct_customers", b"_distinct_customers", "_per_code", b"_per_code", "_per_customer", b"_per_customer", "_total", b"_total", "attributes", b"attributes", "budget_minor", b"budget_minor", "customer_budget_minor", b"customer_budget_minor", "distinct_customers", b"distinct_customers", "identities", b"identities", "per_code", b"per_code", "per_customer", b"per_customer", "periods", b"periods", "total", b"total", "windows", b"windows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__budget_minor: _TypeAlias = _typing.Literal["budget_minor"]  # noqa: Y015
+    _WhichOneofArgType__budget_minor: _TypeAlias = _typing.Literal["_budget_minor", b"_budget_minor"]  # noqa: Y015
+    _WhichOneofReturnType__customer_budget_minor: _TypeAlias = _typing.Literal["customer_budget_minor"]  # noqa: Y015
+    _WhichOneofArgType__customer_budget_minor: _TypeAlias = _typing.Literal["_customer_budget_minor", b"_customer_budget_minor"]  # noqa: Y015
+    _WhichOneofReturnType__distinct_customers: _TypeAlias = _typing.Literal["distinct_customers"]  # noqa: Y015
+    _WhichOneofArgType__distinct_customers: _TypeAlias = _typing.Literal["_distinct_customers", b"_distinct_customers"]  # noqa: Y015
+    _WhichOneofReturnType__per_code: _TypeAlias = _typing.Literal["per_code"]  # noqa: Y015
+    _WhichOneofArgType__per_code: _TypeAlias = _typing.Literal["_per_code", b"_per_code"]  # noqa: Y015
     _WhichOneofReturnType__per_customer: _TypeAlias = _typing.Literal["per_customer"]  # noqa: Y015
     _WhichOneofArgType__per_customer: _TypeAlias = _typing.Literal["_per_customer", b"_per_customer"]  # noqa: Y015
     _WhichOneofReturnType__total: _TypeAlias = _typing.Literal["total"]  # noqa: Y015
     _WhichOneofArgType__total: _TypeAlias = _typing.Literal["_total", b"_total"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__budget_minor) -> _WhichOneofReturnType__budget_minor | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__customer_budget_minor) -> _WhichOneofReturnType__customer_budget_minor | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__distinct_customers) -> _WhichOneofReturnType__distinct_customers | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__per_code) -> _WhichOneofReturnType__per_code | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__per_customer) -> _WhichOneofReturnType__per_customer | None: ...
     @_typing.overload

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from vouchsafe.v1.buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18vouchsafe/v1/order.proto\x12\x0cvouchsafe.v1\x1a\x1b\x62uf/validate/validate.proto\"\x90\x03\n\x08\x43ustomer\x12!\n\x02id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[!-~]{1,128}$\x12\x17\n\x05\x65mail\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xfe\x01\x12\"\n\x08segments\x18\x03 \x03(\tB\x10\xbaH\r\x92\x01\n\x10@\"\x06r\x04\x10\x01\x18@\x12*\n\x0c\x63ountry_code\x18\x04 \x01(\tB\x14\xbaH\x11r\x0f\x32\r^([A-Z]{2})?$\x12S\n\nattributes\x18\x05 \x03(\x0b\x32&.vouchsafe.v1.Customer.AttributesEntryB\x17\xbaH\x14\x9a\x01\x11\x10@\"\x06r\x04\x10\x01\x18@*\x05r\x03\x18\x80\x02\x12\x37\n\x0bregion_code\x18\x06 \x01(\tB\"\xbaH\x1fr\x1d\x32\x1b^([A-Z]{2}-[A-Z0-9]{1,3})?$\x12\'\n\x0border_count\x18\x07 \x01(\x03\x42\r\xbaH\n\"\x08\x18\x80\x94\xeb\xdc\x03(\x00H\x00\x88\x01\x01\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0e\n\x0c_order_count\"\xb1\x01\n\tOrderLine\x12\x17\n\x03sku\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x1c\n\nproduct_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12%\n\ncategories\x18\x03 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10 \"\x07r\x05\x10\x01\x18\x80\x01\x12\x1c\n\x08quantity\x18\x04 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x01\x12(\n\x10unit_price_minor\x18\x05 \x01(\x03\x42\x0e\xbaH\x0b\"\t\x18\x80\xd0\xdb\xc3\xf4\x02(\x00\"\xca\x02\n\x05Order\x12!\n\x02id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[!-~]{1,128}$\x12(\n\rcurrency_code\x18\x02 \x01(\tB\x11\xbaH\x0er\x0c\x32\n^[A-Z]{3}$\x12\x33\n\x05lines\x18\x03 \x03(\x0b\x32\x17.vouchsafe.v1.OrderLineB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xc8\x01\x12&\n\x0eshipping_minor\x18\x04 \x01(\x03\x42\x0e\xbaH\x0b\"\t\x18\x80\xd0\xdb\xc3\xf4\x02(\x00\x12\x18\n\x07\x63hannel\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12L\n\x08metadata\x18\x06 \x03(\x0b\x32!.vouchsafe.v1.Order.MetadataEntryB\x17\xbaH\x14\x9a\x01\x11\x10@\"\x06r\x04\x10\x01\x18@*\x05r\x03\x18\x80\x02\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18vouchsafe/v1/order.proto\x12\x0cvouchsafe.v1\x1a\x1b\x62uf/validate/validate.proto\"\xd1\x03\n\x08\x43ustomer\x12!\n\x02id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[!-~]{1,128}$\x12\x17\n\x05\x65mail\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xfe\x01\x12\"\n\x08segments\x18\x03 \x03(\tB\x10\xbaH\r\x92\x01\n\x10@\"\x06r\x04\x10\x01\x18@\x12*\n\x0c\x63ountry_code\x18\x04 \x01(\tB\x14\xbaH\x11r\x0f\x32\r^([A-Z]{2})?$\x12S\n\nattributes\x18\x05 \x03(\x0b\x32&.vouchsafe.v1.Customer.AttributesEntryB\x17\xbaH\x14\x9a\x01\x11\x10@\"\x06r\x04\x10\x01\x18@*\x05r\x03\x18\x80\x02\x12\x37\n\x0bregion_code\x18\x06 \x01(\tB\"\xbaH\x1fr\x1d\x32\x1b^([A-Z]{2}-[A-Z0-9]{1,3})?$\x12\'\n\x0border_count\x18\x07 \x01(\x03\x42\r\xbaH\n\"\x08\x18\x80\x94\xeb\xdc\x03(\x00H\x00\x88\x01\x01\x12\"\n\x10\x63\x61rd_fingerprint\x18\x08 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x1b\n\tdevice_id\x18\t \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0e\n\x0c_order_count\"\xb1\x01\n\tOrderLine\x12\x17\n\x03sku\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x1c\n\nproduct_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12%\n\ncategories\x18\x03 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10 \"\x07r\x05\x10\x01\x18\x80\x01\x12\x1c\n\x08quantity\x18\x04 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x01\x12(\n\x10unit_price_minor\x18\x05 \x01(\x03\x42\x0e\xbaH\x0b\"\t\x18\x80\xd0\xdb\xc3\xf4\x02(\x00\"\xca\x02\n\x05Order\x12!\n\x02id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[!-~]{1,128}$\x12(\n\rcurrency_code\x18\x02 \x01(\tB\x11\xbaH\x0er\x0c\x32\n^[A-Z]{3}$\x12\x33\n\x05lines\x18\x03 \x03(\x0b\x32\x17.vouchsafe.v1.OrderLineB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xc8\x01\x12&\n\x0eshipping_minor\x18\x04 \x01(\x03\x42\x0e\xbaH\x0b\"\t\x18\x80\xd0\xdb\xc3\xf4\x02(\x00\x12\x18\n\x07\x63hannel\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12L\n\x08metadata\x18\x06 \x03(\x0b\x32!.vouchsafe.v1.Order.MetadataEntryB\x17\xbaH\x14\x9a\x01\x11\x10@\"\x06r\x04\x10\x01\x18@*\x05r\x03\x18\x80\x02\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,6 +48,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CUSTOMER'].fields_by_name['region_code']._serialized_options = b'\272H\037r\0352\033^([A-Z]{2}-[A-Z0-9]{1,3})?$'
   _globals['_CUSTOMER'].fields_by_name['order_count']._loaded_options = None
   _globals['_CUSTOMER'].fields_by_name['order_count']._serialized_options = b'\272H\n\"\010\030\200\224\353\334\003(\000'
+  _globals['_CUSTOMER'].fields_by_name['card_fingerprint']._loaded_options = None
+  _globals['_CUSTOMER'].fields_by_name['card_fingerprint']._serialized_options = b'\272H\005r\003\030\200\001'
+  _globals['_CUSTOMER'].fields_by_name['device_id']._loaded_options = None
+  _globals['_CUSTOMER'].fields_by_name['device_id']._serialized_options = b'\272H\005r\003\030\200\001'
   _globals['_ORDERLINE'].fields_by_name['sku']._loaded_options = None
   _globals['_ORDERLINE'].fields_by_name['sku']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
   _globals['_ORDERLINE'].fields_by_name['product_id']._loaded_options = None
@@ -73,13 +77,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ORDER'].fields_by_name['metadata']._loaded_options = None
   _globals['_ORDER'].fields_by_name['metadata']._serialized_options = b'\272H\024\232\001\021\020@\"\006r\004\020\001\030@*\005r\003\030\200\002'
   _globals['_CUSTOMER']._serialized_start=72
-  _globals['_CUSTOMER']._serialized_end=472
-  _globals['_CUSTOMER_ATTRIBUTESENTRY']._serialized_start=407
-  _globals['_CUSTOMER_ATTRIBUTESENTRY']._serialized_end=456
-  _globals['_ORDERLINE']._serialized_start=475
-  _globals['_ORDERLINE']._serialized_end=652
-  _globals['_ORDER']._serialized_start=655
-  _globals['_ORDER']._serialized_end=985
-  _globals['_ORDER_METADATAENTRY']._serialized_start=938
-  _globals['_ORDER_METADATAENTRY']._serialized_end=985
+  _globals['_CUSTOMER']._serialized_end=537
+  _globals['_CUSTOMER_ATTRIBUTESENTRY']._serialized_start=472
+  _globals['_CUSTOMER_ATTRIBUTESENTRY']._serialized_end=521
+  _globals['_ORDERLINE']._serialized_start=540
+  _globals['_ORDERLINE']._serialized_end=717
+  _globals['_ORDER']._serialized_start=720
+  _globals['_ORDER']._serialized_end=1050
+  _globals['_ORDER_METADATAENTRY']._serialized_start=1003
+  _globals['_ORDER_METADATAENTRY']._serialized_end=1050
 # @@protoc_insertion_point(module_scope)

@@ -51,6 +51,8 @@ class Customer(_message.Message):
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     REGION_CODE_FIELD_NUMBER: _builtins.int
     ORDER_COUNT_FIELD_NUMBER: _builtins.int
+    CARD_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The checkout's id of the customer, 1 to 128 printable ASCII characters without spaces. Required: limits per
     customer count by it.
@@ -63,6 +65,12 @@ class Customer(_message.Message):
     """ISO 3166-2 code of the region, for example "DE-BY". Empty: not known."""
     order_count: _builtins.int
     """How many orders the customer has placed before this one, from 0 to 10^9. Unset: not known."""
+    card_fingerprint: _builtins.str
+    """What the payment provider calls the shopper's card, the same for the same card, at most 128 characters. Empty: not
+    known.
+    """
+    device_id: _builtins.str
+    """The shopper's device, as the shop knows it again, at most 128 characters. Empty: not known."""
     @_builtins.property
     def segments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The segments the customer is in, at most 64 of 1 to 64 characters each. Empty: in none."""
@@ -83,10 +91,12 @@ class Customer(_message.Message):
         attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         region_code: _builtins.str = ...,
         order_count: _builtins.int | None = ...,
+        card_fingerprint: _builtins.str = ...,
+        device_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_order_count", b"_order_count", "order_count", b"order_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_order_count", b"_order_count", "attributes", b"attributes", "country_code", b"country_code", "email", b"email", "id", b"id", "order_count", b"order_count", "region_code", b"region_code", "segments", b"segments"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_order_count", b"_order_count", "attributes", b"attributes", "card_fingerprint", b"card_fingerprint", "country_code", b"country_code", "device_id", b"device_id", "email", b"email", "id", b"id", "order_count", b"order_count", "region_code", b"region_code", "segments", b"segments"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__order_count: _TypeAlias = _typing.Literal["order_count"]  # noqa: Y015
     _WhichOneofArgType__order_count: _TypeAlias = _typing.Literal["_order_count", b"_order_count"]  # noqa: Y015

@@ -73,8 +73,26 @@ class _RefusalReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Refusal
     """The code has been used as often as it may be. Metadata: limit, used."""
     REFUSAL_REASON_CUSTOMER_LIMIT_REACHED: _RefusalReason.ValueType  # 320
     """The customer has used the campaign as often as one customer may. Metadata: limit, used."""
+    REFUSAL_REASON_CUSTOMER_PERIOD_LIMIT_REACHED: _RefusalReason.ValueType  # 322
+    """The customer has used the campaign as often as they may in this day, week, month or span of time. Metadata: limit,
+    used.
+    """
+    REFUSAL_REASON_IDENTITY_LIMIT_REACHED: _RefusalReason.ValueType  # 324
+    """One of the shopper's identities has used the campaign as often as one may. Metadata: limit, used; or condition,
+    missing_data when none of them was sent.
+    """
+    REFUSAL_REASON_ATTRIBUTE_LIMIT_REACHED: _RefusalReason.ValueType  # 326
+    """The campaign has been used as often as it may be for this value of an attribute. Metadata: limit, used; or condition,
+    missing_data when it was not sent.
+    """
+    REFUSAL_REASON_CUSTOMER_BUDGET_EXHAUSTED: _RefusalReason.ValueType  # 328
+    """The campaign has given the customer as much as it may give one. Metadata: limit, used, in minor units."""
     REFUSAL_REASON_CAMPAIGN_LIMIT_REACHED: _RefusalReason.ValueType  # 330
     """The campaign has been used as often as it may be. Metadata: limit, used."""
+    REFUSAL_REASON_DISTINCT_CUSTOMERS_REACHED: _RefusalReason.ValueType  # 332
+    """As many customers have used the campaign as may, and this one has not. Metadata: limit, used."""
+    REFUSAL_REASON_BUDGET_EXHAUSTED: _RefusalReason.ValueType  # 334
+    """What is left of the campaign's budget does not cover the discount. Metadata: limit, used, in minor units."""
     REFUSAL_REASON_NOT_COMBINABLE: _RefusalReason.ValueType  # 410
     """The code does not combine with another code of the order. Metadata: other_code."""
     REFUSAL_REASON_TOO_MANY_CODES: _RefusalReason.ValueType  # 420
@@ -133,8 +151,26 @@ REFUSAL_REASON_CODE_LIMIT_REACHED: RefusalReason.ValueType  # 310
 """The code has been used as often as it may be. Metadata: limit, used."""
 REFUSAL_REASON_CUSTOMER_LIMIT_REACHED: RefusalReason.ValueType  # 320
 """The customer has used the campaign as often as one customer may. Metadata: limit, used."""
+REFUSAL_REASON_CUSTOMER_PERIOD_LIMIT_REACHED: RefusalReason.ValueType  # 322
+"""The customer has used the campaign as often as they may in this day, week, month or span of time. Metadata: limit,
+used.
+"""
+REFUSAL_REASON_IDENTITY_LIMIT_REACHED: RefusalReason.ValueType  # 324
+"""One of the shopper's identities has used the campaign as often as one may. Metadata: limit, used; or condition,
+missing_data when none of them was sent.
+"""
+REFUSAL_REASON_ATTRIBUTE_LIMIT_REACHED: RefusalReason.ValueType  # 326
+"""The campaign has been used as often as it may be for this value of an attribute. Metadata: limit, used; or condition,
+missing_data when it was not sent.
+"""
+REFUSAL_REASON_CUSTOMER_BUDGET_EXHAUSTED: RefusalReason.ValueType  # 328
+"""The campaign has given the customer as much as it may give one. Metadata: limit, used, in minor units."""
 REFUSAL_REASON_CAMPAIGN_LIMIT_REACHED: RefusalReason.ValueType  # 330
 """The campaign has been used as often as it may be. Metadata: limit, used."""
+REFUSAL_REASON_DISTINCT_CUSTOMERS_REACHED: RefusalReason.ValueType  # 332
+"""As many customers have used the campaign as may, and this one has not. Metadata: limit, used."""
+REFUSAL_REASON_BUDGET_EXHAUSTED: RefusalReason.ValueType  # 334
+"""What is left of the campaign's budget does not cover the discount. Metadata: limit, used, in minor units."""
 REFUSAL_REASON_NOT_COMBINABLE: RefusalReason.ValueType  # 410
 """The code does not combine with another code of the order. Metadata: other_code."""
 REFUSAL_REASON_TOO_MANY_CODES: RefusalReason.ValueType  # 420

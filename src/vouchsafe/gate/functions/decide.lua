@@ -49,7 +49,8 @@ local function load_campaigns(keys, first, count)
 end
 
 -- What an order has of a code is one field of `orders`. Redeemed: "R", fingerprint, place. Held as a part of several
--- codes: "H" and a packed table of fingerprint, transaction, deadline in ms, takes and body of the event to come.
+-- codes: "H" and a packed table of fingerprint, transaction, deadline in ms, takes, body of the event to come, and when
+-- it was taken in ms.
 local function read_standing(text)
   if not text then
     return nil
@@ -65,6 +66,7 @@ local function read_standing(text)
     deadline_ms = packed[3],
     takes = packed[4],
     body = packed[5],
+    taken_ms = packed[6],
   }
 end
 
@@ -102,6 +104,6 @@ local function refusal(campaign, item, now)
     return item.refusal
   end
   local takes = parse_takes(item.takes)
-  local counters = load_counters(campaign.counters, takes)
+  local counters = load_counters(campaign.counters, takes, now)
   return misfit(counters, takes), takes, counters
 end

@@ -81,7 +81,7 @@ register('redeem', function(keys, args)
         end
         if not answer then
           local place = epoch .. '-' .. add_event(outbox, 'redeemed', args[3 + item.campaign], item.body, now)
-          store_counters(campaign.counters, counters, takes, 1)
+          store_counters(campaign.counters, counters, takes, 1, now)
           redis.call('HSET', campaign.orders, item.order, 'R' .. item.fingerprint .. place)
           answer = table.concat({ 'R', place, integer(now), item.digest }, ' ')
         end

@@ -55,8 +55,8 @@ register('hold', function(keys, args)
         answer = 'H'
       end
       if not answer then
-        store_counters(campaign.counters, counters, takes, 1)
-        local packed = cmsgpack.pack({ item.fingerprint, transaction, deadline_ms, item.takes, item.body })
+        store_counters(campaign.counters, counters, takes, 1, now)
+        local packed = cmsgpack.pack({ item.fingerprint, transaction, deadline_ms, item.takes, item.body, now })
         redis.call('HSET', campaign.orders, item.order, 'H' .. packed)
         redis.call(
           'ZADD', keys[2], deadline_ms,
@@ -136,7 +136,8 @@ register('settle', function(keys, args)
         redis.call('HSET', orders, order, 'R' .. standing.fingerprint .. redemption)
       else
         local takes = parse_takes(standing.takes)
-        store_counters(counters_key, load_counters(counters_key, takes), takes, -1)
+        local counters = load_counters(counters_key, takes, now)
+        store_counters(counters_key, counters, takes, -1, standing.taken_ms)
         redis.call('HDEL', orders, order)
       end
       redis.call('ZREM', keys[3], table.concat({ campaign_id, order, transaction }, ' '))

@@ -1,0 +1,129 @@
+"""What a use takes of a campaign's counters, and how far each of them may go.
+
+Counters are named by text without spaces. A plain one goes up by an amount. `?x:y` counts the different y for which the
+plain counter `x:y`, taken in the same step, is above zero. `~x` keeps the moments of its uses, of which those within a
+span of time count; its amount is that span in milliseconds.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterable
+from datetime import UTC, date, datetime, timedelta
+from typing import NamedTuple
+from urllib.parse import quote
+from zoneinfo import ZoneInfo
+
+from vouchsafe.domain.campaign import CodeEntry
+from vouchsafe.domain.identities import attribute_value, identity
+from vouchsafe.domain.limits import IdentityLimit, Limits, Period, PeriodLimit
+from vouchsafe.domain.order import Customer, Order
+from vouchsafe.domain.reasons import Reason
+from vouchsafe.domain.rules import ALWAYS
+from vouchsafe.domain.schedule import Weekday
+
+_WEEKDAYS = list(Weekday)
+
+
+class Take(NamedTuple):
+    """So much of one counter. `cap` is how far it may go, None for any distance; `reason` is the refusal beyond it."""
+
+    field: str
+    amount: int
+    cap: int | None
+    reason: Reason
+
+
+class Taker:
+    """The compiled limits of one campaign. `secret` keeps stored identities from being guessed back."""
+
+    def __init__(self, limits: Limits, time_zone: str, secret: bytes) -> None:
+        self._limits = limits
+        self._zone = ZoneInfo(time_zone)
+        self._secret = secret
+
+    def takes(
+        self, customer: Customer, order: Order, entry: CodeEntry, discount_minor: int, now_ms: int
+    ) -> tuple[Take, ...]:
+        """What one use takes at `now_ms`, in the order of the reasons; `span` says how long that is so. What a limit
+        counts by is there: the rules ask for it before.
+
+        Uses in all, by customer and by code, and the money are counted whether or not they are limited, so that a limit
+        that comes later holds for what was used before. The others are counted from when they are first limited.
+        """
+        limits, customer_id = self._limits, customer.id
+        code_limit = entry.use_limit if entry.use_limit is not None else limits.per_code
+        found = [
+            Take(f"code:{entry.code}", 1, code_limit, Reason.CODE_LIMIT_REACHED),
+            Take(f"customer:{customer_id}", 1, limits.per_customer, Reason.CUSTOMER_LIMIT_REACHED),
+        ]
+        for period in limits.periods:
+            field = f"{period.period.value.lower()}:{self._begin(period, now_ms).isoformat()}:{customer_id}"
+            found.append(Take(field, 1, period.uses, Reason.CUSTOMER_PERIOD_LIMIT_REACHED))
+        for window in limits.windows:
+            field = f"~{window.window_ms}:{customer_id}"
+            found.append(Take(field, window.window_ms, window.uses, Reason.CUSTOMER_PERIOD_LIMIT_REACHED))
+        if limits.identities is not None:
+            names, uses = self._identities(limits.identities, customer), limits.identities.uses
+            found += [Take(name, 1, uses, Reason.IDENTITY_LIMIT_REACHED) for name in names]
+        for attribute in limits.attributes:
+            field = f"attribute:{quote(attribute.key)}={quote(attribute_value(attribute, customer, order))}"
+            found.append(Take(field, 1, attribute.uses, Reason.ATTRIBUTE_LIMIT_REACHED))
+        if limits.customer_budget_minor is not None:
+            field, cap = f"money:{customer_id}", limits.customer_budget_minor
+            found.append(Take(field, discount_minor, cap, Reason.CUSTOMER_BUDGET_EXHAUSTED))
+        found.append(Take("uses", 1, limits.total, Reason.CAMPAIGN_LIMIT_REACHED))
+        if limits.distinct_customers is not None:
+            field, cap = f"?customer:{customer_id}", limits.distinct_customers
+            found.append(Take(field, 1, cap, Reason.DISTINCT_CUSTOMERS_REACHED))
+        found.append(Take("money", discount_minor, limits.budget_minor, Reason.BUDGET_EXHAUSTED))
+        return tuple(found)
+
+    def span(self, now_ms: int) -> tuple[int, int]:
+        """In which time [from_ms, until_ms) the takes of `now_ms` are the right ones: calendar periods end."""
+        from_ms, until_ms = ALWAYS
+        for period in self._limits.periods:
+            begin = self._begin(period, now_ms)
+            from_ms = max(from_ms, self._midnight_ms(begin))
+            until_ms = min(until_ms, self._midnight_ms(_following(period.period, begin)))
+        return from_ms, until_ms
+
+    def _begin(self, limit: PeriodLimit, now_ms: int) -> date:
+        """The first day of the period that it is."""
+        today = datetime.fromtimestamp(now_ms / 1000, self._zone).date()
+        match limit.period:
+            case Period.DAY:
+                return today
+            case Period.WEEK:
+                return today - timedelta(days=(today.weekday() - _WEEKDAYS.index(limit.week_start)) % 7)
+            case Period.MONTH:
+                return today.replace(day=1)
+
+    def _midnight_ms(self, day: date) -> int:
+        """When a day begins on the clocks of the zone."""
+        return int(datetime(day.year, day.month, day.day, tzinfo=self._zone).astimezone(UTC).timestamp() * 1000)
+
+    def _identities(self, limit: IdentityLimit, customer: Customer) -> list[str]:
+        """The counters of what is known of a shopper, each named by a keyed hash: 128 bits in hex."""
+        return [
+            f"identity:{kind.value.lower()}:{hmac.digest(self._secret, value.encode(), 'sha256').hex()[:32]}"
+            for kind in limit.kinds
+            if (value := identity(kind, customer))
+        ]
+
+
+def _following(period: Period, begin: date) -> date:
+    match period:
+        case Period.DAY:
+            return begin + timedelta(days=1)
+        case Period.WEEK:
+            return begin + timedelta(days=7)
+        case Period.MONTH:
+            return (begin + timedelta(days=31)).replace(day=1)
+
+
+def takes_text(takes: Iterable[Take]) -> str:
+    """The takes as the gate reads them, in groups of four words (counters.lua)."""
+    return " ".join(
+        [f"{field} {amount} {'-' if cap is None else cap} {reason:d}" for field, amount, cap, reason in takes]
+    )

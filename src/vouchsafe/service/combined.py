@@ -125,11 +125,17 @@ class Combined:
         deadline_ms = self._checkout.now_ms() + self._hold_ms
         held: list[Part] = []
         for attempt in sorted(plan.attempts, key=lambda one: (one.claim.campaign_id, one.claim.code)):
-            answer = await self._checkout.hold(Hold(attempt, unique, deadline_ms))
+            part = Part(attempt.claim.campaign_id, attempt.order_and_code, unique)
+            try:
+                answer = await self._checkout.hold(Hold(attempt, unique, deadline_ms))
+            except VouchsafeError:
+                # It may be held or not; undone now, it is not in the way of the repetition that is sure to come.
+                await self._settle([*held, part], "")
+                raise
             if not isinstance(answer, Held):
                 await self._settle(held, "")
                 return answer
-            held.append(Part(attempt.claim.campaign_id, attempt.order_and_code, unique))
+            held.append(part)
         decided = await self._checkout.decide(Decision(_claim(request, plan), unique, deadline_ms))
         if isinstance(decided, Redemption):
             await self._settle(held, decided.id)

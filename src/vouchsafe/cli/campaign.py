@@ -104,6 +104,28 @@ def campaign_get(campaign_id: CampaignId, target: Target = None, as_json: Json =
     _show_campaign(ask(target, lambda client: client.get_campaign(campaign_id)), as_json)
 
 
+@app.command("stats")
+def campaign_stats(campaign_id: CampaignId, target: Target = None, as_json: Json = False) -> None:
+    """Show what a campaign has given, by Valkey as of now and by PostgreSQL, which follows a moment later."""
+    stats = ask(target, lambda client: client.get_campaign_stats(campaign_id))
+    if as_json:
+        print_message(stats)
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("", "redeemed", "minor units off", "customers", "as of"):
+        table.add_column(name, justify="left" if name in ("", "as of") else "right")
+    for name, counters, moment in (
+        ("Valkey", stats.gate, stats.gate_time.ToJsonString()),
+        ("PostgreSQL", stats.ledger if stats.HasField("ledger") else None, stats.ledger_position),
+    ):
+        if counters is None:
+            table.add_row(name, "out of reach")
+            continue
+        customers = f"{counters.customer_count}" if counters.HasField("customer_count") else ""
+        table.add_row(name, f"{counters.redeemed_count}", f"{counters.discount_minor}", customers, moment)
+    out.print(table)
+
+
 @app.command("list")
 def campaign_list(target: Target = None, as_json: Json = False) -> None:
     """List all campaigns, newest first."""

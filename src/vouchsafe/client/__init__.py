@@ -23,7 +23,7 @@ from vouchsafe.client._errors import (
     ServerError,
     Unavailable,
 )
-from vouchsafe.v1.campaign_pb2 import Campaign, CampaignState
+from vouchsafe.v1.campaign_pb2 import Campaign, CampaignCounters, CampaignState, CampaignStats
 from vouchsafe.v1.campaign_service_pb2 import AssignedCode
 from vouchsafe.v1.combining_pb2 import Combining, Coverage, Sequencing
 from vouchsafe.v1.condition_pb2 import CelExpression, Condition
@@ -41,8 +41,10 @@ __all__ = [
     "AppliedCode",
     "AssignedCode",
     "Campaign",
+    "CampaignCounters",
     "CampaignDefinition",
     "CampaignState",
+    "CampaignStats",
     "CelExpression",
     "Changed",
     "Client",

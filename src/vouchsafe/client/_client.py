@@ -15,7 +15,7 @@ import grpc
 from vouchsafe.client._errors import ClientError, from_rpc_error
 from vouchsafe.v1 import campaign_service_pb2 as campaigns_pb
 from vouchsafe.v1 import redemption_service_pb2 as redemptions_pb
-from vouchsafe.v1.campaign_pb2 import Campaign
+from vouchsafe.v1.campaign_pb2 import Campaign, CampaignStats
 from vouchsafe.v1.campaign_service_pb2 import AssignedCode
 from vouchsafe.v1.campaign_service_pb2_grpc import CampaignServiceStub
 from vouchsafe.v1.combining_pb2 import Combining
@@ -173,6 +173,11 @@ class Client:
         """One campaign by its id. Raises NotFound."""
         request = campaigns_pb.GetCampaignRequest(campaign_id=campaign_id)
         return (await self._call(lambda: next(self._campaigns).GetCampaign, request)).campaign
+
+    async def get_campaign_stats(self, campaign_id: str) -> CampaignStats:
+        """What a campaign has given, by both stores. Raises NotFound."""
+        request = campaigns_pb.GetCampaignStatsRequest(campaign_id=campaign_id)
+        return (await self._call(lambda: next(self._campaigns).GetCampaignStats, request)).stats
 
     async def list_campaigns(self, *, page_size: int = 100) -> AsyncIterator[Campaign]:
         """All campaigns, newest first, fetched page by page."""

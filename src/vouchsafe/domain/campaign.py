@@ -93,12 +93,15 @@ class Campaign:
 
 @dataclass(frozen=True, slots=True)
 class CampaignStatus:
-    """A campaign with what the gate knows of it at `now_ms`, the gate's clock."""
+    """A campaign with what the gate knows of it at `now_ms`, the gate's clock: its uses, what they take off together in
+    minor units, and how many different customers it had (None where that is not counted)."""
 
     campaign: Campaign
     paused: bool
     pause_reason: str
     redeemed_count: int
+    discount_minor: int
+    customer_count: int | None
     now_ms: int
 
     @property

@@ -55,6 +55,13 @@ class CampaignServicer(CampaignServiceServicer):
         status = await self.use_case.get(request.campaign_id)
         return pb.GetCampaignResponse(campaign=convert.campaign_message(status))
 
+    async def GetCampaignStats(
+        self, request: pb.GetCampaignStatsRequest, context: Context
+    ) -> pb.GetCampaignStatsResponse:
+        """What one campaign has given."""
+        stats = await self.use_case.stats(request.campaign_id)
+        return pb.GetCampaignStatsResponse(stats=convert.stats_message(stats))
+
     async def ListCampaigns(self, request: pb.ListCampaignsRequest, context: Context) -> pb.ListCampaignsResponse:
         """A page of campaigns."""
         page = await self.use_case.list(request.page_size or DEFAULT_PAGE_SIZE, convert.page_key(request.page_token))

@@ -22,7 +22,7 @@ from vouchsafe.domain.pricing import Cap, Discount
 from vouchsafe.domain.reasons import Refusal
 from vouchsafe.domain.redemption import CombinedClaim, Redemption
 from vouchsafe.edge.mirror import from_message, to_message
-from vouchsafe.service.campaigns import PageKey
+from vouchsafe.service.campaigns import CampaignStats, PageKey
 from vouchsafe.service.combined import Answer
 from vouchsafe.service.judge import RedeemRequest
 from vouchsafe.service.redeem import Offer, Trace, Validation
@@ -311,6 +311,31 @@ def campaign_message(status: CampaignStatus) -> campaign_pb2.Campaign:
         pause_reason=status.pause_reason,
         etag=etag(campaign.version),
     )
+
+
+def stats_message(stats: CampaignStats) -> campaign_pb2.CampaignStats:
+    """What a campaign has given."""
+    status, ledger = stats.status, stats.ledger
+    message = campaign_pb2.CampaignStats(
+        campaign_id=status.campaign.id,
+        state=STATES[status.state],
+        gate=campaign_pb2.CampaignCounters(
+            redeemed_count=status.redeemed_count,
+            discount_minor=status.discount_minor,
+            customer_count=status.customer_count,
+        ),
+        gate_time=_timestamp(status.now_ms),
+    )
+    if ledger is not None:
+        message.ledger_position = ledger.position
+        message.ledger.CopyFrom(
+            campaign_pb2.CampaignCounters(
+                redeemed_count=ledger.redeemed_count,
+                discount_minor=ledger.discount_minor,
+                customer_count=ledger.customer_count,
+            )
+        )
+    return message
 
 
 def definition_message(value: Definition) -> definition_pb2.CampaignDefinition:

@@ -297,11 +297,13 @@ def decode_status(campaign_id: str, reply: list[bytes] | None) -> CampaignStatus
     """One campaign as `describe` and `set_state` answer it; None when there is none."""
     if not reply:
         return None
-    version, definition, created_ms, state, pause_reason, uses, now_ms = reply
+    version, definition, created_ms, state, pause_reason, uses, money, customers, now_ms = reply
     return CampaignStatus(
         campaign=Campaign(campaign_id, int(version), Definition.from_json(definition), int(created_ms)),
         paused=state != b"active",
         pause_reason=pause_reason.decode(),
         redeemed_count=int(uses),
+        discount_minor=int(money),
+        customer_count=int(customers) if customers else None,
         now_ms=int(now_ms),
     )

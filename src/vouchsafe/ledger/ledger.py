@@ -59,6 +59,16 @@ class Installation:
     partitions: tuple[PartitionState, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class CampaignCounters:
+    """What the ledger holds of a campaign as of `position`, "<partition>-<epoch>-<ms>-<seq>"."""
+
+    redeemed_count: int
+    discount_minor: int
+    customer_count: int
+    position: str
+
+
 class Ledger:
     """Everything that the service asks of PostgreSQL. Every method answers within the timeout or raises Unavailable,
     after which it is not known whether it was carried out."""
@@ -234,6 +244,11 @@ class Ledger:
     async def count_redemptions(self, campaign_id: str) -> int:
         """How many redemptions of a campaign the ledger holds."""
         return int(await self._fetchval("count_redemptions", campaign_id))
+
+    async def campaign_counters(self, campaign_id: str, partition: int) -> CampaignCounters:
+        """What the ledger holds of a campaign, and up to where it holds everything of the campaign's partition."""
+        (row,) = await self._fetch("campaign_counters", campaign_id, partition)
+        return CampaignCounters(**row)
 
     async def redemptions_after_pause(self, campaign_id: str) -> int:
         """How many redemptions stand behind the campaign's first pause and before the resumption that follows, if any:

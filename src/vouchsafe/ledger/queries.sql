@@ -157,6 +157,20 @@ select at, body from events where partition = $1 and epoch = $2 and ms = $3 and 
 -- How many redemptions of a campaign the ledger holds.
 select count(*) from redemptions where campaign_id = $1;
 
+-- name: campaign_counters
+-- What the book holds of a campaign, and up to where it holds everything of its partition: one statement, so that both
+-- are of one moment.
+select
+    count(*) as redeemed_count, coalesce(sum(r.discount_minor), 0)::bigint as discount_minor,
+    count(distinct r.customer_id) as customer_count,
+    (
+        select p.partition || '-' || p.epoch || '-' || p.offset_ms || '-' || p.offset_seq
+        from partitions as p
+        where p.partition = $2
+    ) as position
+from redemptions as r
+where r.campaign_id = $1;
+
 -- name: redemptions_after_pause
 -- How many redemptions of a campaign stand behind its first pause and before the resumption that follows, if one does.
 -- A campaign lies in one partition, so epoch and stream id order all of its history.

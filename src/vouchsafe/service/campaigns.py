@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from vouchsafe.domain.campaign import Campaign, CampaignStatus, CodeEntry, Definition
 from vouchsafe.domain.errors import AlreadyExists, Changed, InvalidRequest, NotFound, Unavailable, Violation
 from vouchsafe.gate.gate import Gate
-from vouchsafe.ledger.ledger import Ledger
+from vouchsafe.ledger.ledger import CampaignCounters, Ledger
 from vouchsafe.service.recover import publish
 
 # Where a page ends: create_time_ms and id of its last campaign.
@@ -25,6 +25,14 @@ class CampaignPage:
 
     campaigns: Sequence[CampaignStatus]
     next: PageKey | None
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignStats:
+    """What a campaign has given, by the gate as of now and by the ledger; None while PostgreSQL is away."""
+
+    status: CampaignStatus
+    ledger: CampaignCounters | None
 
 
 class Campaigns:
@@ -85,6 +93,15 @@ class Campaigns:
         """A campaign with its state and count as of now. Raises NotFound."""
         (status,) = await self._gate.describe([campaign_id])
         return status or await self._missing(campaign_id)
+
+    async def stats(self, campaign_id: str) -> CampaignStats:
+        """What a campaign has given, by gate and ledger. Raises NotFound."""
+        status = await self.get(campaign_id)
+        try:
+            ledger = await self._ledger.campaign_counters(campaign_id, self._gate.partition_of(campaign_id))
+        except Unavailable:
+            ledger = None
+        return CampaignStats(status, ledger)
 
     async def list(self, limit: int, after: PageKey | None) -> CampaignPage:
         """At most `limit` campaigns, newest first, from behind `after` on."""

@@ -104,3 +104,83 @@ class Campaign(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Campaign: _TypeAlias = Campaign  # noqa: Y015
+
+@_typing.final
+class CampaignCounters(_message.Message):
+    """What a campaign has given."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REDEEMED_COUNT_FIELD_NUMBER: _builtins.int
+    DISCOUNT_MINOR_FIELD_NUMBER: _builtins.int
+    CUSTOMER_COUNT_FIELD_NUMBER: _builtins.int
+    redeemed_count: _builtins.int
+    """Uses taken."""
+    discount_minor: _builtins.int
+    """What they take off together, in minor units; of the definition's currency if it has one."""
+    customer_count: _builtins.int
+    """How many different customers have used it. By the store that decides only where that is limited."""
+    def __init__(
+        self,
+        *,
+        redeemed_count: _builtins.int = ...,
+        discount_minor: _builtins.int = ...,
+        customer_count: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_customer_count", b"_customer_count", "customer_count", b"customer_count"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_customer_count", b"_customer_count", "customer_count", b"customer_count", "discount_minor", b"discount_minor", "redeemed_count", b"redeemed_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__customer_count: _TypeAlias = _typing.Literal["customer_count"]  # noqa: Y015
+    _WhichOneofArgType__customer_count: _TypeAlias = _typing.Literal["_customer_count", b"_customer_count"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__customer_count) -> _WhichOneofReturnType__customer_count | None: ...
+
+Global___CampaignCounters: _TypeAlias = CampaignCounters  # noqa: Y015
+
+@_typing.final
+class CampaignStats(_message.Message):
+    """What a campaign has given, by both stores."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    GATE_FIELD_NUMBER: _builtins.int
+    GATE_TIME_FIELD_NUMBER: _builtins.int
+    LEDGER_FIELD_NUMBER: _builtins.int
+    LEDGER_POSITION_FIELD_NUMBER: _builtins.int
+    campaign_id: _builtins.str
+    """The campaign's id."""
+    state: Global___CampaignState.ValueType
+    """Where it is in its life, now."""
+    ledger_position: _builtins.str
+    """Up to which entry of its partition's stream the book holds everything, "<partition>-<epoch>-<ms>-<seq>"."""
+    @_builtins.property
+    def gate(self) -> Global___CampaignCounters:
+        """By the store that decides: every use that was answered, and parts of orders that are just being decided."""
+
+    @_builtins.property
+    def gate_time(self) -> _timestamp_pb2.Timestamp:
+        """When that was, by the store's clock."""
+
+    @_builtins.property
+    def ledger(self) -> Global___CampaignCounters:
+        """By the book, which follows a moment later. Unset while PostgreSQL is out of reach."""
+
+    def __init__(
+        self,
+        *,
+        campaign_id: _builtins.str = ...,
+        state: Global___CampaignState.ValueType = ...,
+        gate: Global___CampaignCounters | None = ...,
+        gate_time: _timestamp_pb2.Timestamp | None = ...,
+        ledger: Global___CampaignCounters | None = ...,
+        ledger_position: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["gate", b"gate", "gate_time", b"gate_time", "ledger", b"ledger"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "gate", b"gate", "gate_time", b"gate_time", "ledger", b"ledger", "ledger_position", b"ledger_position", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CampaignStats: _TypeAlias = CampaignStats  # noqa: Y015

@@ -50,6 +50,11 @@ class CampaignServiceStub:
                 request_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.GetCampaignRequest.SerializeToString,
                 response_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.GetCampaignResponse.FromString,
                 _registered_method=True)
+        self.GetCampaignStats = channel.unary_unary(
+                '/vouchsafe.v1.CampaignService/GetCampaignStats',
+                request_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.GetCampaignStatsRequest.SerializeToString,
+                response_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.GetCampaignStatsResponse.FromString,
+                _registered_method=True)
         self.ListCampaigns = channel.unary_unary(
                 '/vouchsafe.v1.CampaignService/ListCampaigns',
                 request_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ListCampaignsRequest.SerializeToString,
@@ -95,6 +100,14 @@ class CampaignServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetCampaignStats(self, request, context):
+        """What a campaign has given so far, by the store that decides (exact, now) and by the book (as of a point of its
+        stream). NOT_FOUND when there is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListCampaigns(self, request, context):
         """Lists campaigns, newest first.
         """
@@ -134,6 +147,11 @@ def add_CampaignServiceServicer_to_server(servicer, server):
                     servicer.GetCampaign,
                     request_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.GetCampaignRequest.FromString,
                     response_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.GetCampaignResponse.SerializeToString,
+            ),
+            'GetCampaignStats': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCampaignStats,
+                    request_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.GetCampaignStatsRequest.FromString,
+                    response_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.GetCampaignStatsResponse.SerializeToString,
             ),
             'ListCampaigns': grpc.unary_unary_rpc_method_handler(
                     servicer.ListCampaigns,
@@ -233,6 +251,33 @@ class CampaignService:
             '/vouchsafe.v1.CampaignService/GetCampaign',
             vouchsafe_dot_v1_dot_campaign__service__pb2.GetCampaignRequest.SerializeToString,
             vouchsafe_dot_v1_dot_campaign__service__pb2.GetCampaignResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCampaignStats(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vouchsafe.v1.CampaignService/GetCampaignStats',
+            vouchsafe_dot_v1_dot_campaign__service__pb2.GetCampaignStatsRequest.SerializeToString,
+            vouchsafe_dot_v1_dot_campaign__service__pb2.GetCampaignStatsResponse.FromString,
             options,
             channel_credentials,
             insecure,

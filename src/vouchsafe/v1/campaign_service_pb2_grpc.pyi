@@ -44,6 +44,10 @@ class CampaignServiceStub:
     """
     GetCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.GetCampaignRequest, _campaign_service_pb2.GetCampaignResponse]
     """Looks a campaign up by its id. NOT_FOUND when there is none."""
+    GetCampaignStats: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.GetCampaignStatsRequest, _campaign_service_pb2.GetCampaignStatsResponse]
+    """What a campaign has given so far, by the store that decides (exact, now) and by the book (as of a point of its
+    stream). NOT_FOUND when there is none.
+    """
     ListCampaigns: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.ListCampaignsRequest, _campaign_service_pb2.ListCampaignsResponse]
     """Lists campaigns, newest first."""
     PauseCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.PauseCampaignRequest, _campaign_service_pb2.PauseCampaignResponse]
@@ -69,6 +73,10 @@ class CampaignServiceAsyncStub(CampaignServiceStub):
     """
     GetCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.GetCampaignRequest, _campaign_service_pb2.GetCampaignResponse]  # type: ignore[assignment]
     """Looks a campaign up by its id. NOT_FOUND when there is none."""
+    GetCampaignStats: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.GetCampaignStatsRequest, _campaign_service_pb2.GetCampaignStatsResponse]  # type: ignore[assignment]
+    """What a campaign has given so far, by the store that decides (exact, now) and by the book (as of a point of its
+    stream). NOT_FOUND when there is none.
+    """
     ListCampaigns: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.ListCampaignsRequest, _campaign_service_pb2.ListCampaignsResponse]  # type: ignore[assignment]
     """Lists campaigns, newest first."""
     PauseCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.PauseCampaignRequest, _campaign_service_pb2.PauseCampaignResponse]  # type: ignore[assignment]
@@ -109,6 +117,16 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_campaign_service_pb2.GetCampaignResponse, _abc.Awaitable[_campaign_service_pb2.GetCampaignResponse]]:
         """Looks a campaign up by its id. NOT_FOUND when there is none."""
+
+    @_abc_1.abstractmethod
+    def GetCampaignStats(
+        self,
+        request: _campaign_service_pb2.GetCampaignStatsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaign_service_pb2.GetCampaignStatsResponse, _abc.Awaitable[_campaign_service_pb2.GetCampaignStatsResponse]]:
+        """What a campaign has given so far, by the store that decides (exact, now) and by the book (as of a point of its
+        stream). NOT_FOUND when there is none.
+        """
 
     @_abc_1.abstractmethod
     def ListCampaigns(

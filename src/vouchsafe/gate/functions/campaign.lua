@@ -8,8 +8,8 @@
 --            campaign that is new here
 --          set_state: 2 campaign id, 3 state ("active" or "paused"), 4 reason, 5 kind and 6 body of the event
 -- Returns: publish: 1 when the definition was taken, 0 when this version or a later one stands already.
---          set_state: the campaign's fields in the order of FIELDS, its uses and the time in ms; or false when there is
---            none; or, when it stops a campaign of which parts of transactions are held, the list of those parts, each
+--          set_state: the campaign's fields in the order of FIELDS, its uses, its money, its different customers ('' where
+--            nobody counts them) and the time in ms; or false when there is none; or, when it stops a campaign of which parts of transactions are held, the list of those parts, each
 --            as pending names it: it admits nothing any more then, but the event is only written once they are settled.
 --          describe: as set_state for each campaign.
 -- Writes:  publish: campaign and counters; never the counters or the state of one that stands.
@@ -24,8 +24,11 @@ local function describe(key, counters)
   end
   -- A campaign that is being stopped admits nothing any more.
   fields[4] = fields[4] == 'active' and 'active' or 'paused'
-  fields[6] = redis.call('HGET', counters, 'uses') or '0'
-  fields[7] = integer(now_ms())
+  local given = redis.call('HMGET', counters, 'uses', 'money', '?customer')
+  fields[6] = given[1] or '0'
+  fields[7] = given[2] or '0'
+  fields[8] = given[3] or ''
+  fields[9] = integer(now_ms())
   return fields
 end
 

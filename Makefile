@@ -26,8 +26,8 @@ demo: setup ## sell 500 vouchers to 5,000 shoppers on real servers, and count
 dev: setup ## run everything on this machine until Ctrl+C, with its data in .vouchsafe
 	@$(BIN)/vouchsafe dev
 
-test: setup ## run every test, two files at a time
-	@$(BIN)/pytest --numprocesses 2 --dist loadfile
+test: setup ## run every test, two at a time
+	@$(BIN)/pytest --numprocesses 2 --dist worksteal
 
 # Figures beside yardsticks; docs/performance.md says how to read them.
 bench: setup ## compare with an empty gRPC server and with the bare function, in about 70 s

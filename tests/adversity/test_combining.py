@@ -17,7 +17,7 @@ from vouchsafe.gate.connection import Connection
 from vouchsafe.gate.keys import Keys
 
 SHOPPERS = 24
-KILLS = 6
+KILLS = 4
 
 
 async def _shop(service: Service, codes: list[str], over: asyncio.Event, acknowledged: dict[str, str]) -> None:

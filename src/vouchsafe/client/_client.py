@@ -212,10 +212,15 @@ class Client:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout_s
         pause_s = FIRST_PAUSE_S
+        earlier: grpc.aio.AioRpcError | None = None
         while True:
             try:
                 return await method()(request, timeout=deadline - loop.time())
             except grpc.aio.AioRpcError as error:
+                if earlier is not None and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                    # The server's own words say more than that there was no time for another try.
+                    raise from_rpc_error(earlier) from None
+                earlier = error
                 # Half of the pause is chance, so that many callers do not come back all at once.
                 wait_s = pause_s * random.uniform(0.5, 1)  # noqa: S311  # nobody needs to be unable to guess it
                 if not repeat or error.code() not in REPEATED or loop.time() + wait_s >= deadline:

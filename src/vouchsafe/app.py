@@ -19,10 +19,10 @@ from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.outbox import Outbox
 from vouchsafe.ledger.ledger import Installation, Ledger
 from vouchsafe.service.campaigns import Campaigns
-from vouchsafe.service.combined import settle_forever
 from vouchsafe.service.persist import Persister
 from vouchsafe.service.recover import open_partitions, reconcile_forever
 from vouchsafe.service.redeem import Redeem
+from vouchsafe.service.transactions import settle_forever
 from vouchsafe.settings import Settings
 
 log = structlog.get_logger()

@@ -15,8 +15,9 @@ from vouchsafe.domain.order import Customer
 from vouchsafe.domain.reasons import Reason, Refusal
 from vouchsafe.domain.redemption import Redemption
 from vouchsafe.gate.attempts import Attempt, Held
-from vouchsafe.gate.checkout import Checkout, Hold
+from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.gate import Gate
+from vouchsafe.gate.holds import Hold
 from vouchsafe.gate.keys import Keys
 from vouchsafe.gate.transactions import Part
 from vouchsafe.settings import Settings
@@ -47,11 +48,11 @@ class Till:
     async def hold(self, number: int, customer: str = "c", minor: int = 100) -> Part:
         attempt = self.attempt(number, customer, minor, NOON_MS)
         hold = Hold(attempt, f"p00-{number}", self._checkout.now_ms() + 60_000)
-        assert isinstance(await self._checkout.hold(hold), Held)
+        assert isinstance(await self._checkout.holds.hold(hold), Held)
         return Part("sale", attempt.order_and_code, hold.transaction_id)
 
     async def undo(self, part: Part) -> None:
-        await self._checkout.settle(part, "")
+        await self._checkout.holds.settle(part, "")
 
     async def counters(self) -> dict[str, str]:
         flat = await self._gate._execute(("HGETALL", Keys(0).counters("sale")))

@@ -15,8 +15,9 @@ from vouchsafe.domain.limits import Limits
 from vouchsafe.domain.reasons import Reason, Refusal
 from vouchsafe.domain.redemption import STREAM_START, AppliedCode, Claim, CombinedClaim, Event, EventKind, Redemption
 from vouchsafe.gate.attempts import Attempt, Held, Redeemable, Standing, Undone, Waiting
-from vouchsafe.gate.checkout import Checkout, Decision, Hold
+from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.gate import Gate
+from vouchsafe.gate.holds import Decision, Hold
 from vouchsafe.gate.outbox import Outbox
 from vouchsafe.gate.transactions import Part, transaction_id
 from vouchsafe.settings import Settings
@@ -44,7 +45,7 @@ class Rig:
 
     async def hold(self, campaign: str, number: int = 0, *, ms: int = 60_000, name: str = "x") -> object:
         deadline_ms = self.checkout.now_ms() + ms
-        return await self.checkout.hold(
+        return await self.checkout.holds.hold(
             Hold(self.attempt(campaign, number), self.transaction(number, name), deadline_ms)
         )
 
@@ -59,7 +60,9 @@ class Rig:
             order_amount_minor=1_000,
             applied=tuple(AppliedCode(one.code, one.campaign_id, 1, one.discount) for one in claims),
         )
-        return await self.checkout.decide(Decision(claim, self.transaction(number, name), self.checkout.now_ms() + ms))
+        return await self.checkout.holds.decide(
+            Decision(claim, self.transaction(number, name), self.checkout.now_ms() + ms, claim.request_id)
+        )
 
     def part(self, campaign: str, number: int = 0, name: str = "x") -> Part:
         return Part(campaign, self.attempt(campaign, number).order_and_code, self.transaction(number, name))
@@ -70,7 +73,9 @@ class Rig:
         return status
 
     async def uses(self) -> list[int]:
-        return [(await self.status(campaign)).redeemed_count for campaign in (ONE, OTHER)]
+        """What counts: redeemed or held."""
+        found = [await self.status(campaign) for campaign in (ONE, OTHER)]
+        return [status.redeemed_count + status.held_count for status in found]
 
     async def events(self) -> list[Event]:
         return [event for outbox in self.outboxes for event in await outbox.read(STREAM_START, 100, 0)]
@@ -102,7 +107,7 @@ async def test_a_part_counts_once_however_often_it_is_held(rig: Rig) -> None:
     refused = await rig.hold(ONE, 1)
     assert isinstance(refused, Refusal)
     assert refused.reason is Reason.CAMPAIGN_LIMIT_REACHED
-    await rig.checkout.settle(rig.part(ONE), "")
+    await rig.checkout.holds.settle(rig.part(ONE), "")
     assert await rig.uses() == [0, 0]
     assert isinstance(await rig.hold(ONE, 1), Held)
 
@@ -114,7 +119,7 @@ async def test_an_order_in_flight_is_waited_for_by_everything_else_it_asks(rig: 
     assert isinstance(await rig.checkout.validate(rig.attempt(ONE)), Waiting)
     assert await rig.uses() == [1, 0]
     # What another transaction says of the part is not heeded.
-    await rig.checkout.settle(rig.part(ONE, name="another"), "")
+    await rig.checkout.holds.settle(rig.part(ONE, name="another"), "")
     assert await rig.uses() == [1, 0]
 
 
@@ -124,7 +129,7 @@ async def test_the_whole_is_one_redemption_and_each_part_names_it(rig: Rig) -> N
     decided = await rig.decide()
     assert isinstance(decided, Redemption)
     for campaign in (ONE, OTHER, ONE, OTHER):  # twice
-        await rig.checkout.settle(rig.part(campaign), decided.id)
+        await rig.checkout.holds.settle(rig.part(campaign), decided.id)
     assert await rig.uses() == [1, 1]
     events = await rig.events()
     parts = [Claim.from_json(event.body) for event in events if event.kind is EventKind.REDEEMED]
@@ -144,7 +149,7 @@ async def test_a_pause_undoes_what_is_not_decided(rig: Rig) -> None:
     assert status is not None
     assert (status.paused, status.redeemed_count) == (True, 0)
     assert isinstance(await rig.decide(), Undone)
-    await rig.checkout.settle(rig.part(OTHER), "")
+    await rig.checkout.holds.settle(rig.part(OTHER), "")
     assert await rig.uses() == [0, 0]
     assert [event.kind for event in await rig.events()] == [EventKind.PAUSED]
 
@@ -167,7 +172,7 @@ async def test_while_a_pause_settles_nothing_new_is_admitted(rig: Rig) -> None:
     found = await rig.gate._set_state(ONE, "paused", "stop", EventKind.PAUSED)
     assert found == [rig.part(ONE)]
     assert (await rig.status(ONE)).paused
-    await rig.checkout.settle(rig.part(ONE), "")
+    await rig.checkout.holds.settle(rig.part(ONE), "")
     refused = await rig.checkout.redeem(rig.attempt(ONE, 1))
     assert isinstance(refused, Refusal)
     assert refused.reason is Reason.CAMPAIGN_PAUSED
@@ -228,7 +233,7 @@ async def test_a_request_that_was_refused_cannot_be_decided(rig: Rig) -> None:
     claim = rig.attempt(ONE).claim
     refusal = Refusal(Reason.CAMPAIGN_PAUSED, "X", {"a": "b"}, "Not now.")
     assert await rig.checkout.claim_id(claim.request_id, claim.fingerprint) is None
-    await rig.checkout.remember(claim.request_id, claim.fingerprint, refusal)
+    await rig.checkout.holds.remember(claim.request_id, claim.fingerprint, refusal)
     assert await rig.checkout.claim_id(claim.request_id, claim.fingerprint) == refusal
     assert isinstance(await rig.hold(ONE), Held)
     assert await rig.decide() == refusal

@@ -93,14 +93,17 @@ class Campaign:
 
 @dataclass(frozen=True, slots=True)
 class CampaignStatus:
-    """A campaign with what the gate knows of it at `now_ms`, the gate's clock: its uses, what they take off together in
-    minor units, and how many different customers it had (None where that is not counted)."""
+    """A campaign with what the gate knows of it at `now_ms`, the gate's clock: its redemptions, what they take off
+    together in minor units, the same for what is held for orders now, and how many different customers have one or the
+    other (None where that is not counted)."""
 
     campaign: Campaign
     paused: bool
     pause_reason: str
     redeemed_count: int
     discount_minor: int
+    held_count: int
+    held_minor: int
     customer_count: int | None
     now_ms: int
 

@@ -13,6 +13,12 @@ class Reason(IntEnum):
 
     CODE_UNKNOWN = 10
     ORDER_ALREADY_REDEEMED = 20
+    RESERVATION_EXPIRED = 30
+    RESERVATION_RELEASED = 32
+    RESERVATION_CONFIRMED = 34
+    RESERVATION_REPLACED = 36
+    ALREADY_ROLLED_BACK = 40
+    ROLLBACK_TOO_LARGE = 42
     CAMPAIGN_PAUSED = 110
     CAMPAIGN_NOT_STARTED = 120
     CAMPAIGN_ENDED = 130
@@ -46,6 +52,12 @@ class Reason(IntEnum):
 MESSAGES: Mapping[Reason, str] = {
     Reason.CODE_UNKNOWN: "No campaign has this code.",
     Reason.ORDER_ALREADY_REDEEMED: "This order has redeemed this code already, with other contents.",
+    Reason.RESERVATION_EXPIRED: "The reservation's time was over before it was confirmed.",
+    Reason.RESERVATION_RELEASED: "The reservation was given back.",
+    Reason.RESERVATION_CONFIRMED: "The reservation was confirmed; roll the redemption back instead.",
+    Reason.RESERVATION_REPLACED: "The order has changed, and another reservation has taken the place of this one.",
+    Reason.ALREADY_ROLLED_BACK: "The whole redemption was rolled back before.",
+    Reason.ROLLBACK_TOO_LARGE: "Less than that is left of the redemption.",
     Reason.CAMPAIGN_PAUSED: "The campaign is paused.",
     Reason.CAMPAIGN_NOT_STARTED: "The campaign has not started yet.",
     Reason.CAMPAIGN_ENDED: "The campaign is over.",

@@ -66,6 +66,11 @@ class EventKind(StrEnum):
 
     REDEEMED = "redeemed"
     COMBINED = "combined"
+    HELD = "held"  # a reservation's part; then one of REDEEMED, RELEASED and EXPIRED follows
+    RELEASED = "released"
+    EXPIRED = "expired"
+    ROLLED_BACK = "rolled_back"
+    RETURNED = "returned"  # what came back of one code
     PAUSED = "paused"
     RESUMED = "resumed"
 
@@ -81,11 +86,12 @@ class Event:
     body: bytes
 
 
-class Claim(msgspec.Struct, frozen=True, kw_only=True):
+class Claim(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a request to redeem asks the gate to take: everything of a redemption but its place and time.
 
     `fingerprint` is 32 hex digits over the whole request except its id. `takes` are the counters that it moves, each by
-    so much. `combined_id` is the redemption of several codes that this one is a part of, empty for none.
+    so much. `combined_id` is the redemption that this one is a part of, empty for none; then `taken_ms` is when it was
+    held, by the gate's clock. `reservation_id` is the reservation that it was held by, empty for none.
     """
 
     request_id: str
@@ -100,6 +106,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     discount: Discount
     takes: Mapping[str, int] = {}
     combined_id: str = ""
+    taken_ms: int = 0
+    reservation_id: str = ""
 
     def to_json(self) -> bytes:
         """The body of its event."""
@@ -115,18 +123,21 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Claim).decode
 
 
-class AppliedCode(msgspec.Struct, frozen=True):
-    """One code of a redemption, and what it takes off."""
+class AppliedCode(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One code of a redemption, what it takes off, which counters it moves, and when it did, by the gate's clock."""
 
     code: str
     campaign_id: str
     campaign_version: int
     discount: Discount
+    takes: Mapping[str, int] = {}
+    taken_ms: int = 0
 
 
-class CombinedClaim(msgspec.Struct, frozen=True, kw_only=True):
-    """What a request to redeem several codes asks for, as it is decided: all of them, in the order in which they are
-    applied, with the codes that were left out. Each that applies has a claim and an event of its own beside this."""
+class CombinedClaim(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a request to redeem several codes, or to reserve some, asks for, as it is decided: all of them, in the order
+    in which they are applied, with the codes that were left out. Each that applies has a claim and an event of its own
+    beside this. `reservation_id` is empty for what was not reserved before."""
 
     request_id: str
     fingerprint: str
@@ -138,6 +149,7 @@ class CombinedClaim(msgspec.Struct, frozen=True, kw_only=True):
     inapplicable: tuple[Refusal, ...] = ()
     skipped: tuple[Refusal, ...] = ()
     is_best: bool | None = None
+    reservation_id: str = ""
 
     def to_json(self) -> bytes:
         """The body of its event."""
@@ -171,7 +183,9 @@ class Redemption:
         claim = self.claim
         if isinstance(claim, CombinedClaim):
             return claim.applied
-        return (AppliedCode(claim.code, claim.campaign_id, claim.campaign_version, claim.discount),)
+        return (
+            AppliedCode(claim.code, claim.campaign_id, claim.campaign_version, claim.discount, claim.takes, self.at_ms),
+        )
 
     @property
     def discount_minor(self) -> int:

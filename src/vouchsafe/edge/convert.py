@@ -21,13 +21,29 @@ from vouchsafe.domain.order import Customer, Line, Order
 from vouchsafe.domain.pricing import Cap, Discount
 from vouchsafe.domain.reasons import Refusal
 from vouchsafe.domain.redemption import CombinedClaim, Redemption
+from vouchsafe.domain.reservation import Reservation
 from vouchsafe.edge.mirror import from_message, to_message
 from vouchsafe.service.campaigns import CampaignStats, PageKey
 from vouchsafe.service.combined import Answer
 from vouchsafe.service.judge import RedeemRequest
 from vouchsafe.service.redeem import Offer, Trace, Validation
-from vouchsafe.v1 import campaign_pb2, definition_pb2, order_pb2, redemption_pb2, redemption_service_pb2, refusal_pb2
+from vouchsafe.service.reserve import ReserveAnswer
+from vouchsafe.v1 import (
+    campaign_pb2,
+    definition_pb2,
+    order_pb2,
+    redemption_pb2,
+    redemption_service_pb2,
+    refusal_pb2,
+    reservation_pb2,
+)
 from vouchsafe.v1.campaign_service_pb2 import CreateCampaignRequest
+
+AnyRequest = (
+    redemption_service_pb2.ValidateAndRedeemRequest
+    | redemption_service_pb2.ValidateRequest
+    | redemption_service_pb2.ReserveRedemptionRequest
+)
 
 ALONE = Combining()
 GIVEN_TWICE = "is given twice (capitals and small letters are the same); once is enough"
@@ -46,7 +62,7 @@ STATES = {
 
 
 def redeem_request(
-    message: redemption_service_pb2.ValidateAndRedeemRequest | redemption_service_pb2.ValidateRequest,
+    message: AnyRequest,
 ) -> RedeemRequest:
     """What a checkout asks. A ValidateRequest has no request id: it is empty then. Raises InvalidRequest."""
     codes = tuple([normalise_code(code) for code in message.codes])
@@ -65,7 +81,7 @@ def redeem_request(
 
 def _fingerprint(
     codes: tuple[str, ...],
-    message: redemption_service_pb2.ValidateAndRedeemRequest | redemption_service_pb2.ValidateRequest,
+    message: AnyRequest,
 ) -> str:
     """32 hex digits over all that a request says except its id. Spelling a code differently changes nothing."""
     digest = hashlib.blake2b(" ".join(codes).encode(), digest_size=16)
@@ -131,6 +147,53 @@ def redemption_message(redemption: Redemption) -> redemption_pb2.Redemption:
     if isinstance(claim, CombinedClaim) and claim.is_best is not None:
         message.is_best_deal = claim.is_best
     return message
+
+
+def reservation_message(reservation: Reservation) -> reservation_pb2.Reservation:
+    """A use that is held."""
+    claim = reservation.claim
+    message = reservation_pb2.Reservation(
+        id=reservation.id,
+        request_id=claim.request_id,
+        order_id=claim.order_id,
+        customer_id=claim.customer_id,
+        applied_codes=[
+            _applied_code(one.code, one.campaign_id, one.campaign_version, one.discount) for one in reservation.applied
+        ],
+        currency_code=claim.currency_code,
+        order_amount_minor=claim.order_amount_minor,
+        discount_minor=reservation.discount_minor,
+        expire_time=_timestamp(reservation.expire_ms),
+    )
+    if claim.is_best is not None:
+        message.is_best_deal = claim.is_best
+    return message
+
+
+def reserved_message(answer: ReserveAnswer) -> redemption_service_pb2.ReserveRedemptionResponse:
+    """What is held or why not, and why codes were left out."""
+    message = redemption_service_pb2.ReserveRedemptionResponse(
+        inapplicable=map(refusal_message, answer.inapplicable), skipped=map(refusal_message, answer.skipped)
+    )
+    if isinstance(answer.outcome, Refusal):
+        message.refusal.CopyFrom(refusal_message(answer.outcome))
+    else:
+        message.reservation.CopyFrom(reservation_message(answer.outcome))
+    return message
+
+
+def confirmed_message(answer: Answer) -> redemption_service_pb2.ConfirmRedemptionResponse:
+    """What was redeemed of a reservation, or why not."""
+    if isinstance(answer.outcome, Refusal):
+        return redemption_service_pb2.ConfirmRedemptionResponse(refusal=refusal_message(answer.outcome))
+    return redemption_service_pb2.ConfirmRedemptionResponse(redemption=redemption_message(answer.outcome))
+
+
+def released_message(answer: ReserveAnswer) -> redemption_service_pb2.ReleaseRedemptionResponse:
+    """What was given back, or why not."""
+    if isinstance(answer.outcome, Refusal):
+        return redemption_service_pb2.ReleaseRedemptionResponse(refusal=refusal_message(answer.outcome))
+    return redemption_service_pb2.ReleaseRedemptionResponse(reservation=reservation_message(answer.outcome))
 
 
 def answer_message(answer: Answer) -> redemption_service_pb2.ValidateAndRedeemResponse:
@@ -323,6 +386,8 @@ def stats_message(stats: CampaignStats) -> campaign_pb2.CampaignStats:
             redeemed_count=status.redeemed_count,
             discount_minor=status.discount_minor,
             customer_count=status.customer_count,
+            held_count=status.held_count,
+            held_minor=status.held_minor,
         ),
         gate_time=_timestamp(status.now_ms),
     )

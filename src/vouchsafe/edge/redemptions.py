@@ -15,6 +15,8 @@ from vouchsafe.v1.redemption_service_pb2_grpc import RedemptionServiceServicer
 
 Context = ServicerContext[Any, Any]
 
+DEFAULT_TTL_MS = 15 * 60_000
+
 
 class RedemptionServicer(RedemptionServiceServicer):
     """Messages arrive validated, and errors leave through the interceptor (`edge.interceptors`)."""
@@ -31,6 +33,26 @@ class RedemptionServicer(RedemptionServiceServicer):
     ) -> pb.ValidateAndRedeemResponse:
         """Takes the uses, or says why not."""
         return convert.answer_message(await self.use_case.redeem(convert.redeem_request(request)))
+
+    async def ReserveRedemption(
+        self, request: pb.ReserveRedemptionRequest, context: Context
+    ) -> pb.ReserveRedemptionResponse:
+        """Holds the uses, or says why not."""
+        ttl_ms = request.ttl.ToMilliseconds() if request.HasField("ttl") else DEFAULT_TTL_MS
+        answer = await self.use_case.reservations.reserve(convert.redeem_request(request), ttl_ms)
+        return convert.reserved_message(answer)
+
+    async def ConfirmRedemption(
+        self, request: pb.ConfirmRedemptionRequest, context: Context
+    ) -> pb.ConfirmRedemptionResponse:
+        """Redeems what is held."""
+        return convert.confirmed_message(await self.use_case.reservations.confirm(request.reservation_id))
+
+    async def ReleaseRedemption(
+        self, request: pb.ReleaseRedemptionRequest, context: Context
+    ) -> pb.ReleaseRedemptionResponse:
+        """Gives back what is held."""
+        return convert.released_message(await self.use_case.reservations.release(request.reservation_id))
 
     async def GetRedemption(self, request: pb.GetRedemptionRequest, context: Context) -> pb.GetRedemptionResponse:
         """One redemption by its id."""

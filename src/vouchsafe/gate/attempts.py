@@ -1,14 +1,15 @@
-"""What the gate is asked to decide, and its answers, as decide.lua and redeem.lua spell them."""
+"""What the gate is asked to decide, and its answers, as its functions spell them."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
+from vouchsafe.domain.errors import RequestIdReused, Unavailable
 from vouchsafe.domain.reasons import Reason, Refusal
 from vouchsafe.domain.redemption import Claim, CombinedClaim, Position, Redemption
 from vouchsafe.domain.rules import ALWAYS
@@ -42,11 +43,21 @@ class Attempt:
         """What an order has at most once."""
         return f"{self.claim.order_id} {self.claim.code}"
 
-    def fields(self, campaign_index: int) -> tuple[bytes | str | int, ...]:
-        """The item as decide.lua reads it."""
+    def reserved_by(self, reservation_id: str) -> Attempt:
+        """The same, to be recorded as what the reservation holds."""
+        twin = Attempt.__new__(Attempt)
+        twin.claim = msgspec.structs.replace(self.claim, reservation_id=reservation_id)
+        twin.takes, twin.objection = self.takes, self.objection
+        twin.from_ms, twin.until_ms = self.from_ms, self.until_ms
+        twin.body = twin.claim.to_json()
+        twin.digest = zlib.crc32(twin.body)
+        return twin
+
+    @property
+    def part(self) -> tuple[str, tuple[bytes | str | int, ...]]:
+        """The id of its campaign, and the item as decide.lua reads it."""
         claim = self.claim
-        return (
-            campaign_index,
+        return claim.campaign_id, (
             claim.campaign_version,
             claim.fingerprint,
             self.order_and_code,
@@ -92,7 +103,36 @@ class Redeemable:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The part is held for its transaction."""
+    """The part is held for its transaction or its reservation: since when, and until when the reservation lasts (0 for
+    none), in milliseconds by the gate's clock. `replaced` is the reservation that gave way to it, empty for none."""
+
+    taken_ms: int
+    expire_ms: int
+    replaced: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """The order has a reservation of the same contents already, or the request has made one."""
+
+    reservation_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The order does not have the reservation, or not any more."""
+
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The reservation was given back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Crowded:
+    """Reservations whose time is over are being given back, and there are more of them; nothing was decided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,21 +150,53 @@ class Reused:
     """The request id is another request's."""
 
 
-Answer = Redemption | Refusal | Standing | Stale | Moved | Waiting | Redeemable | Held | Undone | Missing | Reused
+Answer = (
+    Redemption
+    | Refusal
+    | Standing
+    | Stale
+    | Moved
+    | Waiting
+    | Redeemable
+    | Held
+    | Reserved
+    | Gone
+    | Released
+    | Crowded
+    | Undone
+    | Missing
+    | Reused
+)
 
 STALE: Final = Stale()
 REDEEMABLE: Final = Redeemable()
-HELD: Final = Held()
+RELEASED: Final = Released()
+CROWDED: Final = Crowded()
 UNDONE: Final = Undone()
 MISSING: Final = Missing()
 REUSED: Final = Reused()
 _PLAIN: Final[Mapping[str, Answer]] = {
     "S": STALE,
     "V": REDEEMABLE,
-    "H": HELD,
+    "L": RELEASED,
+    "E": CROWDED,
     "A": UNDONE,
     "U": MISSING,
     "X": REUSED,
+}
+
+
+def _held(words: str) -> Held:
+    taken_ms, expire_ms, *replaced = words.split(" ")
+    return Held(int(taken_ms), int(expire_ms), *replaced)
+
+
+_WITH_WORDS: Final[Mapping[str, Callable[[str], Answer]]] = {
+    "T": lambda words: Moved(int(words)),
+    "W": Waiting,
+    "H": _held,
+    "Y": Reserved,
+    "G": lambda words: Gone(int(words)),
 }
 
 
@@ -136,6 +208,8 @@ def decode_answer(
     kind, _, rest = text.partition(" ")
     if kind in _PLAIN:
         return _PLAIN[kind]
+    if kind in _WITH_WORDS:
+        return _WITH_WORDS[kind](rest)
     match kind:
         case "R":
             place, at_ms, digest = rest.split(" ")
@@ -148,12 +222,27 @@ def decode_answer(
             return Standing(decode_place(partition, rest))
         case "N":
             return decode_refusal(partition, code, rest)
-        case "T":
-            return Moved(int(rest))
-        case "W":
-            return Waiting(rest)
         case _:
             raise ValueError(f"unknown answer {kind!r}")
+
+
+def decode_for(
+    attempt: Attempt, partition: int, answer: bytes, set_clock: Callable[[int], None], *, claimed: bool = False
+) -> Answer:
+    """An answer about an attempt; sets the clock where it is behind, and raises what is an error. `claimed`: a fresh
+    redemption is the attempt's."""
+    claim = attempt.claim
+    found = decode_answer(partition, claim.code, answer.decode(), (attempt.digest, claim) if claimed else None)
+    match found:
+        case Moved(now_ms):
+            set_clock(now_ms)
+        case Reused():
+            raise reused(claim.request_id)
+        case Missing():
+            raise Unavailable(f"campaign {claim.campaign_id} is being published; try again")
+        case _:
+            pass
+    return found
 
 
 def decode_place(partition: int, place: str) -> Position:
@@ -192,9 +281,6 @@ def decode_refusal(partition: int, code: str, text: str) -> Refusal:
     return Refusal(reason, code, pairs)
 
 
-def numbered(attempts: Sequence[Attempt]) -> dict[str, int]:
-    """The campaigns of attempts with their index from 1, in the order of first mention."""
-    indexes: dict[str, int] = {}
-    for attempt in attempts:
-        indexes.setdefault(attempt.claim.campaign_id, len(indexes) + 1)
-    return indexes
+def reused(request_id: str) -> RequestIdReused:
+    """What to raise for an answer that says so."""
+    return RequestIdReused(f"request id {request_id} was used for another request; make a new one for each attempt")

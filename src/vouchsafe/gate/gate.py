@@ -149,8 +149,8 @@ class Gate:
             "active",
             "",
         ]
-        campaign_keys = [keys.campaign(campaign.id), keys.counters(campaign.id)]
-        await self._call(function_call("publish", [keys.meta, *campaign_keys], args))
+        names = [keys.meta, keys.campaign(campaign.id), keys.counters(campaign.id)]
+        await self._call(function_call("publish", names, args))
 
     async def put_codes(self, entries: Sequence[CodeEntry]) -> None:
         """Enters codes into the directory; entering one again changes nothing."""
@@ -207,13 +207,8 @@ class Gate:
         kept_reason = reason if kind is EventKind.PAUSED else ""
         body = json.dumps({"reason": reason}, ensure_ascii=False)
         args = [token, campaign_id, state, kept_reason, kind.value, body]
-        (reply,) = await self._call(
-            function_call(
-                "set_state",
-                [keys.meta, keys.outbox, keys.campaign(campaign_id), keys.counters(campaign_id), keys.pending],
-                args,
-            )
-        )
+        names = [keys.meta, keys.outbox, keys.pending, *keys.of_campaigns([campaign_id])]
+        (reply,) = await self._call(function_call("set_state", names, args))
         if reply and isinstance(reply[0], list):
             return [Part.parse(part.decode()) for part in reply[0]]
         return decode_status(campaign_id, reply)
@@ -240,7 +235,7 @@ class Gate:
             decisions |= {id_: decided_place(home, place) for id_, place in zip(ids, places, strict=True)}
         by_partition: dict[int, list[tuple[Part, str]]] = {}
         for part in parts:
-            settled = (part, decisions[part.transaction_id])
+            settled = (part, decisions[part.holder_id])
             by_partition.setdefault(self.partition_of(part.campaign_id), []).append(settled)
         calls = [settle_call(*self.keys_and_token(partition), settled) for partition, settled in by_partition.items()]
         replies = await self._call(*calls)
@@ -254,6 +249,24 @@ class Gate:
             keys, token = self.keys_and_token(home)
             calls.append(forget_call(keys, token, list(ids), self._request_ttl_ms))
         await self._call(*calls)
+
+    # -- reservations ------------------------------------------------------------------------------------------------
+
+    async def expire(self, count: int) -> int:
+        """Gives back the reservations whose time is over, of at most `count` campaigns in each partition; answers of
+        how many campaigns. Nobody needs to wait for that: whoever looks at a campaign does the same first."""
+        partitions = [self.keys_and_token(partition) for partition in self._tokens]
+        calls = [function_call("expiring", [keys.meta, keys.holding], [token, count]) for keys, token in partitions]
+        expired = 0
+        expiring = []
+        for (keys, token), found in zip(partitions, await self._call(*calls), strict=True):
+            if found:
+                ids = [campaign_id.decode() for campaign_id in found]
+                names = [keys.meta, keys.outbox, keys.holding, *keys.of_campaigns(ids)]
+                expiring.append(function_call("expire", names, [token, len(ids), *ids]))
+                expired += len(ids)
+        await self._call(*expiring)
+        return expired
 
     async def waiting_events(self) -> int:
         """How many events of all partitions the ledger does not hold yet."""
@@ -289,21 +302,24 @@ def _checked(replies: list[Any]) -> list[Any]:
 
 def describe_call(keys: Keys, token: str, campaign_ids: Sequence[str]) -> Command:
     """The call that reads campaigns of one partition; `decode_status` reads each of its replies."""
-    names = [name for id_ in campaign_ids for name in (keys.campaign(id_), keys.counters(id_))]
-    return function_call("describe", [keys.meta, *names], [token])
+    names = [keys.meta, keys.outbox, *keys.of_campaigns(campaign_ids)]
+    return function_call("describe", names, [token, *campaign_ids])
 
 
 def decode_status(campaign_id: str, reply: list[bytes] | None) -> CampaignStatus | None:
     """One campaign as `describe` and `set_state` answer it; None when there is none."""
     if not reply:
         return None
-    version, definition, created_ms, state, pause_reason, uses, money, customers, now_ms = reply
+    version, definition, created_ms, state, pause_reason, uses, money, customers, held, held_money, now_ms = reply
+    held_count, held_minor = int(held or 0), int(held_money or 0)
     return CampaignStatus(
         campaign=Campaign(campaign_id, int(version), Definition.from_json(definition), int(created_ms)),
         paused=state != b"active",
         pause_reason=pause_reason.decode(),
-        redeemed_count=int(uses),
-        discount_minor=int(money),
+        redeemed_count=int(uses or 0) - held_count,
+        discount_minor=int(money or 0) - held_minor,
+        held_count=held_count,
+        held_minor=held_minor,
         customer_count=int(customers) if customers else None,
         now_ms=int(now_ms),
     )

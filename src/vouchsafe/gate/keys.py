@@ -9,6 +9,7 @@ partition of their own text.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable
 from functools import cached_property
 
 
@@ -27,7 +28,7 @@ class Keys:
     def meta(self) -> str:
         """String: the token "<installation>:<epoch>" that every call must name. Its name is that of this layout of the
         keys: another one would find the partition closed, not empty."""
-        return f"{self._tag}:open2"
+        return f"{self._tag}:open3"
 
     @cached_property
     def outbox(self) -> str:
@@ -45,12 +46,35 @@ class Keys:
         """Sorted set: parts of transactions that are held, "<campaign> <order> <code> <transaction>", by deadline."""
         return f"{self._tag}:pending"
 
+    @cached_property
+    def holding(self) -> str:
+        """Sorted set: campaigns that have reservations, by when the first of those ends or before."""
+        return f"{self._tag}:holding"
+
+    @cached_property
+    def rolled(self) -> str:
+        """Hash: id of a redemption -> what is left of it after rollbacks, as JSON."""
+        return f"{self._tag}:rolled"
+
+    @cached_property
+    def returning(self) -> str:
+        """Hash: place of a rollback -> its event's body, until everything has come back."""
+        return f"{self._tag}:returning"
+
+    def reservation(self, reservation_id: str) -> str:
+        """String: what a reservation is of, as JSON. Expires."""
+        return f"{self._tag}:reservation:{reservation_id}"
+
+    def mark(self, rollback_id: str, code: str) -> str:
+        """String: there when a code's part of a rollback has come back. Expires once all parts have."""
+        return f"{self._tag}:mark:{rollback_id}:{code}"
+
     def request(self, request_id: str) -> str:
         """String: fingerprint of the request, followed by its answer once there is one. Expires."""
         return f"{self._tag}:request:{request_id}"
 
     def transaction(self, transaction_id: str) -> str:
-        """String: where the redemption of several codes stands, or empty when it was undone."""
+        """String: the place of the redemption that was decided, or empty when the transaction was undone."""
         return f"{self._tag}:transaction:{transaction_id}"
 
     def campaign(self, campaign_id: str) -> str:
@@ -64,3 +88,19 @@ class Keys:
     def orders(self, campaign_id: str) -> str:
         """Hash: "<order id> <code>" -> what the order has of the code (decide.lua)."""
         return f"{self._tag}:orders:{campaign_id}"
+
+    def holds(self, campaign_id: str) -> str:
+        """Sorted set: "<order id> <code>" of reservations that end by themselves, by when, in milliseconds."""
+        return f"{self._tag}:holds:{campaign_id}"
+
+    def of_campaigns(self, campaign_ids: Iterable[str]) -> list[str]:
+        """The four keys of each campaign, as orders.lua takes them."""
+        found: list[str] = []
+        for campaign_id in campaign_ids:
+            found += (
+                self.campaign(campaign_id),
+                self.counters(campaign_id),
+                self.orders(campaign_id),
+                self.holds(campaign_id),
+            )
+        return found

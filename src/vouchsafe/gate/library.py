@@ -13,13 +13,16 @@ FILES = (
     "common",
     "open",
     "codes",
-    "campaign",
+    "outbox",
     "counters",
+    "orders",
+    "campaign",
     "decide",
     "validate",
     "redeem",
     "transaction",
-    "outbox",
+    "reservation",
+    "rollback",
 )
 
 

@@ -227,7 +227,9 @@ class Ledger:
         row = await self._fetchrow("get_redemption", str(position))
         if row is None:
             return await self._get_combined(position)
-        values = {name: row[name] for name in Claim.__struct_fields__ if name not in ("discount", "takes")}
+        values = {name: row[name] for name in Claim.__struct_fields__ if name != "discount" and row[name] is not None}
+        if row["takes"] is not None:
+            values["takes"] = json.loads(row["takes"])
         minor, told = row["discount_minor"], row["discount"]
         discount = Discount(minor, minor) if told is None else _discount(told)
         return Redemption(position, _milliseconds(row["redeemed_at"]), Claim(discount=discount, **values))

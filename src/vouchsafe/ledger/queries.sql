@@ -146,8 +146,13 @@ with moved as (
 select exists (select from moved);
 
 -- name: get_redemption
--- A redemption by its id.
-select * from redemptions where id = $1;
+-- A redemption by its id, with what its event says beside.
+select
+    r.*, e.body -> 'takes' as takes, (e.body ->> 'taken_ms')::bigint as taken_ms, e.body ->> 'reservation_id' as reservation_id
+from redemptions as r
+join events as e
+    on e.partition = r.partition and e.epoch = r.epoch and e.ms = r.event_ms and e.seq = r.event_seq
+where r.id = $1;
 
 -- name: get_combined
 -- The event that decided a redemption of several codes.

@@ -15,8 +15,10 @@ from vouchsafe.domain.redemption import Claim, Position, Redemption
 from vouchsafe.gate.attempts import Attempt, Moved, Stale, Standing, Waiting
 from vouchsafe.gate.checkout import Checkout
 from vouchsafe.ledger.ledger import Ledger
-from vouchsafe.service.combined import Answer, Combined, Patience, Plan
+from vouchsafe.service.combined import Answer, Combined, Plan
 from vouchsafe.service.judge import Judge, RedeemRequest
+from vouchsafe.service.reserve import Reservations
+from vouchsafe.service.transactions import Patience, Transactions
 
 # A definition may change between reading and deciding, and so may the answer of the clock; more often than this in a
 # row, something is wrong.
@@ -65,7 +67,9 @@ class Redeem:
         self._checkout = checkout
         self._ledger = ledger
         self._judge = Judge(checkout, identity_secret.encode())
-        self._combined = Combined(checkout, self._plan, self.get, hold_ms)
+        transactions = Transactions(checkout, hold_ms)
+        self._combined = Combined(checkout, transactions, self._plan, self.get)
+        self.reservations = Reservations(checkout, transactions, self._plan, self.get)
 
     async def redeem(self, request: RedeemRequest) -> Answer:
         """Takes the uses, or says why not. Raises RequestIdReused.

@@ -114,22 +114,32 @@ class CampaignCounters(_message.Message):
     REDEEMED_COUNT_FIELD_NUMBER: _builtins.int
     DISCOUNT_MINOR_FIELD_NUMBER: _builtins.int
     CUSTOMER_COUNT_FIELD_NUMBER: _builtins.int
+    HELD_COUNT_FIELD_NUMBER: _builtins.int
+    HELD_MINOR_FIELD_NUMBER: _builtins.int
     redeemed_count: _builtins.int
     """Uses taken."""
     discount_minor: _builtins.int
     """What they take off together, in minor units; of the definition's currency if it has one."""
     customer_count: _builtins.int
-    """How many different customers have used it. By the store that decides only where that is limited."""
+    """How many different customers have used it. By the store that decides only where that is limited, and those who hold a
+    reservation count, too.
+    """
+    held_count: _builtins.int
+    """Reservations that stand, and parts of orders that are just being decided. By the store that decides only."""
+    held_minor: _builtins.int
+    """What they would take off together, in minor units."""
     def __init__(
         self,
         *,
         redeemed_count: _builtins.int = ...,
         discount_minor: _builtins.int = ...,
         customer_count: _builtins.int | None = ...,
+        held_count: _builtins.int = ...,
+        held_minor: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_customer_count", b"_customer_count", "customer_count", b"customer_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_customer_count", b"_customer_count", "customer_count", b"customer_count", "discount_minor", b"discount_minor", "redeemed_count", b"redeemed_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_customer_count", b"_customer_count", "customer_count", b"customer_count", "discount_minor", b"discount_minor", "held_count", b"held_count", "held_minor", b"held_minor", "redeemed_count", b"redeemed_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__customer_count: _TypeAlias = _typing.Literal["customer_count"]  # noqa: Y015
     _WhichOneofArgType__customer_count: _TypeAlias = _typing.Literal["_customer_count", b"_customer_count"]  # noqa: Y015
@@ -157,7 +167,7 @@ class CampaignStats(_message.Message):
     """Up to which entry of its partition's stream the book holds everything, "<partition>-<epoch>-<ms>-<seq>"."""
     @_builtins.property
     def gate(self) -> Global___CampaignCounters:
-        """By the store that decides: every use that was answered, and parts of orders that are just being decided."""
+        """By the store that decides: every use that was answered."""
 
     @_builtins.property
     def gate_time(self) -> _timestamp_pb2.Timestamp:

@@ -5,12 +5,14 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from vouchsafe.v1 import combining_pb2 as _combining_pb2
 from vouchsafe.v1 import order_pb2 as _order_pb2
 from vouchsafe.v1 import redemption_pb2 as _redemption_pb2
 from vouchsafe.v1 import refusal_pb2 as _refusal_pb2
+from vouchsafe.v1 import reservation_pb2 as _reservation_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -287,6 +289,210 @@ class ValidateAndRedeemResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
 
 Global___ValidateAndRedeemResponse: _TypeAlias = ValidateAndRedeemResponse  # noqa: Y015
+
+@_typing.final
+class ReserveRedemptionRequest(_message.Message):
+    """Request of ReserveRedemption."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CODES_FIELD_NUMBER: _builtins.int
+    CUSTOMER_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
+    COMBINING_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The caller's id of this request, as ValidateAndRedeemRequest.request_id. Required."""
+    @_builtins.property
+    def codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The codes to hold, as ValidateAndRedeemRequest.codes."""
+
+    @_builtins.property
+    def customer(self) -> _order_pb2.Customer:
+        """The shopper. Required."""
+
+    @_builtins.property
+    def order(self) -> _order_pb2.Order:
+        """The order. Required."""
+
+    @_builtins.property
+    def combining(self) -> _combining_pb2.Combining:
+        """How several codes go together."""
+
+    @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
+        """How long it shall be held, from a second to a day, counted in whole milliseconds. Unset: 15 minutes."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        codes: _abc.Iterable[_builtins.str] | None = ...,
+        customer: _order_pb2.Customer | None = ...,
+        order: _order_pb2.Order | None = ...,
+        combining: _combining_pb2.Combining | None = ...,
+        ttl: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["combining", b"combining", "customer", b"customer", "order", b"order", "ttl", b"ttl"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["codes", b"codes", "combining", b"combining", "customer", b"customer", "order", b"order", "request_id", b"request_id", "ttl", b"ttl"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReserveRedemptionRequest: _TypeAlias = ReserveRedemptionRequest  # noqa: Y015
+
+@_typing.final
+class ReserveRedemptionResponse(_message.Message):
+    """Response of ReserveRedemption."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESERVATION_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    INAPPLICABLE_FIELD_NUMBER: _builtins.int
+    SKIPPED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def reservation(self) -> _reservation_pb2.Reservation:
+        """All of it is held."""
+
+    @_builtins.property
+    def refusal(self) -> _refusal_pb2.Refusal:
+        """Nothing is held: the first reason by precedence."""
+
+    @_builtins.property
+    def inapplicable(self) -> _containers.RepeatedCompositeFieldContainer[_refusal_pb2.Refusal]:
+        """The codes that do not apply to this order, each with its reason."""
+
+    @_builtins.property
+    def skipped(self) -> _containers.RepeatedCompositeFieldContainer[_refusal_pb2.Refusal]:
+        """The codes that would apply but for other codes, each with its reason."""
+
+    def __init__(
+        self,
+        *,
+        reservation: _reservation_pb2.Reservation | None = ...,
+        refusal: _refusal_pb2.Refusal | None = ...,
+        inapplicable: _abc.Iterable[_refusal_pb2.Refusal] | None = ...,
+        skipped: _abc.Iterable[_refusal_pb2.Refusal] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "refusal", b"refusal", "reservation", b"reservation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inapplicable", b"inapplicable", "outcome", b"outcome", "refusal", b"refusal", "reservation", b"reservation", "skipped", b"skipped"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["reservation", "refusal"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___ReserveRedemptionResponse: _TypeAlias = ReserveRedemptionResponse  # noqa: Y015
+
+@_typing.final
+class ConfirmRedemptionRequest(_message.Message):
+    """Request of ConfirmRedemption."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESERVATION_ID_FIELD_NUMBER: _builtins.int
+    reservation_id: _builtins.str
+    """Reservation.id. Required."""
+    def __init__(
+        self,
+        *,
+        reservation_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reservation_id", b"reservation_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfirmRedemptionRequest: _TypeAlias = ConfirmRedemptionRequest  # noqa: Y015
+
+@_typing.final
+class ConfirmRedemptionResponse(_message.Message):
+    """Response of ConfirmRedemption."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REDEMPTION_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def redemption(self) -> _redemption_pb2.Redemption:
+        """The use was taken, now or by an earlier call."""
+
+    @_builtins.property
+    def refusal(self) -> _refusal_pb2.Refusal:
+        """It was not, and nothing has changed."""
+
+    def __init__(
+        self,
+        *,
+        redemption: _redemption_pb2.Redemption | None = ...,
+        refusal: _refusal_pb2.Refusal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "redemption", b"redemption", "refusal", b"refusal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "redemption", b"redemption", "refusal", b"refusal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["redemption", "refusal"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___ConfirmRedemptionResponse: _TypeAlias = ConfirmRedemptionResponse  # noqa: Y015
+
+@_typing.final
+class ReleaseRedemptionRequest(_message.Message):
+    """Request of ReleaseRedemption."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESERVATION_ID_FIELD_NUMBER: _builtins.int
+    reservation_id: _builtins.str
+    """Reservation.id. Required."""
+    def __init__(
+        self,
+        *,
+        reservation_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reservation_id", b"reservation_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseRedemptionRequest: _TypeAlias = ReleaseRedemptionRequest  # noqa: Y015
+
+@_typing.final
+class ReleaseRedemptionResponse(_message.Message):
+    """Response of ReleaseRedemption."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESERVATION_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def reservation(self) -> _reservation_pb2.Reservation:
+        """What was held, and is not any more."""
+
+    @_builtins.property
+    def refusal(self) -> _refusal_pb2.Refusal:
+        """It was not given back, and nothing has changed."""
+
+    def __init__(
+        self,
+        *,
+        reservation: _reservation_pb2.Reservation | None = ...,
+        refusal: _refusal_pb2.Refusal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "refusal", b"refusal", "reservation", b"reservation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "refusal", b"refusal", "reservation", b"reservation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["reservation", "refusal"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___ReleaseRedemptionResponse: _TypeAlias = ReleaseRedemptionResponse  # noqa: Y015
 
 @_typing.final
 class GetRedemptionRequest(_message.Message):

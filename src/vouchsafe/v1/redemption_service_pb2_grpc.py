@@ -45,6 +45,21 @@ class RedemptionServiceStub:
                 request_serializer=vouchsafe_dot_v1_dot_redemption__service__pb2.ValidateAndRedeemRequest.SerializeToString,
                 response_deserializer=vouchsafe_dot_v1_dot_redemption__service__pb2.ValidateAndRedeemResponse.FromString,
                 _registered_method=True)
+        self.ReserveRedemption = channel.unary_unary(
+                '/vouchsafe.v1.RedemptionService/ReserveRedemption',
+                request_serializer=vouchsafe_dot_v1_dot_redemption__service__pb2.ReserveRedemptionRequest.SerializeToString,
+                response_deserializer=vouchsafe_dot_v1_dot_redemption__service__pb2.ReserveRedemptionResponse.FromString,
+                _registered_method=True)
+        self.ConfirmRedemption = channel.unary_unary(
+                '/vouchsafe.v1.RedemptionService/ConfirmRedemption',
+                request_serializer=vouchsafe_dot_v1_dot_redemption__service__pb2.ConfirmRedemptionRequest.SerializeToString,
+                response_deserializer=vouchsafe_dot_v1_dot_redemption__service__pb2.ConfirmRedemptionResponse.FromString,
+                _registered_method=True)
+        self.ReleaseRedemption = channel.unary_unary(
+                '/vouchsafe.v1.RedemptionService/ReleaseRedemption',
+                request_serializer=vouchsafe_dot_v1_dot_redemption__service__pb2.ReleaseRedemptionRequest.SerializeToString,
+                response_deserializer=vouchsafe_dot_v1_dot_redemption__service__pb2.ReleaseRedemptionResponse.FromString,
+                _registered_method=True)
         self.GetRedemption = channel.unary_unary(
                 '/vouchsafe.v1.RedemptionService/GetRedemption',
                 request_serializer=vouchsafe_dot_v1_dot_redemption__service__pb2.GetRedemptionRequest.SerializeToString,
@@ -72,6 +87,34 @@ class RedemptionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReserveRedemption(self, request, context):
+        """Holds all that a redemption would take, in one atomic step for each code, while the order is paid for. It counts as
+        used until it is confirmed, given back, or its time is over by the store's clock. Safe to repeat with the same
+        request_id. An order has one reservation of a code: the same contents under a new request_id are answered with the
+        one that stands, its time unchanged; other contents take its place, if they can be held. No order is refused because
+        of what it holds itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ConfirmRedemption(self, request, context):
+        """Redeems what is held, unless its time is over. Safe to repeat: the same redemption is answered again. Refused while
+        the campaign is paused; the reservation stands then. NOT_FOUND when there is no such reservation, or its end is more
+        than a day ago.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseRedemption(self, request, context):
+        """Gives back what is held. Safe to repeat, also when the time was over. Refused when it was confirmed: roll the
+        redemption back then. NOT_FOUND as ConfirmRedemption.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetRedemption(self, request, context):
         """Looks a redemption up by its id. NOT_FOUND when there is none.
         """
@@ -91,6 +134,21 @@ def add_RedemptionServiceServicer_to_server(servicer, server):
                     servicer.ValidateAndRedeem,
                     request_deserializer=vouchsafe_dot_v1_dot_redemption__service__pb2.ValidateAndRedeemRequest.FromString,
                     response_serializer=vouchsafe_dot_v1_dot_redemption__service__pb2.ValidateAndRedeemResponse.SerializeToString,
+            ),
+            'ReserveRedemption': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReserveRedemption,
+                    request_deserializer=vouchsafe_dot_v1_dot_redemption__service__pb2.ReserveRedemptionRequest.FromString,
+                    response_serializer=vouchsafe_dot_v1_dot_redemption__service__pb2.ReserveRedemptionResponse.SerializeToString,
+            ),
+            'ConfirmRedemption': grpc.unary_unary_rpc_method_handler(
+                    servicer.ConfirmRedemption,
+                    request_deserializer=vouchsafe_dot_v1_dot_redemption__service__pb2.ConfirmRedemptionRequest.FromString,
+                    response_serializer=vouchsafe_dot_v1_dot_redemption__service__pb2.ConfirmRedemptionResponse.SerializeToString,
+            ),
+            'ReleaseRedemption': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseRedemption,
+                    request_deserializer=vouchsafe_dot_v1_dot_redemption__service__pb2.ReleaseRedemptionRequest.FromString,
+                    response_serializer=vouchsafe_dot_v1_dot_redemption__service__pb2.ReleaseRedemptionResponse.SerializeToString,
             ),
             'GetRedemption': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRedemption,
@@ -153,6 +211,87 @@ class RedemptionService:
             '/vouchsafe.v1.RedemptionService/ValidateAndRedeem',
             vouchsafe_dot_v1_dot_redemption__service__pb2.ValidateAndRedeemRequest.SerializeToString,
             vouchsafe_dot_v1_dot_redemption__service__pb2.ValidateAndRedeemResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReserveRedemption(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vouchsafe.v1.RedemptionService/ReserveRedemption',
+            vouchsafe_dot_v1_dot_redemption__service__pb2.ReserveRedemptionRequest.SerializeToString,
+            vouchsafe_dot_v1_dot_redemption__service__pb2.ReserveRedemptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ConfirmRedemption(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vouchsafe.v1.RedemptionService/ConfirmRedemption',
+            vouchsafe_dot_v1_dot_redemption__service__pb2.ConfirmRedemptionRequest.SerializeToString,
+            vouchsafe_dot_v1_dot_redemption__service__pb2.ConfirmRedemptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseRedemption(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vouchsafe.v1.RedemptionService/ReleaseRedemption',
+            vouchsafe_dot_v1_dot_redemption__service__pb2.ReleaseRedemptionRequest.SerializeToString,
+            vouchsafe_dot_v1_dot_redemption__service__pb2.ReleaseRedemptionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,6 +40,22 @@ class RedemptionServiceStub:
     again. The same request_id with another content is ALREADY_EXISTS. One order never takes the same code twice:
     the same order asked for again under a new request_id is answered with the redemption that stands.
     """
+    ReserveRedemption: _grpc.UnaryUnaryMultiCallable[_redemption_service_pb2.ReserveRedemptionRequest, _redemption_service_pb2.ReserveRedemptionResponse]
+    """Holds all that a redemption would take, in one atomic step for each code, while the order is paid for. It counts as
+    used until it is confirmed, given back, or its time is over by the store's clock. Safe to repeat with the same
+    request_id. An order has one reservation of a code: the same contents under a new request_id are answered with the
+    one that stands, its time unchanged; other contents take its place, if they can be held. No order is refused because
+    of what it holds itself.
+    """
+    ConfirmRedemption: _grpc.UnaryUnaryMultiCallable[_redemption_service_pb2.ConfirmRedemptionRequest, _redemption_service_pb2.ConfirmRedemptionResponse]
+    """Redeems what is held, unless its time is over. Safe to repeat: the same redemption is answered again. Refused while
+    the campaign is paused; the reservation stands then. NOT_FOUND when there is no such reservation, or its end is more
+    than a day ago.
+    """
+    ReleaseRedemption: _grpc.UnaryUnaryMultiCallable[_redemption_service_pb2.ReleaseRedemptionRequest, _redemption_service_pb2.ReleaseRedemptionResponse]
+    """Gives back what is held. Safe to repeat, also when the time was over. Refused when it was confirmed: roll the
+    redemption back then. NOT_FOUND as ConfirmRedemption.
+    """
     GetRedemption: _grpc.UnaryUnaryMultiCallable[_redemption_service_pb2.GetRedemptionRequest, _redemption_service_pb2.GetRedemptionResponse]
     """Looks a redemption up by its id. NOT_FOUND when there is none."""
 
@@ -54,6 +70,22 @@ class RedemptionServiceAsyncStub(RedemptionServiceStub):
     """Validates and redeems in one atomic step; of several codes, all that apply or none. Safe to repeat with the same request_id: the first answer is given
     again. The same request_id with another content is ALREADY_EXISTS. One order never takes the same code twice:
     the same order asked for again under a new request_id is answered with the redemption that stands.
+    """
+    ReserveRedemption: _aio.UnaryUnaryMultiCallable[_redemption_service_pb2.ReserveRedemptionRequest, _redemption_service_pb2.ReserveRedemptionResponse]  # type: ignore[assignment]
+    """Holds all that a redemption would take, in one atomic step for each code, while the order is paid for. It counts as
+    used until it is confirmed, given back, or its time is over by the store's clock. Safe to repeat with the same
+    request_id. An order has one reservation of a code: the same contents under a new request_id are answered with the
+    one that stands, its time unchanged; other contents take its place, if they can be held. No order is refused because
+    of what it holds itself.
+    """
+    ConfirmRedemption: _aio.UnaryUnaryMultiCallable[_redemption_service_pb2.ConfirmRedemptionRequest, _redemption_service_pb2.ConfirmRedemptionResponse]  # type: ignore[assignment]
+    """Redeems what is held, unless its time is over. Safe to repeat: the same redemption is answered again. Refused while
+    the campaign is paused; the reservation stands then. NOT_FOUND when there is no such reservation, or its end is more
+    than a day ago.
+    """
+    ReleaseRedemption: _aio.UnaryUnaryMultiCallable[_redemption_service_pb2.ReleaseRedemptionRequest, _redemption_service_pb2.ReleaseRedemptionResponse]  # type: ignore[assignment]
+    """Gives back what is held. Safe to repeat, also when the time was over. Refused when it was confirmed: roll the
+    redemption back then. NOT_FOUND as ConfirmRedemption.
     """
     GetRedemption: _aio.UnaryUnaryMultiCallable[_redemption_service_pb2.GetRedemptionRequest, _redemption_service_pb2.GetRedemptionResponse]  # type: ignore[assignment]
     """Looks a redemption up by its id. NOT_FOUND when there is none."""
@@ -78,6 +110,40 @@ class RedemptionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Validates and redeems in one atomic step; of several codes, all that apply or none. Safe to repeat with the same request_id: the first answer is given
         again. The same request_id with another content is ALREADY_EXISTS. One order never takes the same code twice:
         the same order asked for again under a new request_id is answered with the redemption that stands.
+        """
+
+    @_abc_1.abstractmethod
+    def ReserveRedemption(
+        self,
+        request: _redemption_service_pb2.ReserveRedemptionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_redemption_service_pb2.ReserveRedemptionResponse, _abc.Awaitable[_redemption_service_pb2.ReserveRedemptionResponse]]:
+        """Holds all that a redemption would take, in one atomic step for each code, while the order is paid for. It counts as
+        used until it is confirmed, given back, or its time is over by the store's clock. Safe to repeat with the same
+        request_id. An order has one reservation of a code: the same contents under a new request_id are answered with the
+        one that stands, its time unchanged; other contents take its place, if they can be held. No order is refused because
+        of what it holds itself.
+        """
+
+    @_abc_1.abstractmethod
+    def ConfirmRedemption(
+        self,
+        request: _redemption_service_pb2.ConfirmRedemptionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_redemption_service_pb2.ConfirmRedemptionResponse, _abc.Awaitable[_redemption_service_pb2.ConfirmRedemptionResponse]]:
+        """Redeems what is held, unless its time is over. Safe to repeat: the same redemption is answered again. Refused while
+        the campaign is paused; the reservation stands then. NOT_FOUND when there is no such reservation, or its end is more
+        than a day ago.
+        """
+
+    @_abc_1.abstractmethod
+    def ReleaseRedemption(
+        self,
+        request: _redemption_service_pb2.ReleaseRedemptionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_redemption_service_pb2.ReleaseRedemptionResponse, _abc.Awaitable[_redemption_service_pb2.ReleaseRedemptionResponse]]:
+        """Gives back what is held. Safe to repeat, also when the time was over. Refused when it was confirmed: roll the
+        redemption back then. NOT_FOUND as ConfirmRedemption.
         """
 
     @_abc_1.abstractmethod

@@ -33,6 +33,22 @@ class _RefusalReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Refusal
     """This order has redeemed this code already, with other contents or for another customer.
     Metadata: redemption_id, the redemption that stands.
     """
+    REFUSAL_REASON_RESERVATION_EXPIRED: _RefusalReason.ValueType  # 30
+    """The reservation's time was over before it was confirmed. Metadata as for all that reservations are refused for:
+    reservation_id; expire_time, RFC 3339 in UTC.
+    """
+    REFUSAL_REASON_RESERVATION_RELEASED: _RefusalReason.ValueType  # 32
+    """The reservation was given back. Metadata: reservation_id."""
+    REFUSAL_REASON_RESERVATION_CONFIRMED: _RefusalReason.ValueType  # 34
+    """The reservation cannot be given back: it was confirmed. Metadata: reservation_id, redemption_id."""
+    REFUSAL_REASON_RESERVATION_REPLACED: _RefusalReason.ValueType  # 36
+    """The order asked for the code again with other contents, and what it got has taken the place of this reservation.
+    Metadata: reservation_id.
+    """
+    REFUSAL_REASON_ALREADY_ROLLED_BACK: _RefusalReason.ValueType  # 40
+    """Nothing is left of the redemption to roll back. Metadata: redemption_id."""
+    REFUSAL_REASON_ROLLBACK_TOO_LARGE: _RefusalReason.ValueType  # 42
+    """Less is left than shall be rolled back. Metadata: redemption_id, line, and left_quantity or left_minor."""
     REFUSAL_REASON_CAMPAIGN_PAUSED: _RefusalReason.ValueType  # 110
     """An operator has paused the campaign."""
     REFUSAL_REASON_CAMPAIGN_NOT_STARTED: _RefusalReason.ValueType  # 120
@@ -111,6 +127,22 @@ REFUSAL_REASON_ORDER_ALREADY_REDEEMED: RefusalReason.ValueType  # 20
 """This order has redeemed this code already, with other contents or for another customer.
 Metadata: redemption_id, the redemption that stands.
 """
+REFUSAL_REASON_RESERVATION_EXPIRED: RefusalReason.ValueType  # 30
+"""The reservation's time was over before it was confirmed. Metadata as for all that reservations are refused for:
+reservation_id; expire_time, RFC 3339 in UTC.
+"""
+REFUSAL_REASON_RESERVATION_RELEASED: RefusalReason.ValueType  # 32
+"""The reservation was given back. Metadata: reservation_id."""
+REFUSAL_REASON_RESERVATION_CONFIRMED: RefusalReason.ValueType  # 34
+"""The reservation cannot be given back: it was confirmed. Metadata: reservation_id, redemption_id."""
+REFUSAL_REASON_RESERVATION_REPLACED: RefusalReason.ValueType  # 36
+"""The order asked for the code again with other contents, and what it got has taken the place of this reservation.
+Metadata: reservation_id.
+"""
+REFUSAL_REASON_ALREADY_ROLLED_BACK: RefusalReason.ValueType  # 40
+"""Nothing is left of the redemption to roll back. Metadata: redemption_id."""
+REFUSAL_REASON_ROLLBACK_TOO_LARGE: RefusalReason.ValueType  # 42
+"""Less is left than shall be rolled back. Metadata: redemption_id, line, and left_quantity or left_minor."""
 REFUSAL_REASON_CAMPAIGN_PAUSED: RefusalReason.ValueType  # 110
 """An operator has paused the campaign."""
 REFUSAL_REASON_CAMPAIGN_NOT_STARTED: RefusalReason.ValueType  # 120

@@ -1,35 +1,39 @@
 -- Purpose: a campaign's hot state: publish enters a definition, set_state pauses or resumes, describe reads.
 -- KEYS:    1 meta
 --          publish: 2 campaign, 3 counters
---          set_state: 2 outbox, 3 campaign, 4 counters, 5 pending
---          describe: then for each campaign asked for 2: campaign, counters
+--          set_state: 2 outbox, 3 pending, 4 to 7 as for each campaign in orders.lua
+--          describe: 2 outbox, then for each campaign asked for 4 (orders.lua)
 -- ARGV:    1 token
 --          publish: 2 version, 3 definition, 4 created_ms, 5 state ("active" or "paused") and 6 pause_reason of a
 --            campaign that is new here
 --          set_state: 2 campaign id, 3 state ("active" or "paused"), 4 reason, 5 kind and 6 body of the event
+--          describe: then the id of each campaign
 -- Returns: publish: 1 when the definition was taken, 0 when this version or a later one stands already.
---          set_state: the campaign's fields in the order of FIELDS, its uses, its money, its different customers ('' where
---            nobody counts them) and the time in ms; or false when there is none; or, when it stops a campaign of which parts of transactions are held, the list of those parts, each
---            as pending names it: it admits nothing any more then, but the event is only written once they are settled.
+--          set_state: the campaign's fields in the order of FIELDS, then those of COUNTED ('' for one that is not
+--            counted), then the time in ms; or false when there is none; or, when it stops a campaign of which parts of
+--            transactions are held, the list of those parts, each as pending names it: it admits nothing any more then,
+--            but the event is only written once they are settled.
 --          describe: as set_state for each campaign.
 -- Writes:  publish: campaign and counters; never the counters or the state of one that stands.
 --          set_state: campaign and one event, unless the campaign is in that state already.
+--          set_state and describe: what loading a campaign writes (orders.lua).
 
 local FIELDS = { 'version', 'definition', 'created_ms', 'state', 'pause_reason' }
+local COUNTED = { 'uses', 'money', '?customer', 'held', 'held_money' }
 
-local function describe(key, counters)
-  local fields = redis.call('HMGET', key, unpack(FIELDS))
-  if not fields[1] then
+-- Reservations whose time is over do not count; while there are very many of them, some still do.
+local function describe(keys, first, id, outbox, now)
+  if not load_campaign(keys, first, id, outbox, now) then
     return false
   end
+  local described = redis.call('HMGET', keys[first], unpack(FIELDS))
   -- A campaign that is being stopped admits nothing any more.
-  fields[4] = fields[4] == 'active' and 'active' or 'paused'
-  local given = redis.call('HMGET', counters, 'uses', 'money', '?customer')
-  fields[6] = given[1] or '0'
-  fields[7] = given[2] or '0'
-  fields[8] = given[3] or ''
-  fields[9] = integer(now_ms())
-  return fields
+  described[4] = described[4] == 'active' and 'active' or 'paused'
+  for _, value in ipairs(redis.call('HMGET', keys[first + 1], unpack(COUNTED))) do
+    described[#described + 1] = value or ''
+  end
+  described[#described + 1] = integer(now)
+  return described
 end
 
 -- The parts of transactions that are held of a campaign.
@@ -61,31 +65,31 @@ register('publish', function(keys, args)
 end)
 
 register('set_state', function(keys, args)
-  local state = redis.call('HGET', keys[3], 'state')
+  local now = now_ms()
+  local campaign = keys[4]
+  local state = redis.call('HGET', campaign, 'state')
   if not state then
     return false
   end
   if state ~= args[3] then
     if args[3] == 'paused' then
-      local parts = held_parts(keys[5], args[2])
+      local parts = held_parts(keys[3], args[2])
       if #parts > 0 then
-        redis.call('HSET', keys[3], 'state', 'pausing', 'pause_reason', args[4])
+        redis.call('HSET', campaign, 'state', 'pausing', 'pause_reason', args[4])
         return { parts }
       end
     end
-    redis.call('HSET', keys[3], 'state', args[3], 'pause_reason', args[4])
-    redis.call(
-      'XADD', keys[2], '*',
-      'kind', args[5], 'at', integer(now_ms()), 'campaign', args[2], 'body', args[6]
-    )
+    redis.call('HSET', campaign, 'state', args[3], 'pause_reason', args[4])
+    add_event(keys[2], args[5], args[2], args[6], now)
   end
-  return describe(keys[3], keys[4])
+  return describe(keys, 4, args[2], keys[2], now)
 end, { 'allow-oom' }) -- a full store must still be stoppable
 
-register('describe', function(keys)
+register('describe', function(keys, args)
+  local now = now_ms()
   local campaigns = {}
-  for i = 2, #keys, 2 do
-    campaigns[#campaigns + 1] = describe(keys[i], keys[i + 1])
+  for i = 2, #args do
+    campaigns[i - 1] = describe(keys, 3 + (i - 2) * KEYS_PER_CAMPAIGN, args[i], keys[2], now)
   end
   return campaigns
-end, { 'no-writes' })
+end, { 'allow-oom' }) -- it only gives back

@@ -2,8 +2,8 @@
 -- KEYS:    none; this file registers no function. Counters are the fields of one hash for each campaign.
 -- ARGV:    none; the functions that use this take lists of takes: texts of groups of four words, "<counter> <amount>
 --          <cap, - for none> <reason of the refusal at the cap>". A counter "?x:y" is the number of different y whose
---          counter "x:y", in the same list, is above zero; it is kept as "?x". A counter "~x" keeps the moments of its
---          uses, of which those of the last <amount> milliseconds count.
+--          counter "x:y", before it in the same list, is above zero; it is kept as "?x". A counter "~x" keeps the
+--          moments of its uses, of which those of the last <amount> milliseconds count.
 -- Returns: nothing.
 -- Writes:  nothing; `store_counters` writes the hash, and only what has changed.
 
@@ -25,6 +25,17 @@ local function parse_takes(text)
   return takes
 end
 
+-- What a hold counts beside its takes: that it is one, and what it would take off.
+local function held_takes(takes)
+  local money = 0
+  for _, take in ipairs(takes) do
+    if take.field == 'money' then
+      money = take.amount
+    end
+  end
+  return { { field = 'held', amount = 1 }, { field = 'held_money', amount = money } }
+end
+
 -- The moments that count, out of "<ms> <ms> ...".
 local function recent(text, since)
   local moments = {}
@@ -36,32 +47,36 @@ local function recent(text, since)
   return moments
 end
 
--- The counters that some takes are about, as they are now.
-local function load_counters(key, takes, now)
-  local fields = {}
-  for i, take in ipairs(takes) do
-    fields[i] = take.field
-  end
-  local values = redis.call('HMGET', key, unpack(fields))
-  local counters = {}
-  for i, take in ipairs(takes) do
-    if take.moments then
-      counters[take.field] = recent(values[i] or '', now - take.amount)
-    else
-      counters[take.field] = tonumber(values[i] or 0)
+-- The counters that lists of takes are about, as they are now: to be changed here and then stored, or dropped.
+local function load_counters(key, now, ...)
+  local fields, takes = {}, {}
+  for _, list in ipairs({ ... }) do
+    for _, take in ipairs(list) do
+      fields[#fields + 1] = take.field
+      takes[#takes + 1] = take
     end
   end
-  return counters
+  local found = redis.call('HMGET', key, unpack(fields))
+  local values = {}
+  for i, take in ipairs(takes) do
+    if take.moments then
+      values[take.field] = recent(found[i] or '', now - take.amount)
+    else
+      values[take.field] = tonumber(found[i] or 0)
+    end
+  end
+  return { key = key, values = values, changed = {} }
 end
 
 -- Why not all of the takes fit, the first by their order, or nil when they do.
 local function misfit(counters, takes)
+  local values = counters.values
   for _, take in ipairs(takes) do
     if take.cap then
-      local used, more = counters[take.field], take.amount
+      local used, more = values[take.field], take.amount
       if take.moments then
         used, more = #used, 1
-      elseif take.of and counters[take.of] > 0 then
+      elseif take.of and values[take.of] > 0 then
         more = 0
       end
       if more > 0 and used + more > take.cap then
@@ -72,12 +87,53 @@ local function misfit(counters, takes)
   return nil
 end
 
--- Adds the takes once (sign 1), or gives them back (sign -1); `at` is the moment in ms at which they were taken. A
--- counter that nobody uses any more is no field, but for `uses`, which tells a hash that is there from one that is lost.
-local function store_counters(key, counters, takes, sign, at)
-  local writes = {}
-  local gone = {}
-  local function put(field, value, is_kept)
+local function remove_moment(moments, at)
+  for i, moment in ipairs(moments) do
+    if moment == at then
+      table.remove(moments, i)
+      return
+    end
+  end
+end
+
+-- Adds the takes once (sign 1), or gives them back (sign -1); `at` is the moment in ms at which they were taken.
+local function change_counters(counters, takes, sign, at)
+  local values, changed = counters.values, counters.changed
+  for _, take in ipairs(takes) do
+    local field = take.field
+    if take.moments then
+      local moments = values[field]
+      if sign > 0 then
+        moments[#moments + 1] = integer(at)
+      else
+        remove_moment(moments, integer(at))
+      end
+    elseif take.of then
+      -- The first use of one makes it count, and giving back the last makes it not.
+      if values[take.of] == (sign > 0 and 1 or 0) then
+        values[field] = values[field] + sign
+      end
+    else
+      values[field] = values[field] + sign * take.amount
+    end
+    changed[field] = true
+  end
+end
+
+-- A counter that nobody uses any more is no field, but for `uses`, which tells a hash that is there from one that is
+-- lost.
+local function store_counters(counters)
+  local writes, gone = {}, {}
+  for field in pairs(counters.changed) do
+    local value = counters.values[field]
+    local is_kept
+    if type(value) == 'table' then
+      is_kept = #value > 0
+      value = table.concat(value, ' ')
+    else
+      is_kept = value > 0 or field == 'uses'
+      value = integer(value)
+    end
     if is_kept then
       writes[#writes + 1] = field
       writes[#writes + 1] = value
@@ -85,34 +141,10 @@ local function store_counters(key, counters, takes, sign, at)
       gone[#gone + 1] = field
     end
   end
-  for _, take in ipairs(takes) do
-    local value = counters[take.field]
-    if take.moments then
-      if sign > 0 then
-        value[#value + 1] = integer(at)
-      else
-        for i, moment in ipairs(value) do
-          if moment == integer(at) then
-            table.remove(value, i)
-            break
-          end
-        end
-      end
-      put(take.field, table.concat(value, ' '), #value > 0)
-    else
-      local change = sign * take.amount
-      if take.of then
-        -- The first use of one makes it count, and giving back the last makes it not.
-        local others = counters[take.of] - (sign < 0 and 1 or 0)
-        change = others == 0 and sign or 0
-      end
-      put(take.field, integer(value + change), value + change > 0 or take.field == 'uses')
-    end
-  end
   if #writes > 0 then
-    redis.call('HSET', key, unpack(writes))
+    redis.call('HSET', counters.key, unpack(writes))
   end
   if #gone > 0 then
-    redis.call('HDEL', key, unpack(gone))
+    redis.call('HDEL', counters.key, unpack(gone))
   end
 end

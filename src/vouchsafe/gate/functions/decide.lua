@@ -1,11 +1,9 @@
--- Purpose: the checks that redeem, hold and validate share. Nothing here writes.
--- KEYS:    none; this file registers no function. Those functions take 3 keys for each campaign: campaign, counters,
---          orders.
+-- Purpose: the checks that redeem, hold, reserve and validate share. Nothing here writes but `take_use` and `hold_use`.
+-- KEYS:    none; this file registers no function.
 -- ARGV:    none; those functions take the values of an item that read_item names.
 -- Returns: nothing.
--- Writes:  nothing.
-
-local KEYS_PER_CAMPAIGN = 3
+-- Writes:  take_use: the campaign's counters; and of a reservation that gives way to the use its end. hold_use: also the
+--          hold.
 
 -- An item is ITEM_FIELDS values, in this order.
 local ITEM_FIELDS = 10
@@ -25,58 +23,9 @@ local function read_item(args, at)
   }
 end
 
--- The state of one campaign as of this call, or nil when it is not all there: then nothing may be decided.
-local function load_campaign(keys, first)
-  local fields = redis.call('HMGET', keys[first], 'version', 'state')
-  local uses = redis.call('HEXISTS', keys[first + 1], 'uses')
-  if not fields[1] or not fields[2] or uses == 0 then
-    return nil
-  end
-  return {
-    counters = keys[first + 1],
-    orders = keys[first + 2],
-    version = fields[1],
-    active = fields[2] == 'active',
-  }
-end
-
-local function load_campaigns(keys, first, count)
-  local campaigns = {}
-  for i = 1, count do
-    campaigns[i] = load_campaign(keys, first + (i - 1) * KEYS_PER_CAMPAIGN)
-  end
-  return campaigns
-end
-
--- What an order has of a code is one field of `orders`. Redeemed: "R", fingerprint, place. Held as a part of several
--- codes: "H" and a packed table of fingerprint, transaction, deadline in ms, takes, body of the event to come, and when
--- it was taken in ms.
-local function read_standing(text)
-  if not text then
-    return nil
-  end
-  if text:sub(1, 1) == 'R' then
-    return { fingerprint = text:sub(2, 1 + FINGERPRINT_LENGTH), place = text:sub(2 + FINGERPRINT_LENGTH) }
-  end
-  local packed = cmsgpack.unpack(text:sub(2))
-  return {
-    held = true,
-    fingerprint = packed[1],
-    transaction = packed[2],
-    deadline_ms = packed[3],
-    takes = packed[4],
-    body = packed[5],
-    taken_ms = packed[6],
-  }
-end
-
--- What stands for this order and code: nothing (nil), the same request ("D <place>"), another (a refusal), or a part of
--- a transaction that is not settled yet ("W <transaction>").
-local function standing_answer(campaign, item)
-  local standing = read_standing(redis.call('HGET', campaign.orders, item.order))
-  if not standing then
-    return nil
-  end
+-- What an order has of a code, as an answer: "W <transaction>" for a part of a transaction that is not settled yet,
+-- "D <place>" for a redemption with the same contents, a refusal for another.
+local function standing_answer(standing, item)
   if standing.held then
     return 'W ' .. standing.transaction
   end
@@ -86,11 +35,22 @@ local function standing_answer(campaign, item)
   return refuse(REASON.ORDER_ALREADY_REDEEMED, 'place=' .. standing.place)
 end
 
--- Why the item is not redeemed now, in order of precedence; or nil when nothing speaks against it, and then the takes
--- and the counters that they are about. The campaign's rules and its times were judged by the caller: item.refusal,
--- '' for none. That holds from item.from_ms until before item.until_ms; at any other time by this store's clock the
--- answer is "T <time in ms>": judge again.
-local function refusal(campaign, item, now)
+-- Why the item is not taken now, in order of precedence; or nil when nothing speaks against it. Then also what take_use
+-- needs: its takes, the counters without the order's own reservation of the code, and that reservation, if there is one.
+-- The campaign's rules and its times were judged by the caller: item.refusal, '' for none. That holds from item.from_ms
+-- until before item.until_ms; at any other time by this store's clock the answer is "T <time in ms>": judge again.
+-- "E": reservations whose time is over were given back, and there may be more: ask again. A hold counts more than a
+-- redemption does.
+local function consider(campaign, item, standing, now, is_hold)
+  if not campaign then
+    return 'U'
+  end
+  if campaign.is_crowded then
+    return 'E'
+  end
+  if standing and not (standing.held and standing.transaction == '') then
+    return standing_answer(standing, item)
+  end
   if campaign.version ~= item.version then
     return 'S'
   end
@@ -103,7 +63,43 @@ local function refusal(campaign, item, now)
   if item.refusal ~= '' then
     return item.refusal
   end
-  local takes = parse_takes(item.takes)
-  local counters = load_counters(campaign.counters, takes, now)
-  return misfit(counters, takes), takes, counters
+  local takes = is_hold and counted(item) or parse_takes(item.takes)
+  local counters
+  if standing then
+    local own = counted(standing)
+    counters = load_counters(campaign.counters, now, takes, own)
+    change_counters(counters, own, -1, standing.taken_ms)
+  else
+    counters = load_counters(campaign.counters, now, takes)
+  end
+  return misfit(counters, takes), takes, counters, standing
+end
+
+-- Counts the use that `consider` had no objection to; the order's own reservation gives way to it.
+local function take_use(campaign, item, takes, counters, own, now)
+  change_counters(counters, takes, 1, now)
+  store_counters(counters)
+  if own then
+    redis.call('ZREM', campaign.holds, item.order)
+    add_event(campaign.outbox, 'released', campaign.id, own.body, now)
+  end
+end
+
+-- `own` is the order's own reservation that gave way, nil for none.
+local function held_answer(hold, own)
+  local answer = table.concat({ 'H', integer(hold.taken_ms), integer(hold.expire_ms) }, ' ')
+  return own and answer .. ' ' .. own.reservation or answer
+end
+
+-- Holds an item, if nothing speaks against it, for the transaction or the reservation that `hold` names. Answers as
+-- `consider` does, or held_answer.
+local function hold_use(campaign, item, standing, hold, now)
+  local answer, takes, counters, own = consider(campaign, item, standing, now, true)
+  if answer then
+    return answer
+  end
+  take_use(campaign, item, takes, counters, own, now)
+  hold.fingerprint, hold.takes, hold.body, hold.taken_ms = item.fingerprint, item.takes, item.body, now
+  keep_hold(campaign, item.order, hold)
+  return held_answer(hold, own)
 end

@@ -1,4 +1,4 @@
--- Purpose: the outbox: event reads one entry, trim removes what the ledger holds.
+-- Purpose: the outbox: `event` reads entries, `trim` removes what the ledger holds; `add_event` is how all others write.
 -- KEYS:    1 meta, 2 outbox
 -- ARGV:    1 token
 --          event: then the stream ids
@@ -6,6 +6,11 @@
 -- Returns: event: for each id the fields of the entry as a flat list, or false when it is not there (any more).
 --          trim: how many entries were removed.
 -- Writes:  event: nothing. trim: outbox.
+
+-- Answers the id of the entry.
+local function add_event(outbox, kind, campaign_id, body, now)
+  return redis.call('XADD', outbox, '*', 'kind', kind, 'at', integer(now), 'campaign', campaign_id, 'body', body)
+end
 
 register('event', function(keys, args)
   local events = {}

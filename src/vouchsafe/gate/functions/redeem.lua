@@ -2,7 +2,7 @@
 --          the id, redeem takes the use in the partition of the campaign.
 -- KEYS:    1 meta
 --          claim: then for each item its request
---          redeem: 2 outbox, then for each campaign 3: campaign, counters, orders; then for each item its request
+--          redeem: 2 outbox, then for each campaign 4 (orders.lua); then for each item its request
 -- ARGV:    1 token, 2 how long requests are remembered in ms
 --          claim: then for each item its fingerprint
 --          redeem: 3 number of campaigns, then the id of each campaign, then for each item its values
@@ -19,9 +19,11 @@
 --          "T <time in ms>"     what the rules object to, or that they do not, is not true at this time; nothing was
 --                               decided
 --          "W <transaction>"    the order has it in a transaction that is not settled yet; nothing was decided
+--          "E"                  reservations are being given back; nothing was decided
 --          "U"                  the campaign is not here; nothing was decided
 -- Writes:  claim: request (fingerprint). redeem: request (fingerprint and answer) for every R, N and D; for R also
---          the counters of the campaign, the order, and one event in the outbox.
+--          the counters of the campaign, the order, one event in the outbox, and the end of the order's own reservation
+--          of the code; what loading a campaign writes (orders.lua).
 
 -- nil: the id is free. 'X': it is another request's. '': it is this request's, not answered yet. Else the answer.
 local function remembered(key, fingerprint)
@@ -50,15 +52,11 @@ end)
 
 local DECIDED = { R = true, N = true, D = true }
 
-local function add_event(outbox, kind, campaign_id, body, now)
-  return redis.call('XADD', outbox, '*', 'kind', kind, 'at', integer(now), 'campaign', campaign_id, 'body', body)
-end
-
 register('redeem', function(keys, args)
   local now = now_ms()
   local outbox, ttl_ms, count = keys[2], args[2], tonumber(args[3])
   local epoch = args[1]:match('%d+$')
-  local campaigns = load_campaigns(keys, 3, count)
+  local campaigns = load_campaigns(keys, 3, args, 4, count, outbox, now)
   local next_request = 3 + count * KEYS_PER_CAMPAIGN
   local answers = {}
   for at = 4 + count, #args, ITEM_FIELDS do
@@ -70,24 +68,18 @@ register('redeem', function(keys, args)
     -- Idempotency: a request id that has its answer gets it again.
     local answer = remembered(request, item.fingerprint)
     if not answer or answer == '' then
-      if not campaign then
-        answer = 'U'
-      else
-        -- One order, one use.
-        answer = standing_answer(campaign, item)
-        local takes, counters
-        if not answer then
-          answer, takes, counters = refusal(campaign, item, now)
-        end
-        if not answer then
-          local place = epoch .. '-' .. add_event(outbox, 'redeemed', args[3 + item.campaign], item.body, now)
-          store_counters(campaign.counters, counters, takes, 1, now)
-          redis.call('HSET', campaign.orders, item.order, 'R' .. item.fingerprint .. place)
-          answer = table.concat({ 'R', place, integer(now), item.digest }, ' ')
-        end
-        if DECIDED[answer:sub(1, 1)] then
-          redis.call('SET', request, item.fingerprint .. answer, 'PX', ttl_ms)
-        end
+      -- One order, one use.
+      local standing = campaign and read_standing(campaign, item.order)
+      local takes, counters, own
+      answer, takes, counters, own = consider(campaign, item, standing, now)
+      if not answer then
+        take_use(campaign, item, takes, counters, own, now)
+        local place = epoch .. '-' .. add_event(outbox, 'redeemed', campaign.id, item.body, now)
+        keep_redeemed(campaign, item.order, item.fingerprint, place)
+        answer = table.concat({ 'R', place, integer(now), item.digest }, ' ')
+      end
+      if DECIDED[answer:sub(1, 1)] then
+        redis.call('SET', request, item.fingerprint .. answer, 'PX', ttl_ms)
       end
     end
     answers[#answers + 1] = answer

@@ -3,66 +3,67 @@
 --          it is settled a part counts as used: nothing is oversold whoever dies when. Whoever finds a part behind its
 --          deadline asks for the decision, which makes one if there is none: then the transaction is undone.
 -- KEYS:    1 meta
---          hold: 2 pending, then for each campaign 3: campaign, counters, orders
+--          hold: 2 outbox, 3 pending, then for each campaign 4 (orders.lua)
 --          decide: 2 outbox, then for each item 2: transaction, request
 --          answer: then for each item its request
 --          decision: then for each item its transaction
---          settle: 2 outbox, 3 pending, then for each campaign 3: campaign, counters, orders
+--          settle: 2 outbox, 3 pending, 4 holding, then for each campaign 4 (orders.lua)
 --          overdue: 2 pending
 --          forget: then for each item its transaction
 -- ARGV:    1 token
---          hold: 2 number of campaigns, then the id of each campaign, then for each item its transaction, its deadline
---            in ms and its values (read_item in decide.lua)
+--          hold: 2 number of campaigns, then the id of each campaign, then for each item its values (read_item in
+--            decide.lua), its transaction and its deadline in ms
 --          decide: 2 how long requests are remembered in ms, then for each item its fingerprint, its deadline in ms, and
 --            digest and body of the event
---          answer: 2 how long requests are remembered in ms, then for each item its fingerprint and the refusal
+--          answer: 2 how long requests are remembered in ms, then for each item its fingerprint and the answer
 --          decision: 2 how long it is remembered in ms that a transaction is undone
 --          settle: 2 number of campaigns, then the id of each campaign, then for each item 4 values: index of its
 --            campaign (from 1), "<order id> <code>", its transaction, the id of the redemption ('' when it is undone)
 --          overdue: 2 how many at most
 --          forget: 2 after how many ms
--- Returns: hold: for each item "H" when it is held, or what redeem answers
---          decide: for each item "R <place> <time in ms> <digest>", decided now or before; "N ..." answered before; "X"
+-- Returns: hold: for each item "H <taken in ms> 0" when it is held, with the order's own reservation that gave way to it,
+--            if there was one, as a fourth word; or what redeem answers
+--          decide: for each item "R <place> <time in ms> <digest>", decided now or before; the answer given before; "X"
 --            the request id is another's; "A" when it is undone, or its deadline has passed
---          answer: for each item 1
+--          answer: for each item the answer that stands: this one, if there was none; "X" the request id is another's
 --          decision: for each item the place of its redemption, or '' when it is undone, from now on for ever
 --          settle: for each item 1 when it was held and is not any more, else 0
 --          overdue: the parts behind their deadline, each "<campaign id> <order id> <code> <transaction>"
 --          forget: for each item 1 when it was there, and expires from now on, else 0
 -- Writes:  hold: counters, orders and pending for every H. decide: transaction, request, and one event for an R.
 --          answer: requests that have no answer. decision: transactions that were not decided. settle: orders and
---          pending, one event for each that becomes a redemption, the counters for each that is undone.
---          forget: when transactions expire.
+--          pending, one event for each that becomes a redemption, the counters for each that is undone; one that is undone
+--          and belongs to a reservation is only that again. forget: when transactions expire. hold: also what loading a
+--          campaign writes (orders.lua), and the end of the order's own reservation of the code.
+
+-- Puts a hold among those that wait for a decision, or takes it out.
+local function set_pending(pending, campaign, order, hold, is_pending)
+  local part = table.concat({ campaign.id, order, hold.transaction }, ' ')
+  if is_pending then
+    redis.call('ZADD', pending, hold.deadline_ms, part)
+  else
+    redis.call('ZREM', pending, part)
+  end
+end
 
 register('hold', function(keys, args)
   local now = now_ms()
   local count = tonumber(args[2])
-  local campaigns = load_campaigns(keys, 3, count)
+  local campaigns = load_campaigns(keys, 4, args, 3, count, keys[2], now)
   local answers = {}
   for at = 3 + count, #args, 2 + ITEM_FIELDS do
-    local transaction, deadline_ms = args[at], tonumber(args[at + 1])
-    local item = read_item(args, at + 2)
+    local item = read_item(args, at)
+    local transaction, deadline_ms = args[at + ITEM_FIELDS], tonumber(args[at + ITEM_FIELDS + 1])
     local campaign = campaigns[item.campaign]
+    local standing = campaign and read_standing(campaign, item.order)
     local answer
-    if not campaign then
-      answer = 'U'
+    if standing and standing.transaction == transaction then
+      answer = held_answer(standing)
     else
-      local takes, counters
-      answer = standing_answer(campaign, item)
-      if not answer then
-        answer, takes, counters = refusal(campaign, item, now)
-      elseif answer == 'W ' .. transaction then
-        answer = 'H'
-      end
-      if not answer then
-        store_counters(campaign.counters, counters, takes, 1, now)
-        local packed = cmsgpack.pack({ item.fingerprint, transaction, deadline_ms, item.takes, item.body, now })
-        redis.call('HSET', campaign.orders, item.order, 'H' .. packed)
-        redis.call(
-          'ZADD', keys[2], deadline_ms,
-          table.concat({ args[2 + item.campaign], item.order, transaction }, ' ')
-        )
-        answer = 'H'
+      local hold = { transaction = transaction, deadline_ms = deadline_ms, reservation = '', expire_ms = 0 }
+      answer = hold_use(campaign, item, standing, hold, now)
+      if answer:sub(1, 1) == 'H' then
+        set_pending(keys[3], campaign, item.order, hold, true)
       end
     end
     answers[#answers + 1] = answer
@@ -98,12 +99,13 @@ end)
 register('answer', function(keys, args)
   local answers = {}
   for i = 2, #keys do
-    local fingerprint, text = args[2 * i - 1], args[2 * i]
+    local fingerprint, answer = args[2 * i - 1], args[2 * i]
     local known = remembered(keys[i], fingerprint)
     if not known or known == '' then
-      redis.call('SET', keys[i], fingerprint .. text, 'PX', args[2])
+      redis.call('SET', keys[i], fingerprint .. answer, 'PX', args[2])
+      known = answer
     end
-    answers[i - 1] = 1
+    answers[i - 1] = known
   end
   return answers
 end)
@@ -117,30 +119,38 @@ register('decision', function(keys, args)
   return answers
 end)
 
+-- The event of a part names the redemption that it is a part of.
+local function part_body(hold, redemption)
+  return table.concat({
+    hold.body:sub(1, -2), ',"taken_ms":', integer(hold.taken_ms), ',"combined_id":"', redemption, '"}',
+  })
+end
+
 register('settle', function(keys, args)
   local now = now_ms()
-  local count = tonumber(args[2])
+  local outbox, pending, holding, count = keys[2], keys[3], keys[4], tonumber(args[2])
   local answers = {}
   for at = 3 + count, #args, 4 do
     local index, order, transaction, redemption = tonumber(args[at]), args[at + 1], args[at + 2], args[at + 3]
-    local campaign_id = args[2 + index]
-    local first = 4 + (index - 1) * KEYS_PER_CAMPAIGN
-    local counters_key, orders = keys[first + 1], keys[first + 2]
-    local standing = read_standing(redis.call('HGET', orders, order))
+    local campaign = campaign_at(keys, 5 + (index - 1) * KEYS_PER_CAMPAIGN, args[2 + index], outbox)
+    local hold = read_standing(campaign, order)
     local settled = 0
-    if standing and standing.held and standing.transaction == transaction then
+    if hold and hold.held and hold.transaction == transaction then
+      set_pending(pending, campaign, order, hold, false)
       if redemption ~= '' then
-        -- The event names the redemption that it is a part of.
-        local body = standing.body:sub(1, -2) .. ',"combined_id":"' .. redemption .. '"}'
-        add_event(keys[2], 'redeemed', campaign_id, body, now)
-        redis.call('HSET', orders, order, 'R' .. standing.fingerprint .. redemption)
+        local held = held_takes(parse_takes(hold.takes))
+        local counters = load_counters(campaign.counters, now, held)
+        change_counters(counters, held, -1, hold.taken_ms)
+        store_counters(counters)
+        add_event(outbox, 'redeemed', campaign.id, part_body(hold, redemption), now)
+        keep_redeemed(campaign, order, hold.fingerprint, redemption)
+      elseif hold.reservation ~= '' then
+        hold.transaction = ''
+        keep_hold(campaign, order, hold)
+        redis.call('ZADD', holding, 'LT', hold.expire_ms, campaign.id)
       else
-        local takes = parse_takes(standing.takes)
-        local counters = load_counters(counters_key, takes, now)
-        store_counters(counters_key, counters, takes, -1, standing.taken_ms)
-        redis.call('HDEL', orders, order)
+        give_up(campaign, order, hold, '', now)
       end
-      redis.call('ZREM', keys[3], table.concat({ campaign_id, order, transaction }, ' '))
       settled = 1
     end
     answers[#answers + 1] = settled

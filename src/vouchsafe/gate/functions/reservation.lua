@@ -1,0 +1,157 @@
+-- Purpose: reservations: uses that are held for an order until a time by this store's clock, to be made redemptions by
+--          a transaction (transaction.lua), or given back. A reservation may be of several codes, each a part in the
+--          partition of its campaign; what it is of is noted under its id, in the partition that the id names.
+-- KEYS:    1 meta
+--          reserve and expire: 2 outbox, 3 holding, then for each campaign 4 (orders.lua)
+--          pin: 2 outbox, 3 pending, then for each campaign 4 (orders.lua)
+--          release: 2 outbox, then for each campaign 4 (orders.lua)
+--          note: then for each item 2: reservation, request
+--          noted: then for each item 2: reservation, and the request that its end is remembered under
+--          expiring: 2 holding
+-- ARGV:    1 token
+--          reserve: 2 number of campaigns, then the id of each, then for each item its values (read_item in decide.lua),
+--            its reservation, and how long it shall last in ms
+--          pin: 2 number of campaigns, then the id of each, then for each item 5 values: index of its campaign (from 1),
+--            "<order id> <code>", its reservation, the transaction and the transaction's deadline in ms
+--          release: 2 number of campaigns, then the id of each, then for each item 3 values: index of its campaign,
+--            "<order id> <code>", its reservation
+--          expire: 2 number of campaigns, then the id of each
+--          note: 2 how long requests are remembered in ms, then for each item its fingerprint, how long the note shall
+--            last in ms, the answer to the request, and the note
+--          expiring: 2 how many at most
+-- Returns: reserve: for each item "H <taken in ms> <expire in ms>" when it is held, with the order's own reservation that gave
+--            way to it, if there was one, as a fourth word; "Y <reservation>" when the order has
+--            a reservation of the code with the same contents; else what redeem answers
+--          pin: for each item "H <taken in ms> <expire in ms>" when it is a part of the transaction now, "W <transaction>"
+--            when it is one of another, "G <time in ms>" when the order does not have it (any more), or a refusal
+--          release: for each item "G" when the order does not have it (any more), or "W <transaction>"
+--          expire: 1
+--          note: for each item 1
+--          noted: for each item the note, or false, and what is remembered, or false
+--          expiring: the ids of campaigns with reservations whose time is over
+-- Writes:  reserve: counters, orders, holds, holding and one event for every H. pin: orders, holds and pending.
+--          release: counters, orders, holds and one event for each that was held. expire: holding. note: the note, and
+--          the request with its answer. All that load campaigns: see orders.lua.
+
+register('reserve', function(keys, args)
+  local now = now_ms()
+  local outbox, holding, count = keys[2], keys[3], tonumber(args[2])
+  local campaigns = load_campaigns(keys, 4, args, 3, count, outbox, now)
+  local answers = {}
+  for at = 3 + count, #args, 2 + ITEM_FIELDS do
+    local item = read_item(args, at)
+    local reservation, expire_ms = args[at + ITEM_FIELDS], now + tonumber(args[at + ITEM_FIELDS + 1])
+    local campaign = campaigns[item.campaign]
+    local standing = campaign and read_standing(campaign, item.order)
+    local answer
+    if standing and standing.reservation == reservation then
+      answer = held_answer(standing)
+    elseif standing and standing.held and standing.transaction == '' and standing.fingerprint == item.fingerprint then
+      answer = 'Y ' .. standing.reservation
+    else
+      local hold = { transaction = '', deadline_ms = 0, reservation = reservation, expire_ms = expire_ms }
+      answer = hold_use(campaign, item, standing, hold, now)
+      if answer:sub(1, 1) == 'H' then
+        redis.call('ZADD', holding, 'LT', expire_ms, campaign.id)
+        local body = table.concat({ hold.body:sub(1, -2), ',"expire_ms":', integer(expire_ms), '}' })
+        add_event(outbox, 'held', campaign.id, body, now)
+      end
+    end
+    answers[#answers + 1] = answer
+  end
+  return answers
+end)
+
+register('pin', function(keys, args)
+  local now = now_ms()
+  local count = tonumber(args[2])
+  local campaigns = load_campaigns(keys, 4, args, 3, count, keys[2], now)
+  local answers = {}
+  for at = 3 + count, #args, 5 do
+    local campaign, order, reservation = campaigns[tonumber(args[at])], args[at + 1], args[at + 2]
+    local hold = campaign and read_standing(campaign, order)
+    local answer
+    if not campaign then
+      answer = 'U'
+    elseif hold and not hold.held then
+      answer = refuse(REASON.ORDER_ALREADY_REDEEMED, 'place=' .. hold.place)
+    elseif not hold or hold.reservation ~= reservation or (hold.transaction == '' and now >= hold.expire_ms) then
+      answer = 'G ' .. integer(now)
+    elseif hold.transaction ~= '' then
+      answer = hold.transaction == args[at + 3] and held_answer(hold) or 'W ' .. hold.transaction
+    elseif not campaign.active then
+      answer = refuse(REASON.CAMPAIGN_PAUSED)
+    else
+      hold.transaction, hold.deadline_ms = args[at + 3], tonumber(args[at + 4])
+      keep_hold(campaign, order, hold)
+      set_pending(keys[3], campaign, order, hold, true)
+      answer = held_answer(hold)
+    end
+    answers[#answers + 1] = answer
+  end
+  return answers
+end)
+
+register('release', function(keys, args)
+  local now = now_ms()
+  local count = tonumber(args[2])
+  local answers = {}
+  for at = 3 + count, #args, 3 do
+    local index, order, reservation = tonumber(args[at]), args[at + 1], args[at + 2]
+    local campaign = campaign_at(keys, 3 + (index - 1) * KEYS_PER_CAMPAIGN, args[2 + index], keys[2])
+    local hold = read_standing(campaign, order)
+    local answer = 'G ' .. integer(now)
+    if hold and hold.reservation == reservation then
+      if hold.transaction == '' then
+        give_up(campaign, order, hold, 'released', now)
+      else
+        answer = 'W ' .. hold.transaction
+      end
+    end
+    answers[#answers + 1] = answer
+  end
+  return answers
+end, { 'allow-oom' }) -- it gives back
+
+register('note', function(keys, args)
+  local answers = {}
+  for i = 2, #keys, 2 do
+    local at = 3 + (i - 2) * 2
+    redis.call('SET', keys[i], args[at + 3], 'PX', args[at + 1])
+    redis.call('SET', keys[i + 1], args[at] .. args[at + 2], 'PX', args[2])
+    answers[#answers + 1] = 1
+  end
+  return answers
+end)
+
+register('noted', function(keys)
+  local notes = {}
+  for i = 2, #keys, 2 do
+    local remembered_end = redis.call('GET', keys[i + 1])
+    notes[#notes + 1] = {
+      redis.call('GET', keys[i]),
+      remembered_end and remembered_end:sub(FINGERPRINT_LENGTH + 1),
+    }
+  end
+  return notes
+end, { 'no-writes' })
+
+register('expiring', function(keys, args)
+  return redis.call('ZRANGE', keys[2], '-inf', integer(now_ms()), 'BYSCORE', 'LIMIT', 0, args[2])
+end, { 'no-writes' })
+
+register('expire', function(keys, args)
+  local now = now_ms()
+  local count = tonumber(args[2])
+  load_campaigns(keys, 4, args, 3, count, keys[2], now)
+  for i = 1, count do
+    local holds = keys[4 + (i - 1) * KEYS_PER_CAMPAIGN + 3]
+    local first = redis.call('ZRANGE', holds, 0, 0, 'WITHSCORES')
+    if first[1] then
+      redis.call('ZADD', keys[3], first[2], args[2 + i])
+    else
+      redis.call('ZREM', keys[3], args[2 + i])
+    end
+  end
+  return { 1 }
+end, { 'allow-oom' }) -- it gives back

@@ -1,0 +1,112 @@
+-- Purpose: what comes back of redemptions. A rollback is decided in the partition of the redemption, in one step; then
+--          each code's counters come back in the partition of its campaign, once, however often that is asked. Until
+--          then the rollback is kept among those that return.
+-- KEYS:    1 meta
+--          roll_back: 2 outbox, 3 rolled, 4 returning, then for each item its request
+--          rolled: 2 rolled
+--          give_back: 2 outbox, then for each campaign 4 (orders.lua), then for each item its mark
+--          returning: 2 returning
+--          given_back: 2 returning
+--          unmark: then marks
+-- ARGV:    1 token
+--          roll_back: 2 how long requests are remembered in ms, then for each item its fingerprint, the id of the
+--            redemption, what was read of it before ('' for nothing), what is to be kept of it now, and digest and body
+--            of the event
+--          rolled: then ids of redemptions
+--          give_back: 2 number of campaigns, then the id of each, then for each item 6 values: index of its campaign
+--            (from 1), "<order id> <code>", the place of the redemption, as the order has it, when the order may redeem
+--            the code again, else '', what is given back as counters.lua reads it ('' for nothing), when it was taken in
+--            ms, and the body of the event
+--          given_back: then the places of rollbacks
+--          unmark: 2 after how many ms
+-- Returns: roll_back: for each item "R <place> <time in ms> <digest>", decided now or by this request before; the answer
+--            remembered for the request; "X" the request id is another's; "S" what was read is not so any more
+--          rolled: for each what is kept of it, or false
+--          give_back: for each item 1 when it came back now, 0 when it had before
+--          returning: flat pairs of places and bodies of rollbacks of which not everything may have come back
+--          given_back, unmark: 1
+-- Writes:  roll_back: for each R rolled, returning, the request, and one event. give_back: counters, one event and the
+--          mark; the order, when it may redeem again. given_back: returning. unmark: when the marks expire.
+
+register('roll_back', function(keys, args)
+  local now = now_ms()
+  local outbox, rolled, returning = keys[2], keys[3], keys[4]
+  local epoch = args[1]:match('%d+$')
+  local answers = {}
+  for i = 5, #keys do
+    local at = 3 + (i - 5) * 6
+    local fingerprint, redemption, digest, body = args[at], args[at + 1], args[at + 4], args[at + 5]
+    local answer = remembered(keys[i], fingerprint)
+    if not answer or answer == '' then
+      if (redis.call('HGET', rolled, redemption) or '') ~= args[at + 2] then
+        answer = 'S'
+      else
+        local place = epoch .. '-' .. add_event(outbox, 'rolled_back', '', body, now)
+        redis.call('HSET', rolled, redemption, args[at + 3])
+        redis.call('HSET', returning, place, body)
+        answer = table.concat({ 'R', place, integer(now), digest }, ' ')
+        redis.call('SET', keys[i], fingerprint .. answer, 'PX', args[2])
+      end
+    end
+    answers[#answers + 1] = answer
+  end
+  return answers
+end)
+
+register('rolled', function(keys, args)
+  local found = {}
+  for i = 2, #args do
+    found[i - 1] = redis.call('HGET', keys[2], args[i])
+  end
+  return found
+end, { 'no-writes' })
+
+register('give_back', function(keys, args)
+  local now = now_ms()
+  local outbox, count = keys[2], tonumber(args[2])
+  local mark = 3 + count * KEYS_PER_CAMPAIGN
+  local answers = {}
+  for at = 3 + count, #args, 6 do
+    local index, order, place = tonumber(args[at]), args[at + 1], args[at + 2]
+    local campaign = campaign_at(keys, 3 + (index - 1) * KEYS_PER_CAMPAIGN, args[2 + index], outbox)
+    local came_back = 0
+    if redis.call('SETNX', keys[mark], 1) == 1 then
+      local takes = parse_takes(args[at + 3])
+      if #takes > 0 then
+        local counters = load_counters(campaign.counters, now, takes)
+        change_counters(counters, takes, -1, tonumber(args[at + 4]))
+        store_counters(counters)
+      end
+      local standing = read_standing(campaign, order)
+      if place ~= '' and standing and standing.place == place then
+        redis.call('HDEL', campaign.orders, order)
+      end
+      add_event(outbox, 'returned', campaign.id, args[at + 5], now)
+      came_back = 1
+    end
+    mark = mark + 1
+    answers[#answers + 1] = came_back
+  end
+  return answers
+end, { 'allow-oom' }) -- it gives back
+
+register('returning', function(keys)
+  return redis.call('HGETALL', keys[2])
+end, { 'no-writes' })
+
+register('given_back', function(keys, args)
+  local answers = {}
+  for i = 2, #args do
+    redis.call('HDEL', keys[2], args[i])
+    answers[i - 1] = 1
+  end
+  return answers
+end, { 'allow-oom' })
+
+register('unmark', function(keys, args)
+  local answers = {}
+  for i = 2, #keys do
+    answers[i - 1] = redis.call('PEXPIRE', keys[i], args[2])
+  end
+  return answers
+end, { 'allow-oom' })

@@ -1,0 +1,327 @@
+"""Uses that are held: parts of transactions over several codes, and reservations. All of it goes through the lane of
+the checkout; the contracts stand in transaction.lua and reservation.lua."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from vouchsafe.domain.errors import Unavailable
+from vouchsafe.domain.reasons import Refusal
+from vouchsafe.domain.redemption import CombinedClaim, Redemption
+from vouchsafe.domain.reservation import Reservation
+from vouchsafe.gate.attempts import (
+    Answer,
+    Attempt,
+    Crowded,
+    Gone,
+    Held,
+    Missing,
+    Moved,
+    Released,
+    Reserved,
+    Reused,
+    Stale,
+    Standing,
+    Undone,
+    Waiting,
+    decode_answer,
+    decode_for,
+    encode_refusal,
+    reused,
+)
+from vouchsafe.gate.connection import Command, function_call
+from vouchsafe.gate.gate import Gate
+from vouchsafe.gate.lanes import Function, Lane
+from vouchsafe.gate.transactions import Part, campaign_call, forget_call, home_of, settle_call
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A part of a transaction to be held until it is settled; its deadline is milliseconds by the gate's clock."""
+
+    attempt: Attempt
+    transaction_id: str
+    deadline_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """A part of a reservation to be held for `ttl_ms`."""
+
+    attempt: Attempt
+    reservation_id: str
+    ttl_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """A part of a reservation to be made one of a transaction, too."""
+
+    part: Part
+    transaction_id: str
+    deadline_ms: int
+
+
+class Decision:
+    """A transaction to be decided, before its deadline by the gate's clock, and remembered under a request id."""
+
+    __slots__ = ("body", "claim", "deadline_ms", "digest", "request_id", "transaction_id")
+
+    def __init__(self, claim: CombinedClaim, transaction_id: str, deadline_ms: int, request_id: str) -> None:
+        self.claim = claim
+        self.transaction_id = transaction_id
+        self.deadline_ms = deadline_ms
+        self.request_id = request_id
+        self.body = claim.to_json()
+        self.digest = zlib.crc32(self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A reservation to be noted, as the answer to the request that made it."""
+
+    reservation: Reservation
+    request_fingerprint: str
+    ttl_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """A reservation, and how it has ended, if it was decided."""
+
+    reservation: Reservation
+    end: Standing | Released | None
+
+
+class Holds:
+    """Every method raises Overloaded and Unavailable as those of `Checkout` do."""
+
+    def __init__(self, gate: Gate, lane: Lane, ttl_ms: int) -> None:
+        self._gate = gate
+        self._lane = lane
+        self._ttl_ms = ttl_ms
+        self._hold = Function(self._encode_hold, self._decode_hold)
+        self._reserve = Function(self._encode_reserve, self._decode_reserve)
+        self._pin = Function(self._encode_pin, _decode_pin)
+        self._release = Function(self._encode_release, _decode_release)
+        self._decide = Function(self._encode_decide, _decode_decision)
+        self._settle = Function(self._encode_settle, _decode_nothing)
+        self._forget = Function(self._encode_forget, _decode_nothing)
+        self._answer = Function(self._encode_answer, _decode_answered)
+        self._note = Function(self._encode_note, _decode_nothing)
+        self._noted = Function(self._encode_noted, _decode_noted)
+
+    # -- transactions ------------------------------------------------------------------------------------------------
+
+    async def hold(self, hold: Hold) -> Held | Refusal | Standing | Stale | Moved | Waiting:
+        """Takes one part of a transaction, until it is settled. Doing so again changes nothing."""
+        partition = self._gate.partition_of(hold.attempt.claim.campaign_id)
+        while isinstance(answer := await self._lane.submit(self._hold, partition, hold), Crowded):
+            pass
+        return answer
+
+    async def decide(self, decision: Decision) -> Redemption | Standing | Refusal | Released | Undone:
+        """Makes all parts of a transaction one redemption, in one atomic step, unless it was undone or is late, or the
+        request has its answer already. Raises RequestIdReused."""
+        return await self._lane.submit(self._decide, home_of(decision.transaction_id), decision)
+
+    async def settle(self, part: Part, redemption_id: str) -> None:
+        """Makes a redemption of a part whose transaction is decided, or undoes it with ''. Safe to do twice."""
+        partition = self._gate.partition_of(part.campaign_id)
+        await self._lane.submit(self._settle, partition, (part, redemption_id))
+
+    async def forget(self, transaction_id: str) -> None:
+        """All parts are settled: lets the decision expire."""
+        await self._lane.submit(self._forget, home_of(transaction_id), transaction_id)
+
+    async def remember(self, request_id: str, fingerprint: str, outcome: Refusal | Reserved) -> None:
+        """Remembers an outcome under a request id that has no answer yet, in the partition of the id."""
+        if isinstance(outcome, Reserved):
+            answer = f"Y {outcome.reservation_id}".encode()
+        else:
+            answer = encode_refusal(outcome, with_code=True)
+        await self._lane.submit(self._answer, self._gate.partition_of(request_id), (request_id, fingerprint, answer))
+
+    # -- reservations ------------------------------------------------------------------------------------------------
+
+    async def reserve(self, reserve: Reserve) -> Held | Reserved | Refusal | Standing | Stale | Moved | Waiting:
+        """Holds one part of a reservation until its time is over. Doing so again changes nothing."""
+        partition = self._gate.partition_of(reserve.attempt.claim.campaign_id)
+        while isinstance(answer := await self._lane.submit(self._reserve, partition, reserve), Crowded):
+            pass
+        return answer
+
+    async def note(self, note: Note) -> None:
+        """Notes a reservation under its id, and as the answer to its request."""
+        await self._lane.submit(self._note, home_of(note.reservation.id), note)
+
+    async def noted(self, reservation_id: str) -> Noted | None:
+        """The reservation of this id, or None."""
+        home = home_of(reservation_id)
+        if home >= self._gate.partitions:
+            return None
+        return await self._lane.submit(self._noted, home, reservation_id)
+
+    async def pin(self, pin: Pin) -> Held | Gone | Waiting | Refusal:
+        """Makes a part of a reservation one of a transaction, so that its time cannot end before that is settled."""
+        return await self._lane.submit(self._pin, self._gate.partition_of(pin.part.campaign_id), pin)
+
+    async def end_released(self, reservation: Reservation) -> Standing | Released:
+        """Decides that a reservation is given back, unless it was redeemed."""
+        item = (reservation.id, reservation.claim.fingerprint, b"L")
+        found = await self._lane.submit(self._answer, home_of(reservation.id), item)
+        assert isinstance(found, Standing | Released)
+        return found
+
+    async def release(self, part: Part) -> Gone | Waiting:
+        """Gives a part of a reservation back, unless it is one of a transaction at the moment."""
+        return await self._lane.submit(self._release, self._gate.partition_of(part.campaign_id), part)
+
+    # -- the wire format ---------------------------------------------------------------------------------------------
+
+    def _encode_hold(self, partition: int, holds: Sequence[Hold]) -> Command:
+        keys, token = self._gate.keys_and_token(partition)
+        items = [
+            (campaign_id, (*fields, hold.transaction_id, hold.deadline_ms))
+            for hold, (campaign_id, fields) in ((hold, hold.attempt.part) for hold in holds)
+        ]
+        return campaign_call("hold", keys, (keys.outbox, keys.pending), (token,), items)
+
+    def _encode_reserve(self, partition: int, reserves: Sequence[Reserve]) -> Command:
+        keys, token = self._gate.keys_and_token(partition)
+        items = [
+            (campaign_id, (*fields, reserve.reservation_id, reserve.ttl_ms))
+            for reserve, (campaign_id, fields) in ((reserve, reserve.attempt.part) for reserve in reserves)
+        ]
+        return campaign_call("reserve", keys, (keys.outbox, keys.holding), (token,), items)
+
+    def _encode_pin(self, partition: int, pins: Sequence[Pin]) -> Command:
+        keys, token = self._gate.keys_and_token(partition)
+        items = [
+            (pin.part.campaign_id, (pin.part.order_and_code, pin.part.holder_id, pin.transaction_id, pin.deadline_ms))
+            for pin in pins
+        ]
+        return campaign_call("pin", keys, (keys.outbox, keys.pending), (token,), items)
+
+    def _encode_release(self, partition: int, parts: Sequence[Part]) -> Command:
+        keys, token = self._gate.keys_and_token(partition)
+        items = [(part.campaign_id, (part.order_and_code, part.holder_id)) for part in parts]
+        return campaign_call("release", keys, (keys.outbox,), (token,), items)
+
+    def _encode_decide(self, partition: int, decisions: Sequence[Decision]) -> Command:
+        keys, token = self._gate.keys_and_token(partition)
+        names: list[str] = []
+        args: list[bytes | str | int] = [token, self._ttl_ms]
+        for decision in decisions:
+            names += (keys.transaction(decision.transaction_id), keys.request(decision.request_id))
+            args += (decision.claim.fingerprint, decision.deadline_ms, decision.digest, decision.body)
+        return function_call("decide", [keys.meta, keys.outbox, *names], args)
+
+    def _encode_settle(self, partition: int, settled: Sequence[tuple[Part, str]]) -> Command:
+        return settle_call(*self._gate.keys_and_token(partition), settled)
+
+    def _encode_forget(self, partition: int, transaction_ids: Sequence[str]) -> Command:
+        return forget_call(*self._gate.keys_and_token(partition), transaction_ids, self._ttl_ms)
+
+    def _encode_answer(self, partition: int, items: Sequence[tuple[str, str, bytes]]) -> Command:
+        keys, token = self._gate.keys_and_token(partition)
+        args: list[bytes | str | int] = [token, self._ttl_ms]
+        for _, fingerprint, answer in items:
+            args += (fingerprint, answer)
+        return function_call("answer", [keys.meta, *(keys.request(item[0]) for item in items)], args)
+
+    def _encode_note(self, partition: int, notes: Sequence[Note]) -> Command:
+        keys, token = self._gate.keys_and_token(partition)
+        names: list[str] = []
+        args: list[bytes | str | int] = [token, self._ttl_ms]
+        for note in notes:
+            reservation = note.reservation
+            names += (keys.reservation(reservation.id), keys.request(reservation.claim.request_id))
+            # Kept for as long after its end as requests are, so that a late confirmation gets its reason.
+            kept_ms = note.ttl_ms + self._ttl_ms
+            args += (note.request_fingerprint, kept_ms, f"Y {reservation.id}", reservation.to_json())
+        return function_call("note", [keys.meta, *names], args)
+
+    def _encode_noted(self, partition: int, reservation_ids: Sequence[str]) -> Command:
+        keys, token = self._gate.keys_and_token(partition)
+        names = [name for id_ in reservation_ids for name in (keys.reservation(id_), keys.request(id_))]
+        return function_call("noted", [keys.meta, *names], [token])
+
+    def _decode_hold(
+        self, partition: int, hold: Hold, answer: bytes
+    ) -> Held | Refusal | Standing | Stale | Moved | Waiting | Crowded:
+        match decode_for(hold.attempt, partition, answer, self._gate.clock.set):
+            case Held() | Refusal() | Standing() | Stale() | Moved() | Waiting() | Crowded() as found:
+                return found
+            case found:
+                raise _unexpected(found)
+
+    def _decode_reserve(
+        self, partition: int, reserve: Reserve, answer: bytes
+    ) -> Held | Reserved | Refusal | Standing | Stale | Moved | Waiting | Crowded:
+        match decode_for(reserve.attempt, partition, answer, self._gate.clock.set):
+            case Held() | Reserved() | Refusal() | Standing() | Stale() | Moved() | Waiting() | Crowded() as found:
+                return found
+            case found:
+                raise _unexpected(found)
+
+
+def _decode_pin(partition: int, pin: Pin, answer: bytes) -> Held | Gone | Waiting | Refusal:
+    code = pin.part.order_and_code.split(" ")[1]
+    match decode_answer(partition, code, answer.decode()):
+        case Held() | Gone() | Waiting() | Refusal() as found:
+            return found
+        case Missing():
+            raise Unavailable(f"campaign {pin.part.campaign_id} is being published; try again")
+        case found:
+            raise _unexpected(found)
+
+
+def _decode_release(partition: int, _part: Part, answer: bytes) -> Gone | Waiting:
+    match decode_answer(partition, "", answer.decode()):
+        case Gone() | Waiting() as found:
+            return found
+        case found:
+            raise _unexpected(found)
+
+
+def _decode_decision(
+    partition: int, decision: Decision, answer: bytes
+) -> Redemption | Standing | Refusal | Released | Undone:
+    claim = decision.claim
+    match decode_answer(partition, "", answer.decode(), (decision.digest, claim)):
+        case Redemption() | Standing() | Refusal() | Released() | Undone() as found:
+            return found
+        case Reused():
+            raise reused(claim.request_id)
+        case found:
+            raise _unexpected(found)
+
+
+def _decode_answered(partition: int, _item: object, answer: bytes) -> Answer:
+    return decode_answer(partition, "", answer.decode())
+
+
+def _decode_noted(partition: int, _reservation_id: str, reply: list[bytes | None]) -> Noted | None:
+    note, answer = reply
+    if note is None:
+        return None
+    match decode_answer(partition, "", answer.decode()) if answer else None:
+        case Standing() | Released() | None as end:
+            return Noted(Reservation.from_json(note), end)
+        case found:
+            raise _unexpected(found)
+
+
+def _decode_nothing(_partition: int, _item: object, _answer: object) -> None:
+    """Done is all there is to say."""
+
+
+def _unexpected(found: object) -> ValueError:
+    return ValueError(f"unexpected answer {found}")

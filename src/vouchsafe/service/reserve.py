@@ -1,0 +1,251 @@
+"""Reservations: what a redemption would take is held while the order is paid for, then redeemed, given back, or, when
+its time is over by the gate's clock, gone.
+
+All parts are held before the reservation is noted and answered; what is held and not noted ends by its time. To confirm
+is a transaction whose parts are held already: decided once, whoever asks how often.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from vouchsafe.domain.errors import NotFound, VouchsafeError
+from vouchsafe.domain.evaluator import timestamp_text
+from vouchsafe.domain.reasons import Reason, Refusal
+from vouchsafe.domain.redemption import Position, Redemption
+from vouchsafe.domain.reservation import Reservation
+from vouchsafe.gate.attempts import Gone, Held, Reserved, Standing, Waiting
+from vouchsafe.gate.checkout import Checkout
+from vouchsafe.gate.holds import Note, Noted, Pin, Reserve
+from vouchsafe.gate.transactions import Part, home_of, reservation_id
+from vouchsafe.service.combined import Answer, Plan, answer_of, claim_of, key_of, remember
+from vouchsafe.service.judge import RedeemRequest
+from vouchsafe.service.transactions import Patience, Problem, Step, Transactions
+
+log = structlog.get_logger()
+
+# So often a reservation that is held and not noted is waited for, a third of a second in all.
+WAITS_FOR_NOTE = 6
+
+
+@dataclass(frozen=True, slots=True)
+class ReserveAnswer:
+    """What a request to reserve is answered, with the codes that were left out and why."""
+
+    outcome: Reservation | Refusal
+    inapplicable: tuple[Refusal, ...] = ()
+    skipped: tuple[Refusal, ...] = ()
+
+
+class Reservations:
+    """`plan` says what the rules and the gate make of a request now, or why not; `get` reads a redemption. Every method
+    raises Unavailable and Overloaded as the gate does."""
+
+    def __init__(
+        self,
+        checkout: Checkout,
+        transactions: Transactions,
+        plan: Callable[[RedeemRequest], Awaitable[Plan | Answer]],
+        get: Callable[[Position], Awaitable[Redemption]],
+    ) -> None:
+        self._checkout = checkout
+        self._transactions = transactions
+        self._plan = plan
+        self._get = get
+        self._running: set[asyncio.Task[Reservation | Reserved | Part | Problem]] = set()
+
+    async def reserve(self, request: RedeemRequest, ttl_ms: int) -> ReserveAnswer:
+        """Holds every use for `ttl_ms`, or none and says why. Raises RequestIdReused.
+
+        One order has one reservation of a code: with the same contents it is answered again, its time unchanged; with
+        others it gives way, if the new one can be held.
+        """
+        fingerprint = _fingerprint(request, ttl_ms)
+        told = await self._checkout.claim_id(request.request_id, fingerprint)
+        patience = Patience()
+        while told is None:
+            plan = await self._plan(request)
+            if isinstance(plan, Answer):
+                await remember(self._checkout, request.request_id, fingerprint, plan.outcome)
+                assert isinstance(plan.outcome, Refusal)
+                return ReserveAnswer(plan.outcome, plan.inapplicable, plan.skipped)
+            match await self._unbroken(self._hold(request, plan, ttl_ms, fingerprint)):
+                case Reservation() as found:
+                    return _answer(found)
+                case Reserved() as found:
+                    await self._checkout.holds.remember(request.request_id, fingerprint, found)
+                    told = found
+                case Part() as unnoted:
+                    # Whoever holds it is about to note it, or is gone; then it gives way.
+                    if patience.waits < WAITS_FOR_NOTE:
+                        await patience.wait()
+                    else:
+                        await self._checkout.holds.release(unnoted)
+                case Standing(position):
+                    told = Refusal(Reason.ORDER_ALREADY_REDEEMED, request.codes[0], {"redemption_id": str(position)})
+                    await remember(self._checkout, request.request_id, fingerprint, told)
+                case Refusal(reason=Reason.ORDER_ALREADY_REDEEMED) as found:
+                    await remember(self._checkout, request.request_id, fingerprint, found)
+                    told = found
+                case _:
+                    # Somebody was faster, or the campaign or the time is another: planning again tells.
+                    await patience.wait()
+        if isinstance(told, Refusal):
+            return ReserveAnswer(told)
+        assert isinstance(told, Reserved)
+        return _answer((await self._noted(told.reservation_id)).reservation)
+
+    async def confirm(self, id_: str) -> Answer:
+        """Redeems what is held, once: the same answer however often this is asked. Raises NotFound."""
+        patience = Patience()
+        while True:
+            noted = await self._noted(id_)
+            if noted.end is not None:
+                return await self._ended(noted)
+            match await self._carry_out(noted.reservation):
+                case Redemption() as found:
+                    return answer_of(found)
+                case Gone(now_ms):
+                    noted = await self._noted(id_)
+                    if noted.end is not None:
+                        return await self._ended(noted)
+                    return Answer(_gone(noted.reservation, now_ms))
+                case Refusal(reason=Reason.ORDER_ALREADY_REDEEMED) as found:
+                    noted = await self._noted(id_)
+                    return Answer(found) if noted.end is None else await self._ended(noted)
+                case Refusal() as found:
+                    return Answer(found)
+                case _:
+                    await patience.wait()
+
+    async def release(self, id_: str) -> ReserveAnswer:
+        """Gives back what is held; again changes nothing. Raises NotFound."""
+        noted = await self._noted(id_)
+        reservation, end = noted.reservation, noted.end
+        if end is None:
+            end = await self._checkout.holds.end_released(reservation)
+        if isinstance(end, Standing):
+            return ReserveAnswer(_refusal(Reason.RESERVATION_CONFIRMED, reservation, redemption_id=str(end.position)))
+        await self._give_back(_parts(reservation))
+        return ReserveAnswer(reservation)
+
+    # -- steps -------------------------------------------------------------------------------------------------------
+
+    async def _unbroken(
+        self, work: Awaitable[Reservation | Reserved | Part | Problem]
+    ) -> Reservation | Reserved | Part | Problem:
+        """Finishes what is begun even if the caller goes away: nobody would know what was held."""
+        task = asyncio.ensure_future(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return await asyncio.shield(task)
+
+    async def _hold(
+        self, request: RedeemRequest, plan: Plan, ttl_ms: int, fingerprint: str
+    ) -> Reservation | Reserved | Part | Problem:
+        id_ = reservation_id(self._checkout.home(request.request_id), uuid.uuid4().hex)
+        held: dict[tuple[str, str], Held] = {}
+        parts: list[Part] = []
+        for attempt in sorted(plan.attempts, key=key_of):
+            part = Part(attempt.claim.campaign_id, attempt.order_and_code, id_)
+            try:
+                answer = await self._checkout.holds.reserve(Reserve(attempt.reserved_by(id_), id_, ttl_ms))
+            except VouchsafeError:
+                await self._try_to_give_back([*parts, part])
+                raise
+            if not isinstance(answer, Held):
+                await self._try_to_give_back(parts)
+                return await self._if_noted(part, answer) if isinstance(answer, Reserved) else answer
+            held[key_of(attempt)] = answer
+            parts.append(part)
+        expire_ms = min(one.expire_ms for one in held.values())
+        reservation = Reservation(id_, expire_ms, claim_of(request, plan, held, id_))
+        await self._checkout.holds.note(Note(reservation, fingerprint, ttl_ms))
+        await self._end_replaced({one.replaced for one in held.values()} - {""})
+        return reservation
+
+    async def _end_replaced(self, ids: set[str]) -> None:
+        """What else the reservations hold of which a part has given way."""
+        for id_ in ids:
+            noted = await self._checkout.holds.noted(id_)
+            if noted is not None:
+                await self._try_to_give_back(_parts(noted.reservation))
+
+    async def _if_noted(self, part: Part, found: Reserved) -> Reserved | Part:
+        """The reservation that the order has of a part; or the part, when that is none (yet, or any more)."""
+        noted = await self._checkout.holds.noted(found.reservation_id)
+        if noted is not None and noted.end is None:
+            return found
+        return Part(part.campaign_id, part.order_and_code, found.reservation_id)
+
+    async def _carry_out(self, reservation: Reservation) -> Redemption | Problem:
+        def step(part: Part) -> Step:
+            async def pin(transaction_id: str, deadline_ms: int) -> Held | Problem:
+                return await self._checkout.holds.pin(Pin(part, transaction_id, deadline_ms))
+
+            return Step((part.campaign_id, part.order_and_code), part.campaign_id, part.order_and_code, pin)
+
+        return await self._transactions.carry_out(
+            home_of(reservation.id),
+            [step(part) for part in _parts(reservation)],
+            lambda _held: reservation.claim,
+            reservation.id,
+        )
+
+    async def _noted(self, id_: str) -> Noted:
+        noted = await self._checkout.holds.noted(id_)
+        if noted is None:
+            raise NotFound(f"there is no reservation {id_}; one is kept for a day after its end")
+        return noted
+
+    async def _ended(self, noted: Noted) -> Answer:
+        """What a reservation has become."""
+        if isinstance(noted.end, Standing):
+            return answer_of(await self._get(noted.end.position))
+        return Answer(_refusal(Reason.RESERVATION_RELEASED, noted.reservation))
+
+    async def _give_back(self, parts: Sequence[Part]) -> None:
+        patience = Patience()
+        for part in parts:
+            # One that is being confirmed is waited for: that comes to nothing now.
+            while isinstance(await self._checkout.holds.release(part), Waiting):
+                await patience.wait()
+
+    async def _try_to_give_back(self, parts: Sequence[Part]) -> None:
+        """Gives back what it can; the rest ends by its time."""
+        try:
+            await self._give_back(parts)
+        except VouchsafeError as error:
+            log.warning("a reservation that is not wanted ends by its time", error=str(error))
+
+
+def _parts(reservation: Reservation) -> list[Part]:
+    order_id = reservation.claim.order_id
+    return [Part(one.campaign_id, f"{order_id} {one.code}", reservation.id) for one in reservation.applied]
+
+
+def _answer(reservation: Reservation) -> ReserveAnswer:
+    return ReserveAnswer(reservation, reservation.claim.inapplicable, reservation.claim.skipped)
+
+
+def _gone(reservation: Reservation, now_ms: int) -> Refusal:
+    """Why the order does not have the reservation any more, though nobody has given it back."""
+    if now_ms >= reservation.expire_ms:
+        return _refusal(Reason.RESERVATION_EXPIRED, reservation, expire_time=timestamp_text(reservation.expire_ms))
+    return _refusal(Reason.RESERVATION_REPLACED, reservation)
+
+
+def _refusal(reason: Reason, reservation: Reservation, **metadata: str) -> Refusal:
+    code = reservation.applied[0].code if len(reservation.applied) == 1 else ""
+    return Refusal(reason, code, {"reservation_id": reservation.id, **metadata})
+
+
+def _fingerprint(request: RedeemRequest, ttl_ms: int) -> str:
+    """That of the request to reserve: another than that of one to redeem the same."""
+    return hashlib.blake2b(f"reserve {ttl_ms} {request.fingerprint}".encode(), digest_size=16).hexdigest()

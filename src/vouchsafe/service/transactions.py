@@ -1,0 +1,157 @@
+"""Transactions over several codes: all of them or none, wherever their campaigns lie.
+
+Each part is held in the partition of its campaign, in an order that is the same for everybody: of two orders that want
+the same campaigns, one comes first everywhere, so they never stand in each other's way, and nobody ever waits for a
+hold. Then the whole is decided in one step, in the partition of its request id, and each part is settled by it. Whoever
+dies in between leaves parts behind a deadline; they count as used until the decision is asked for and settles them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from vouchsafe.domain.errors import Unavailable, VouchsafeError
+from vouchsafe.domain.reasons import Refusal
+from vouchsafe.domain.redemption import CombinedClaim, Redemption
+from vouchsafe.gate.attempts import Gone, Held, Moved, Released, Stale, Standing, Undone, Waiting
+from vouchsafe.gate.checkout import Checkout
+from vouchsafe.gate.gate import Gate
+from vouchsafe.gate.holds import Decision
+from vouchsafe.gate.transactions import Part, transaction_id
+from vouchsafe.service.persist import Outages, until_stopped
+
+log = structlog.get_logger()
+
+# How often somebody looks for what was left behind, and how much of it is dealt with in one go.
+SETTLE_INTERVAL_S = 0.5
+SETTLED_AT_ONCE = 500
+
+Problem = Refusal | Standing | Released | Stale | Moved | Waiting | Gone | Undone
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """How one part is held: `hold` is given the transaction's id and its deadline. `key` is its place in the order that
+    is the same for everybody."""
+
+    key: tuple[str, str]
+    campaign_id: str
+    order_and_code: str
+    hold: Callable[[str, int], Awaitable[Held | Problem]]
+
+
+class Transactions:
+    """Carries transactions out; each may take `hold_ms`. Every method raises Unavailable and Overloaded as the gate
+    does."""
+
+    def __init__(self, checkout: Checkout, hold_ms: int) -> None:
+        self._checkout = checkout
+        self._hold_ms = hold_ms
+        self._running: set[asyncio.Task[Redemption | Problem]] = set()
+
+    async def carry_out(
+        self,
+        home: int,
+        steps: Sequence[Step],
+        claim: Callable[[dict[tuple[str, str], Held]], CombinedClaim],
+        request_id: str,
+    ) -> Redemption | Problem:
+        """Redeems every part, or none and says why: `claim` is what is redeemed when all are held. Remembered under the
+        request id, whose partition is `home`. Raises RequestIdReused.
+
+        Finishes what is begun even if the caller goes away: parts that are left behind would wait for their deadline.
+        """
+        task = asyncio.ensure_future(self._carry_out(home, steps, claim, request_id))
+        self._running.add(task)  # the loop itself holds tasks only weakly
+        task.add_done_callback(self._running.discard)
+        return await asyncio.shield(task)
+
+    async def _carry_out(
+        self,
+        home: int,
+        steps: Sequence[Step],
+        claim: Callable[[dict[tuple[str, str], Held]], CombinedClaim],
+        request_id: str,
+    ) -> Redemption | Problem:
+        transaction = transaction_id(home, uuid.uuid4().hex)
+        deadline_ms = self._checkout.now_ms() + self._hold_ms
+        held: dict[tuple[str, str], Held] = {}
+        parts: list[Part] = []
+        for step in sorted(steps, key=lambda one: one.key):
+            part = Part(step.campaign_id, step.order_and_code, transaction)
+            try:
+                answer = await step.hold(transaction, deadline_ms)
+            except VouchsafeError:
+                # It may be held or not; undone now, it is not in the way of the repetition that is sure to come.
+                await self._settle([*parts, part], "")
+                raise
+            if not isinstance(answer, Held):
+                await self._settle(parts, "")
+                return answer
+            held[step.key] = answer
+            parts.append(part)
+        holds = self._checkout.holds
+        decided = await holds.decide(Decision(claim(held), transaction, deadline_ms, request_id))
+        if isinstance(decided, Redemption):
+            await self._settle(parts, decided.id)
+            await holds.forget(transaction)
+        else:
+            await self._settle(parts, "")
+        return decided
+
+    async def _settle(self, parts: Sequence[Part], redemption_id: str) -> None:
+        """Settles what it can; the rest is found behind its deadline."""
+        results = await asyncio.gather(
+            *(self._checkout.holds.settle(part, redemption_id) for part in parts), return_exceptions=True
+        )
+        for result in results:
+            if isinstance(result, VouchsafeError):
+                log.warning("a part of a redemption is settled later", error=str(result))
+            elif isinstance(result, BaseException):
+                raise result
+
+
+class Patience:
+    """Waits a little longer each time, for somebody who is about to finish; in the end raises Unavailable."""
+
+    def __init__(self, total_s: float = 3.0) -> None:
+        self._next_s = 0.004
+        self._left_s = total_s
+        self.waits = 0
+
+    async def wait(self) -> None:
+        """Waits, longer than the last time."""
+        if self._left_s <= 0:
+            raise Unavailable("another request for the same order is being decided; try again")
+        pause_s = self._next_s * random.uniform(0.5, 1.0)  # noqa: S311  # nobody gains by guessing it
+        self._next_s = min(self._next_s * 2, 0.25)
+        self._left_s -= pause_s
+        self.waits += 1
+        await asyncio.sleep(pause_s)
+
+
+async def settle_forever(gate: Gate, stop: asyncio.Event) -> None:
+    """Until `stop`: settles the parts that somebody has left behind, and gives back the reservations whose time is
+    over. Any number of processes may do so."""
+    await until_stopped(stop, _settle_overdue(gate))
+
+
+async def _settle_overdue(gate: Gate) -> None:
+    outages = Outages("transactions")
+    while True:
+        try:
+            while parts := await gate.overdue(SETTLED_AT_ONCE):
+                settled = await gate.settle(parts)
+                log.warning("settled what was left behind", parts=len(parts), settled=settled)
+            while await gate.expire(SETTLED_AT_ONCE):
+                pass
+            outages.end("overdue")
+        except Unavailable as error:
+            outages.begin("overdue", error)
+        await asyncio.sleep(SETTLE_INTERVAL_S)

@@ -31,8 +31,14 @@ from vouchsafe.v1.definition_pb2 import CampaignDefinition, Limits, Stacking
 from vouchsafe.v1.effect_pb2 import AmountOff, Effect, FreeShipping, PercentOff, Target, TargetKind
 from vouchsafe.v1.order_pb2 import Customer, Order, OrderLine
 from vouchsafe.v1.redemption_pb2 import AppliedCode, DiscountCap, LineDiscount, Offer, Redemption
-from vouchsafe.v1.redemption_service_pb2 import CodeTrace, ValidateAndRedeemResponse, ValidateResponse
+from vouchsafe.v1.redemption_service_pb2 import (
+    CodeTrace,
+    ReserveRedemptionResponse,
+    ValidateAndRedeemResponse,
+    ValidateResponse,
+)
 from vouchsafe.v1.refusal_pb2 import Refusal, RefusalReason
+from vouchsafe.v1.reservation_pb2 import Reservation
 from vouchsafe.v1.schedule_pb2 import Schedule
 
 __all__ = [
@@ -70,6 +76,8 @@ __all__ = [
     "Refusal",
     "RefusalReason",
     "RequestIdReused",
+    "Reservation",
+    "ReserveRedemptionResponse",
     "Schedule",
     "Sequencing",
     "ServerError",

@@ -22,9 +22,14 @@ from vouchsafe.v1.combining_pb2 import Combining
 from vouchsafe.v1.definition_pb2 import CampaignDefinition
 from vouchsafe.v1.order_pb2 import Customer, Order
 from vouchsafe.v1.redemption_pb2 import Offer, Redemption
-from vouchsafe.v1.redemption_service_pb2 import ValidateAndRedeemResponse, ValidateResponse
+from vouchsafe.v1.redemption_service_pb2 import (
+    ReserveRedemptionResponse,
+    ValidateAndRedeemResponse,
+    ValidateResponse,
+)
 from vouchsafe.v1.redemption_service_pb2_grpc import RedemptionServiceStub
 from vouchsafe.v1.refusal_pb2 import Refusal
+from vouchsafe.v1.reservation_pb2 import Reservation
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -125,6 +130,41 @@ class Client:
             codes=codes, customer=customer, order=order, combining=combining, explain=explain
         )
         return await self._call(lambda: next(self._redemptions).Validate, request)
+
+    async def reserve(
+        self,
+        codes: Sequence[str],
+        customer: Customer,
+        order: Order,
+        *,
+        ttl_s: float | None = None,
+        combining: Combining | None = None,
+        request_id: str | None = None,
+    ) -> ReserveRedemptionResponse:
+        """Holds what redeeming the codes would take, for `ttl_s` (None: the server's 15 minutes): the reservation or
+        the refusal, and the codes left out with their reasons. As safe to repeat as `redeem`."""
+        request = redemptions_pb.ReserveRedemptionRequest(
+            request_id=request_id or str(uuid.uuid4()), codes=codes, customer=customer, order=order, combining=combining
+        )
+        if ttl_s is not None:
+            request.ttl.FromMilliseconds(round(ttl_s * 1000))
+        try:
+            return await self._call(lambda: next(self._redemptions).ReserveRedemption, request)
+        except ClientError as error:
+            error.request_id = request.request_id
+            raise
+
+    async def confirm(self, reservation_id: str) -> Redemption | Refusal:
+        """Redeems what is held; again answers the same. Raises NotFound."""
+        request = redemptions_pb.ConfirmRedemptionRequest(reservation_id=reservation_id)
+        response = await self._call(lambda: next(self._redemptions).ConfirmRedemption, request)
+        return response.redemption if response.HasField("redemption") else response.refusal
+
+    async def release(self, reservation_id: str) -> Reservation | Refusal:
+        """Gives back what is held; again answers the same. Raises NotFound."""
+        request = redemptions_pb.ReleaseRedemptionRequest(reservation_id=reservation_id)
+        response = await self._call(lambda: next(self._redemptions).ReleaseRedemption, request)
+        return response.reservation if response.HasField("reservation") else response.refusal
 
     async def get_redemption(self, redemption_id: str) -> Redemption:
         """One redemption by its id. Raises NotFound."""

@@ -22,6 +22,7 @@ from vouchsafe.service.campaigns import Campaigns
 from vouchsafe.service.persist import Persister
 from vouchsafe.service.recover import open_partitions, reconcile_forever
 from vouchsafe.service.redeem import Redeem
+from vouchsafe.service.rollback import return_forever
 from vouchsafe.service.transactions import settle_forever
 from vouchsafe.settings import Settings
 
@@ -92,13 +93,17 @@ async def _persist(settings: Settings, stop: asyncio.Event) -> None:
         def outbox(partition: int, epoch: int) -> Outbox:
             return Outbox(settings.valkey_url, partition, installation.id, epoch, settings.gate_timeout_ms)
 
-        run = Persister(stores.ledger, installation, outbox, settings).run(stop)
-        await asyncio.gather(
-            run,
-            reconcile_forever(stores.gate, stores.ledger, stop),
-            settle_forever(stores.gate, stop),
-            _watch(stores, None, stop),
-        )
+        checkout = Checkout(stores.gate, settings)
+        try:
+            await asyncio.gather(
+                Persister(stores.ledger, installation, outbox, settings).run(stop),
+                reconcile_forever(stores.gate, stores.ledger, stop),
+                settle_forever(stores.gate, stop),
+                return_forever(stores.gate, checkout, stop),
+                _watch(stores, None, stop),
+            )
+        finally:
+            await checkout.close()
     log.info("persister stopped")
 
 

@@ -11,6 +11,7 @@ from vouchsafe.domain.conditions import Basis, CelExpression, Condition
 from vouchsafe.domain.effects import Effect
 from vouchsafe.domain.limits import Limits
 from vouchsafe.domain.lines import LineSelector
+from vouchsafe.domain.rollback import RollbackPolicy
 from vouchsafe.domain.schedule import Schedule
 
 
@@ -56,6 +57,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     expression: CelExpression | None = None
     code_validity_ms: int | None = None
     stacking: Stacking = Stacking()
+    rollback: RollbackPolicy = RollbackPolicy()
 
     def to_json(self) -> str:
         """The form in which ledger and gate keep it; `from_json` reads it back."""

@@ -33,6 +33,9 @@ from vouchsafe.domain.rules import (
 from vouchsafe.domain.schedule import Calendar
 from vouchsafe.domain.takes import Taker
 
+# Why what is left of an order gets no discount any more.
+ABOUT_LINES = (Reason.ITEMS_NOT_ELIGIBLE, Reason.QUANTITY_OUT_OF_RANGE, Reason.AMOUNT_OUT_OF_RANGE)
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -131,6 +134,14 @@ class Evaluator:
             note = f"less because of {', '.join(discount.caps)}" if discount.caps else ""
             trace.append(TraceEntry("effects", "something off", saw, discount.has_effect, note))
         return discount if discount.has_effect else Refusal(Reason.NO_EFFECT, facts.code.code)
+
+    def reprice(self, basket: Basket, code: CodeEntry) -> Discount:
+        """What the campaign gives on what is left of an order that was redeemed: of its conditions, only those on
+        lines, quantities and amounts are asked, and what it was used by and when stays as it was."""
+        facts = Facts(Customer(id=""), basket, self._eligible(basket.order), code, 0)
+        if not all(rule.holds(facts) for rule in self._rules if rule.reason in ABOUT_LINES):
+            return Discount(0, 0)
+        return self._pricer.price(basket, facts.eligible)
 
     def ceiling_minor(self, order: Order) -> int:
         """No less than what the campaign takes off the order, whatever other codes have taken off before."""

@@ -23,13 +23,15 @@ class Cap(StrEnum):
 
 
 class LineDiscount(msgspec.Struct, frozen=True, gc=False):
-    """What is taken off the line with this index: `desired_minor` by the effects alone, `applied_minor` within caps."""
+    """What is taken off the line with this index, of so many units: `desired_minor` by the effects alone,
+    `applied_minor` within caps."""
 
     line: int
     sku: str
     desired_minor: int
     applied_minor: int
     caps: tuple[Cap, ...] = ()
+    quantity: int = 0
 
 
 class GrantedUnits(msgspec.Struct, frozen=True, gc=False):
@@ -121,7 +123,7 @@ class Pricer:
         return Discount(
             applied_minor,
             desired_minor,
-            tuple([LineDiscount(index, lines[index].sku, *tally[index]) for index in sorted(tally)]),
+            tuple([LineDiscount(i, lines[i].sku, *tally[i], lines[i].quantity) for i in sorted(tally)]),
             basket.shipping_left - shipping_left,
             tuple(granted),
             caps,

@@ -25,6 +25,7 @@ from vouchsafe.gate.gate import Gate, decode_status, describe_call
 from vouchsafe.gate.holds import Holds
 from vouchsafe.gate.lanes import Function, Lane
 from vouchsafe.gate.outbox import event_from_fields
+from vouchsafe.gate.returns import Returns
 from vouchsafe.gate.transactions import campaign_call
 from vouchsafe.settings import Settings
 
@@ -32,7 +33,7 @@ from vouchsafe.settings import Settings
 class Checkout:
     """Decides redemptions. Every method raises Overloaded when too much waits, Unavailable when Valkey is out of
     reach or the partition is not open; after Unavailable it is not known what was decided, and repeating the same
-    request finds out. `holds` is what else they ask for, over the same connection.
+    request finds out. `holds` and `returns` are what else they ask for, over the same connection.
     """
 
     def __init__(self, gate: Gate, settings: Settings) -> None:
@@ -44,6 +45,7 @@ class Checkout:
             max_waiting=settings.max_waiting,
         )
         self.holds = Holds(gate, self._lane, settings.request_ttl_ms)
+        self.returns = Returns(gate, self._lane, settings.request_ttl_ms)
         self._resolve = Function(self._encode_resolve, _decode_resolve)
         self._describe = Function(self._encode_describe, _decode_definition)
         self._claim = Function(self._encode_claim, _decode_claim)

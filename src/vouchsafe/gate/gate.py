@@ -17,6 +17,8 @@ from redis.exceptions import ResponseError
 from vouchsafe.domain.campaign import Campaign, CampaignStatus, CodeEntry, Definition
 from vouchsafe.domain.errors import Misconfigured, Unavailable
 from vouchsafe.domain.redemption import STREAM_START, EventKind, StreamId
+from vouchsafe.domain.rollback import Rollback, RollbackClaim
+from vouchsafe.gate.attempts import decode_place
 from vouchsafe.gate.connection import CLOSED, Command, Connection, as_unavailable, function_call
 from vouchsafe.gate.keys import Keys, partition_of
 from vouchsafe.gate.transactions import Part, by_home, decided_place, forget_call, home_of, settle_call
@@ -267,6 +269,22 @@ class Gate:
                 expired += len(ids)
         await self._call(*expiring)
         return expired
+
+    # -- rollbacks ---------------------------------------------------------------------------------------------------
+
+    async def returning(self) -> list[Rollback]:
+        """Rollbacks that are decided, in the partitions that are open, of which not everything may have come back."""
+        partitions = list(self._tokens)
+        calls = []
+        for partition in partitions:
+            keys, token = self.keys_and_token(partition)
+            calls.append(function_call("returning", [keys.meta, keys.returning], [token]))
+        found = []
+        for partition, flat in zip(partitions, await self._call(*calls), strict=True):
+            for place, body in zip(flat[::2], flat[1::2], strict=True):
+                position = decode_place(partition, place.decode())
+                found.append(Rollback(position, position.stream_id.ms, RollbackClaim.from_json(body)))
+        return found
 
     async def waiting_events(self) -> int:
         """How many events of all partitions the ledger does not hold yet."""

@@ -18,6 +18,7 @@ from vouchsafe.domain.campaign import Campaign, CampaignState, CodeEntry, Defini
 from vouchsafe.domain.errors import AlreadyExists, Misconfigured, VouchsafeError
 from vouchsafe.domain.pricing import Discount
 from vouchsafe.domain.redemption import Claim, CombinedClaim, Event, EventKind, Position, Redemption, StreamId
+from vouchsafe.domain.rollback import Rollback, RollbackClaim
 from vouchsafe.ledger.connection import (
     Rejected,
     check_server,
@@ -235,13 +236,23 @@ class Ledger:
         return Redemption(position, _milliseconds(row["redeemed_at"]), Claim(discount=discount, **values))
 
     async def _get_combined(self, position: Position) -> Redemption | None:
-        partition, epoch, stream_id = position
-        if epoch > MAX_EPOCH:  # an id may name what no row can have
-            return None
-        row = await self._fetchrow("get_combined", partition, epoch, *stream_id)
+        row = await self._get_event(position, EventKind.COMBINED)
         if row is None:
             return None
         return Redemption(position, _milliseconds(row["at"]), CombinedClaim.from_json(row["body"]))
+
+    async def get_rollback(self, position: Position) -> Rollback | None:
+        """The rollback at a position, or None."""
+        row = await self._get_event(position, EventKind.ROLLED_BACK)
+        if row is None:
+            return None
+        return Rollback(position, _milliseconds(row["at"]), RollbackClaim.from_json(row["body"]))
+
+    async def _get_event(self, position: Position, kind: EventKind) -> asyncpg.Record | None:
+        partition, epoch, stream_id = position
+        if epoch > MAX_EPOCH:  # an id may name what no row can have
+            return None
+        return await self._fetchrow("get_event", partition, epoch, *stream_id, kind.value)
 
     async def count_redemptions(self, campaign_id: str) -> int:
         """How many redemptions of a campaign the ledger holds."""

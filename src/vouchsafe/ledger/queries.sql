@@ -138,6 +138,20 @@ with moved as (
         combined_id text
     )
     where w.kind = 'redeemed'
+), returned as (
+    insert into returns (
+        partition, epoch, event_ms, event_seq, returned_at, campaign_id, code, customer_id, redemption_id, rollback_id,
+        uses, discount_minor
+    )
+    select
+        w.partition, w.epoch, w.ms, w.seq, w.at, r.campaign_id, r.code, r.customer_id, r.redemption_id, r.rollback_id,
+        coalesce(r.uses, 0), r.discount_minor
+    from written as w
+    cross join json_to_record(w.body) as r (
+        campaign_id text, code text, customer_id text, redemption_id text, rollback_id text, uses bigint,
+        discount_minor bigint
+    )
+    where w.kind = 'returned'
 ), stated as (
     update campaigns as c set state = s.state, pause_reason = s.pause_reason
     from moved cross join unnest($13::text[], $14::text[], $15::text[]) as s (id, state, pause_reason)
@@ -154,27 +168,33 @@ join events as e
     on e.partition = r.partition and e.epoch = r.epoch and e.ms = r.event_ms and e.seq = r.event_seq
 where r.id = $1;
 
--- name: get_combined
--- The event that decided a redemption of several codes.
-select at, body from events where partition = $1 and epoch = $2 and ms = $3 and seq = $4 and kind = 'combined';
+-- name: get_event
+-- The event at a place, if it is of a kind.
+select at, body from events where partition = $1 and epoch = $2 and ms = $3 and seq = $4 and kind = $5;
 
 -- name: count_redemptions
 -- How many redemptions of a campaign the ledger holds.
 select count(*) from redemptions where campaign_id = $1;
 
 -- name: campaign_counters
--- What the book holds of a campaign, and up to where it holds everything of its partition: one statement, so that both
--- are of one moment.
+-- What the book holds of a campaign, less what has come back, and up to where it holds everything of its partition: one
+-- statement, so that all is of one moment.
+with moved as (
+    select customer_id, 1 as uses, discount_minor from redemptions where campaign_id = $1
+    union all
+    select customer_id, -uses, -discount_minor from returns where campaign_id = $1
+), by_customer as (
+    select customer_id, sum(uses) as uses, sum(discount_minor) as discount_minor from moved group by customer_id
+)
 select
-    count(*) as redeemed_count, coalesce(sum(r.discount_minor), 0)::bigint as discount_minor,
-    count(distinct r.customer_id) as customer_count,
+    coalesce(sum(c.uses), 0)::bigint as redeemed_count, coalesce(sum(c.discount_minor), 0)::bigint as discount_minor,
+    count(*) filter (where c.uses > 0) as customer_count,
     (
         select p.partition || '-' || p.epoch || '-' || p.offset_ms || '-' || p.offset_seq
         from partitions as p
         where p.partition = $2
     ) as position
-from redemptions as r
-where r.campaign_id = $1;
+from by_customer as c;
 
 -- name: redemptions_after_pause
 -- How many redemptions of a campaign stand behind its first pause and before the resumption that follows, if one does.

@@ -79,6 +79,15 @@ class Judge:
         for campaign_id in campaign_ids:
             self._evaluators.discard(campaign_id)
 
+    async def newest(self, campaign_ids: Sequence[str]) -> list[Evaluator]:
+        """The campaigns as they are defined now, compiled. Raises Unavailable when the gate lacks one."""
+        found = await asyncio.gather(*(self._checkout.definition(campaign_id) for campaign_id in campaign_ids))
+        for campaign in found:
+            cached = campaign and self._evaluators.get(campaign.id)
+            if campaign and cached and cached.campaign.version != campaign.version:
+                self.forget([campaign.id])
+        return [await self._evaluator(campaign_id) for campaign_id in campaign_ids]
+
     async def _resolve(self, code: str) -> CodeEntry | None:
         entry = self._codes.get(code)
         if entry is None:

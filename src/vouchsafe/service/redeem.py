@@ -18,6 +18,7 @@ from vouchsafe.ledger.ledger import Ledger
 from vouchsafe.service.combined import Answer, Combined, Plan
 from vouchsafe.service.judge import Judge, RedeemRequest
 from vouchsafe.service.reserve import Reservations
+from vouchsafe.service.rollback import Rollbacks
 from vouchsafe.service.transactions import Patience, Transactions
 
 # A definition may change between reading and deciding, and so may the answer of the clock; more often than this in a
@@ -70,6 +71,7 @@ class Redeem:
         transactions = Transactions(checkout, hold_ms)
         self._combined = Combined(checkout, transactions, self._plan, self.get)
         self.reservations = Reservations(checkout, transactions, self._plan, self.get)
+        self.rollbacks = Rollbacks(checkout, ledger, self._judge, self.get)
 
     async def redeem(self, request: RedeemRequest) -> Answer:
         """Takes the uses, or says why not. Raises RequestIdReused.

@@ -13,6 +13,7 @@ from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from vouchsafe.v1 import condition_pb2 as _condition_pb2
 from vouchsafe.v1 import effect_pb2 as _effect_pb2
 from vouchsafe.v1 import line_selector_pb2 as _line_selector_pb2
+from vouchsafe.v1 import rollback_pb2 as _rollback_pb2
 from vouchsafe.v1 import schedule_pb2 as _schedule_pb2
 import builtins as _builtins
 import sys
@@ -378,6 +379,7 @@ class CampaignDefinition(_message.Message):
     EXPRESSION_FIELD_NUMBER: _builtins.int
     CODE_VALIDITY_FIELD_NUMBER: _builtins.int
     STACKING_FIELD_NUMBER: _builtins.int
+    ROLLBACK_FIELD_NUMBER: _builtins.int
     display_name: _builtins.str
     """A name for people, 1 to 200 characters, none of them a control character. Required."""
     currency_code: _builtins.str
@@ -428,6 +430,10 @@ class CampaignDefinition(_message.Message):
     def stacking(self) -> Global___Stacking:
         """How it behaves beside other codes on one order. Unset: it combines with joint codes only."""
 
+    @_builtins.property
+    def rollback(self) -> _rollback_pb2.RollbackPolicy:
+        """What it gets back when a redemption of it is rolled back. Unset: all of it."""
+
     def __init__(
         self,
         *,
@@ -443,10 +449,11 @@ class CampaignDefinition(_message.Message):
         expression: _condition_pb2.CelExpression | None = ...,
         code_validity: _duration_pb2.Duration | None = ...,
         stacking: Global___Stacking | None = ...,
+        rollback: _rollback_pb2.RollbackPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["code_validity", b"code_validity", "eligible_lines", b"eligible_lines", "end_time", b"end_time", "expression", b"expression", "limits", b"limits", "schedule", b"schedule", "stacking", b"stacking", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["code_validity", b"code_validity", "eligible_lines", b"eligible_lines", "end_time", b"end_time", "expression", b"expression", "limits", b"limits", "rollback", b"rollback", "schedule", b"schedule", "stacking", b"stacking", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code_validity", b"code_validity", "conditions", b"conditions", "currency_code", b"currency_code", "display_name", b"display_name", "effects", b"effects", "eligible_lines", b"eligible_lines", "end_time", b"end_time", "expression", b"expression", "limits", b"limits", "schedule", b"schedule", "stacking", b"stacking", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code_validity", b"code_validity", "conditions", b"conditions", "currency_code", b"currency_code", "display_name", b"display_name", "effects", b"effects", "eligible_lines", b"eligible_lines", "end_time", b"end_time", "expression", b"expression", "limits", b"limits", "rollback", b"rollback", "schedule", b"schedule", "stacking", b"stacking", "start_time", b"start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

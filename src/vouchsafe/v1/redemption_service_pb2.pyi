@@ -13,6 +13,7 @@ from vouchsafe.v1 import order_pb2 as _order_pb2
 from vouchsafe.v1 import redemption_pb2 as _redemption_pb2
 from vouchsafe.v1 import refusal_pb2 as _refusal_pb2
 from vouchsafe.v1 import reservation_pb2 as _reservation_pb2
+from vouchsafe.v1 import rollback_pb2 as _rollback_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -493,6 +494,80 @@ class ReleaseRedemptionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
 
 Global___ReleaseRedemptionResponse: _TypeAlias = ReleaseRedemptionResponse  # noqa: Y015
+
+@_typing.final
+class RollbackRedemptionRequest(_message.Message):
+    """Request of RollbackRedemption."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    REDEMPTION_ID_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The caller's id of this request, as ValidateAndRedeemRequest.request_id. Required."""
+    redemption_id: _builtins.str
+    """Redemption.id. Required."""
+    reason: _builtins.str
+    """Why, for those who look later, at most 500 characters, none of them a control character."""
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[_rollback_pb2.ReturnedLine]:
+        """What comes back, at most 1,000 lines, none twice. Empty: all that is left."""
+
+    @_builtins.property
+    def order(self) -> _order_pb2.Order:
+        """The order as it was redeemed. Required when units come back and one of the campaigns evaluates what is left again."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        redemption_id: _builtins.str = ...,
+        lines: _abc.Iterable[_rollback_pb2.ReturnedLine] | None = ...,
+        order: _order_pb2.Order | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lines", b"lines", "order", b"order", "reason", b"reason", "redemption_id", b"redemption_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollbackRedemptionRequest: _TypeAlias = RollbackRedemptionRequest  # noqa: Y015
+
+@_typing.final
+class RollbackRedemptionResponse(_message.Message):
+    """Response of RollbackRedemption."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLLBACK_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rollback(self) -> _rollback_pb2.Rollback:
+        """It was taken back."""
+
+    @_builtins.property
+    def refusal(self) -> _refusal_pb2.Refusal:
+        """It was not, and nothing has changed."""
+
+    def __init__(
+        self,
+        *,
+        rollback: _rollback_pb2.Rollback | None = ...,
+        refusal: _refusal_pb2.Refusal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "refusal", b"refusal", "rollback", b"rollback"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "refusal", b"refusal", "rollback", b"rollback"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["rollback", "refusal"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___RollbackRedemptionResponse: _TypeAlias = RollbackRedemptionResponse  # noqa: Y015
 
 @_typing.final
 class GetRedemptionRequest(_message.Message):

@@ -60,6 +60,11 @@ class RedemptionServiceStub:
                 request_serializer=vouchsafe_dot_v1_dot_redemption__service__pb2.ReleaseRedemptionRequest.SerializeToString,
                 response_deserializer=vouchsafe_dot_v1_dot_redemption__service__pb2.ReleaseRedemptionResponse.FromString,
                 _registered_method=True)
+        self.RollbackRedemption = channel.unary_unary(
+                '/vouchsafe.v1.RedemptionService/RollbackRedemption',
+                request_serializer=vouchsafe_dot_v1_dot_redemption__service__pb2.RollbackRedemptionRequest.SerializeToString,
+                response_deserializer=vouchsafe_dot_v1_dot_redemption__service__pb2.RollbackRedemptionResponse.FromString,
+                _registered_method=True)
         self.GetRedemption = channel.unary_unary(
                 '/vouchsafe.v1.RedemptionService/GetRedemption',
                 request_serializer=vouchsafe_dot_v1_dot_redemption__service__pb2.GetRedemptionRequest.SerializeToString,
@@ -115,6 +120,15 @@ class RedemptionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RollbackRedemption(self, request, context):
+        """Takes a redemption back, whole or in part, however old it is; also while the campaign is paused, or over. What comes
+        back to the campaign, it says itself (RollbackPolicy). Safe to repeat with the same request_id. NOT_FOUND when there
+        is no such redemption.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetRedemption(self, request, context):
         """Looks a redemption up by its id. NOT_FOUND when there is none.
         """
@@ -149,6 +163,11 @@ def add_RedemptionServiceServicer_to_server(servicer, server):
                     servicer.ReleaseRedemption,
                     request_deserializer=vouchsafe_dot_v1_dot_redemption__service__pb2.ReleaseRedemptionRequest.FromString,
                     response_serializer=vouchsafe_dot_v1_dot_redemption__service__pb2.ReleaseRedemptionResponse.SerializeToString,
+            ),
+            'RollbackRedemption': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollbackRedemption,
+                    request_deserializer=vouchsafe_dot_v1_dot_redemption__service__pb2.RollbackRedemptionRequest.FromString,
+                    response_serializer=vouchsafe_dot_v1_dot_redemption__service__pb2.RollbackRedemptionResponse.SerializeToString,
             ),
             'GetRedemption': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRedemption,
@@ -292,6 +311,33 @@ class RedemptionService:
             '/vouchsafe.v1.RedemptionService/ReleaseRedemption',
             vouchsafe_dot_v1_dot_redemption__service__pb2.ReleaseRedemptionRequest.SerializeToString,
             vouchsafe_dot_v1_dot_redemption__service__pb2.ReleaseRedemptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollbackRedemption(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vouchsafe.v1.RedemptionService/RollbackRedemption',
+            vouchsafe_dot_v1_dot_redemption__service__pb2.RollbackRedemptionRequest.SerializeToString,
+            vouchsafe_dot_v1_dot_redemption__service__pb2.RollbackRedemptionResponse.FromString,
             options,
             channel_credentials,
             insecure,

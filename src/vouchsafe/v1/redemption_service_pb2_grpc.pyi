@@ -56,6 +56,11 @@ class RedemptionServiceStub:
     """Gives back what is held. Safe to repeat, also when the time was over. Refused when it was confirmed: roll the
     redemption back then. NOT_FOUND as ConfirmRedemption.
     """
+    RollbackRedemption: _grpc.UnaryUnaryMultiCallable[_redemption_service_pb2.RollbackRedemptionRequest, _redemption_service_pb2.RollbackRedemptionResponse]
+    """Takes a redemption back, whole or in part, however old it is; also while the campaign is paused, or over. What comes
+    back to the campaign, it says itself (RollbackPolicy). Safe to repeat with the same request_id. NOT_FOUND when there
+    is no such redemption.
+    """
     GetRedemption: _grpc.UnaryUnaryMultiCallable[_redemption_service_pb2.GetRedemptionRequest, _redemption_service_pb2.GetRedemptionResponse]
     """Looks a redemption up by its id. NOT_FOUND when there is none."""
 
@@ -86,6 +91,11 @@ class RedemptionServiceAsyncStub(RedemptionServiceStub):
     ReleaseRedemption: _aio.UnaryUnaryMultiCallable[_redemption_service_pb2.ReleaseRedemptionRequest, _redemption_service_pb2.ReleaseRedemptionResponse]  # type: ignore[assignment]
     """Gives back what is held. Safe to repeat, also when the time was over. Refused when it was confirmed: roll the
     redemption back then. NOT_FOUND as ConfirmRedemption.
+    """
+    RollbackRedemption: _aio.UnaryUnaryMultiCallable[_redemption_service_pb2.RollbackRedemptionRequest, _redemption_service_pb2.RollbackRedemptionResponse]  # type: ignore[assignment]
+    """Takes a redemption back, whole or in part, however old it is; also while the campaign is paused, or over. What comes
+    back to the campaign, it says itself (RollbackPolicy). Safe to repeat with the same request_id. NOT_FOUND when there
+    is no such redemption.
     """
     GetRedemption: _aio.UnaryUnaryMultiCallable[_redemption_service_pb2.GetRedemptionRequest, _redemption_service_pb2.GetRedemptionResponse]  # type: ignore[assignment]
     """Looks a redemption up by its id. NOT_FOUND when there is none."""
@@ -144,6 +154,17 @@ class RedemptionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_redemption_service_pb2.ReleaseRedemptionResponse, _abc.Awaitable[_redemption_service_pb2.ReleaseRedemptionResponse]]:
         """Gives back what is held. Safe to repeat, also when the time was over. Refused when it was confirmed: roll the
         redemption back then. NOT_FOUND as ConfirmRedemption.
+        """
+
+    @_abc_1.abstractmethod
+    def RollbackRedemption(
+        self,
+        request: _redemption_service_pb2.RollbackRedemptionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_redemption_service_pb2.RollbackRedemptionResponse, _abc.Awaitable[_redemption_service_pb2.RollbackRedemptionResponse]]:
+        """Takes a redemption back, whole or in part, however old it is; also while the campaign is paused, or over. What comes
+        back to the campaign, it says itself (RollbackPolicy). Safe to repeat with the same request_id. NOT_FOUND when there
+        is no such redemption.
         """
 
     @_abc_1.abstractmethod

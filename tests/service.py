@@ -65,6 +65,14 @@ class Service(LocalService):
         """SIGTERM; the test goes on while it drains."""
         self._children["serve"].terminate()
 
+    def wait_for_server(self) -> int:
+        """Its exit status, once it has ended."""
+        return self._children["serve"].wait(SETTLE_S)
+
+    def said(self, command: str) -> str:
+        """The log of the server or the persister."""
+        return self._log(command).read_text()
+
     def stop_postgres(self) -> None:
         self._postgres.stop()
 

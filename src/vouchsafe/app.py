@@ -24,6 +24,7 @@ from vouchsafe.service.recover import open_partitions, reconcile_forever
 from vouchsafe.service.redeem import Redeem
 from vouchsafe.service.rollback import return_forever
 from vouchsafe.service.transactions import settle_forever
+from vouchsafe.service.watch import Watch
 from vouchsafe.settings import Settings
 
 log = structlog.get_logger()
@@ -66,6 +67,8 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
                 # Before the first call, so that none is told that a healthy gate has lost its data.
                 with contextlib.suppress(Unavailable):
                     await open_partitions(stores.gate, stores.ledger, stores.installation)
+                campaigns = Campaigns(stores.gate, stores.ledger, has_identity_secret=bool(settings.identity_secret))
+                watch = Watch(campaigns.stats, max_watchers=settings.max_watchers)
                 server.open(
                     Redeem(
                         checkout,
@@ -73,9 +76,12 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
                         hold_ms=settings.combined_hold_ms,
                         identity_secret=settings.identity_secret,
                     ),
-                    Campaigns(stores.gate, stores.ledger, has_identity_secret=bool(settings.identity_secret)),
+                    campaigns,
+                    watch,
                 )
                 await _watch(stores, server, stop)
+                # Watchers would never finish by themselves.
+                watch.close()
                 await server.stop(settings.shutdown_grace_ms)
             finally:
                 await checkout.close()

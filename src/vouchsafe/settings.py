@@ -36,6 +36,12 @@ class Settings(BaseSettings):
         le=1_000_000,
         description="Items that may wait for the gate in a worker; more are RESOURCE_EXHAUSTED.",
     )
+    max_watchers: int = Field(
+        1_000,
+        ge=1,
+        le=100_000,
+        description="Callers that may watch campaigns in a worker at the same time; more are RESOURCE_EXHAUSTED.",
+    )
     batch_size: int = Field(128, ge=1, le=1024, description="Items that one call of a gate function decides at most.")
     gate_timeout_ms: int = Field(1_000, ge=10, le=60_000, description="How long the gate may take for an answer.")
     ledger_timeout_ms: int = Field(5_000, ge=10, le=60_000, description="How long the ledger may take for an answer.")

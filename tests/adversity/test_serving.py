@@ -144,13 +144,14 @@ def test_a_server_that_comes_before_its_stores_lives_and_then_becomes_ready(
     assert health(settings, "vouchsafe.v1.RedemptionService") == "NOT_SERVING"
     assert health(settings, "nobody") == "NOT_FOUND"
 
-    async def ask() -> str:
+    async def ask() -> None:
         async with Client(f"127.0.0.1:{settings.port}", timeout_s=0.5) as client:
-            with pytest.raises(ClientError) as caught:
-                await client.get_campaign("x")
-        return caught.value.code.name
+            for question in (client.get_campaign("x"), anext(client.watch_campaign("x"))):
+                with pytest.raises(ClientError, match="the server is starting") as caught:
+                    await question
+                assert caught.value.code.name == "UNAVAILABLE"
 
-    assert asyncio.run(ask()) == "UNAVAILABLE"
+    asyncio.run(ask())
     with postgres, valkey:
         until(lambda: health(settings, "readiness") == "SERVING", "it becomes ready by itself")
 

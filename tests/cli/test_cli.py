@@ -9,7 +9,10 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -66,23 +69,41 @@ def test_an_operator_runs_a_campaign(service: Service) -> None:
     assert id_ in vouchsafe("campaign", "list", *target).stdout
 
 
-def test_watching_follows_until_it_is_interrupted(service: Service) -> None:
-    id_ = f"cli-{uuid.uuid4()}"
-    vouchsafe("campaign", "create", id_, "--amount", "500", "--code", id_, "--target", service.target)
-    watching = subprocess.Popen(
-        [sys.executable, "-m", "vouchsafe", "campaign", "watch", id_, "--json", "--target", service.target],
+@contextmanager
+def watching(id_: str, *args: str) -> Iterator[IO[str]]:
+    """What `campaign watch` prints; left, it is interrupted and has to end well."""
+    running = subprocess.Popen(
+        [sys.executable, "-m", "vouchsafe", "campaign", "watch", id_, *args],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert watching.stdout is not None
-    assert json.loads(watching.stdout.readline())["redeemed_count"] == "0"
-    vouchsafe("redeem", id_, "--target", service.target)
-    while json.loads(watching.stdout.readline())["redeemed_count"] != "1":
-        pass
-    watching.send_signal(signal.SIGINT)
-    _, complaints = watching.communicate(timeout=WAIT_S)
-    assert (watching.returncode, complaints) == (0, "")
+    try:
+        assert running.stdout is not None
+        yield running.stdout
+        running.send_signal(signal.SIGINT)
+        _, complaints = running.communicate(timeout=WAIT_S)
+        assert (running.returncode, complaints) == (0, "")
+    finally:
+        running.kill()
+        running.communicate()
+
+
+def test_watching_follows_until_it_is_interrupted(service: Service) -> None:
+    id_, target = f"cli-{uuid.uuid4()}", ("--target", service.target)
+    vouchsafe("campaign", "create", id_, "--amount", "500", "--code", id_, *target)
+    with watching(id_, "--json", *target) as objects, watching(id_, *target) as lines:
+        assert json.loads(objects.readline())["gate"]["redeemed_count"] == "0"
+        heading, first = lines.readline(), lines.readline()
+        vouchsafe("redeem", id_, *target)
+        while json.loads(objects.readline())["ledger"]["redeemed_count"] != "1":
+            pass
+        while (line := lines.readline()).split()[-1] != "1":
+            pass
+    assert heading.split("  ")[0] == "as of"
+    assert first.split()[1:] == ["active", "0", "0", "0", "0"]
+    assert line.split()[1:] == ["active", "1", "500", "1", "1"]
+    assert len({len(printed) for printed in (heading, first, line)}) == 1
 
 
 @pytest.mark.parametrize(
@@ -95,6 +116,7 @@ def test_watching_follows_until_it_is_interrupted(service: Service) -> None:
         (("campaign", "create", "x", "--percent", "1", "--start", "soon"), 2, "not an ISO 8601 time"),
         (("campaign", "create", "NOT-AN-ID", "--percent", "1", "--code", "ABC"), 1, "campaign_id: "),
         (("campaign", "get", "nobody"), 1, "NOT_FOUND: there is no campaign nobody"),
+        (("campaign", "watch", "nobody"), 1, "NOT_FOUND: there is no campaign nobody"),
         (("redeem", "AB"), 1, "codes[0]: "),
         (("redeem", "WELCOME", "--amount", "-1"), 2, "--amount"),
         (("nonsense",), 2, "No such command"),

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -22,10 +18,13 @@ from vouchsafe.cli.common import Json, Target, as_dict, ask, out, print_json, pr
 from vouchsafe.cli.words import effect_text
 
 if TYPE_CHECKING:
-    from vouchsafe.client import Campaign, CampaignDefinition, Client
+    from vouchsafe.client import Campaign, CampaignDefinition, CampaignState, CampaignStats, Client
 
 CampaignId = Annotated[str, typer.Argument(help="The campaign's id.", show_default=False)]
 Reason = Annotated[str, typer.Option(help="Why, for those who look later.")]
+
+# What `campaign watch` shows, beside the time.
+WATCHED = ("state", "redeemed", "minor units off", "customers", "in PostgreSQL")
 
 app = typer.Typer(help="Create, look at, pause and resume campaigns.", no_args_is_help=True)
 app.add_typer(apply.app)
@@ -155,29 +154,42 @@ def campaign_resume(campaign_id: CampaignId, reason: Reason = "", target: Target
 
 
 @app.command("watch")
-def campaign_watch(
-    campaign_id: CampaignId,
-    interval: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds between two looks.")] = 1.0,
-    target: Target = None,
-    as_json: Json = False,
-) -> None:
-    """Follow a campaign's state and count until Ctrl-C; with --json an object a line."""
+def campaign_watch(campaign_id: CampaignId, target: Target = None, as_json: Json = False) -> None:
+    """Follow what a campaign gives until Ctrl-C: a line for each change; with --json an object a line."""
 
     async def follow(client: Client) -> None:
-        with Live(console=out, auto_refresh=False, transient=False) if not as_json else _nothing() as live:
-            while True:
-                campaign = await client.get_campaign(campaign_id)
-                if live is None:
-                    sys.stdout.write(json.dumps(as_dict(campaign)) + "\n")
-                    sys.stdout.flush()
-                else:
-                    live.update(_campaign_table([campaign]), refresh=True)
-                await asyncio.sleep(interval)
+        shown = None
+        async for stats in client.watch_campaign(campaign_id):
+            if as_json:
+                sys.stdout.write(json.dumps(as_dict(stats)) + "\n")
+                sys.stdout.flush()
+                continue
+            if shown is None:
+                out.print(_watch_line("as of", *WATCHED))
+            values = _watched(stats)
+            # Where they are the same, PostgreSQL has only come further, with other campaigns.
+            if values != shown:
+                out.print(_watch_line(stats.gate_time.ToJsonString(), *values))
+            shown = values
 
     try:
         ask(target, follow)
     except KeyboardInterrupt:
         return
+
+
+def _watched(stats: CampaignStats) -> tuple[str, ...]:
+    """What a line says under each of `WATCHED`."""
+    counters = [stats.gate, stats.ledger]
+    customers = next((f"{one.customer_count}" for one in counters if one.HasField("customer_count")), "")
+    in_ledger = f"{stats.ledger.redeemed_count}" if stats.HasField("ledger") else "out of reach"
+    gate = stats.gate
+    return _state_text(stats.state), f"{gate.redeemed_count}", f"{gate.discount_minor}", customers, in_ledger
+
+
+def _watch_line(moment: str, state: str, *numbers: str) -> str:
+    columns = (f"{number:>{len(name)}}" for number, name in zip(numbers, WATCHED[1:], strict=True))
+    return "  ".join((f"{moment:<24}", f"{state:<9}", *columns))
 
 
 def _basis_points(percent: str) -> int:
@@ -209,8 +221,6 @@ def _show_campaign(campaign: Campaign, as_json: bool) -> None:
 
 def _campaign_table(campaigns: list[Campaign]) -> Table:
     """A row a campaign; columns in which no campaign has anything are left out."""
-    from vouchsafe.client import CampaignState
-
     rows = []
     for campaign in campaigns:
         definition = campaign.definition
@@ -219,7 +229,7 @@ def _campaign_table(campaigns: list[Campaign]) -> Table:
             {
                 "campaign": campaign.id,
                 "name": definition.display_name,
-                "state": CampaignState.Name(campaign.state).removeprefix("CAMPAIGN_STATE_").lower(),
+                "state": _state_text(campaign.state),
                 "reason": campaign.pause_reason,
                 "redeemed": f"{campaign.redeemed_count}",
                 "limit": f"{limits.total}" if limits.HasField("total") else "",
@@ -239,10 +249,11 @@ def _campaign_table(campaigns: list[Campaign]) -> Table:
     return table
 
 
+def _state_text(state: CampaignState.ValueType) -> str:
+    from vouchsafe.client import CampaignState
+
+    return CampaignState.Name(state).removeprefix("CAMPAIGN_STATE_").lower()
+
+
 def _time_text(definition: CampaignDefinition, field: Literal["start_time", "end_time"]) -> str:
     return getattr(definition, field).ToJsonString() if definition.HasField(field) else ""
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield None

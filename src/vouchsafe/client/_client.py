@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import random
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -219,6 +219,33 @@ class Client:
         request = campaigns_pb.GetCampaignStatsRequest(campaign_id=campaign_id)
         return (await self._call(lambda: next(self._campaigns).GetCampaignStats, request)).stats
 
+    async def watch_campaign(self, campaign_id: str) -> AsyncGenerator[CampaignStats, None]:
+        """What a campaign has given: at once, and again when something but the time has changed, at most once a second.
+        A stream that breaks is opened again, and its first state may be one that was seen before.
+
+        Raises NotFound; Unavailable or DeadlineExceeded when it has been broken for `timeout_s`. Leave it early inside
+        `contextlib.aclosing`, so that the server knows at once.
+        """
+        request = campaigns_pb.WatchCampaignRequest(campaign_id=campaign_id)
+        tries = _Tries(self._timeout_s)
+        while True:
+            answered = False
+            call = next(self._campaigns).WatchCampaign(request)
+            try:
+                response = await tries.in_time(call.read())
+                while isinstance(response, campaigns_pb.WatchCampaignResponse):  # until the end of the stream
+                    answered = True
+                    yield response.stats
+                    response = await call.read()
+            except grpc.aio.AioRpcError as error:
+                if answered:
+                    tries = _Tries(self._timeout_s)
+                await tries.wait_after(error)
+            else:
+                return
+            finally:
+                call.cancel()
+
     async def list_campaigns(self, *, page_size: int = 100) -> AsyncIterator[Campaign]:
         """All campaigns, newest first, fetched page by page."""
         token = ""
@@ -249,21 +276,43 @@ class Client:
         repeat: bool = True,
     ) -> Response:
         """Calls over the next channel in turn, again and again until an answer comes or the time is up."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._timeout_s
-        pause_s = FIRST_PAUSE_S
-        earlier: grpc.aio.AioRpcError | None = None
+        tries = _Tries(self._timeout_s)
         while True:
             try:
-                return await method()(request, timeout=deadline - loop.time())
+                return await method()(request, timeout=tries.remaining_s)
             except grpc.aio.AioRpcError as error:
-                if earlier is not None and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                    # The server's own words say more than that there was no time for another try.
-                    raise from_rpc_error(earlier) from None
-                earlier = error
-                # Half of the pause is chance, so that many callers do not come back all at once.
-                wait_s = pause_s * random.uniform(0.5, 1)  # noqa: S311  # nobody needs to be unable to guess it
-                if not repeat or error.code() not in REPEATED or loop.time() + wait_s >= deadline:
-                    raise from_rpc_error(error) from None
-            await asyncio.sleep(wait_s)
-            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+                await tries.wait_after(error, repeat=repeat)
+
+
+class _Tries:
+    """The tries of one call, which have `timeout_s` together, and the growing pauses between them."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._deadline = asyncio.get_running_loop().time() + timeout_s
+        self._pause_s = FIRST_PAUSE_S
+        self._earlier: grpc.aio.AioRpcError | None = None
+
+    @property
+    def remaining_s(self) -> float:
+        """How long the next try may take."""
+        return self._deadline - asyncio.get_running_loop().time()
+
+    async def in_time(self, answer: Awaitable[Response]) -> Response:
+        """The answer of a try that does not end by itself."""
+        try:
+            return await asyncio.wait_for(answer, self.remaining_s)
+        except TimeoutError:
+            raise grpc.aio.AioRpcError(grpc.StatusCode.DEADLINE_EXCEEDED, details="no answer in time") from None
+
+    async def wait_after(self, error: grpc.aio.AioRpcError, *, repeat: bool = True) -> None:
+        """Returns when it is time for another try. Raises the error in its typed form when there is to be none."""
+        if self._earlier is not None and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+            # The server's own words say more than that there was no time for another try.
+            raise from_rpc_error(self._earlier) from None
+        self._earlier = error
+        # Half of the pause is chance, so that many callers do not come back all at once.
+        wait_s = self._pause_s * random.uniform(0.5, 1)  # noqa: S311  # nobody needs to be unable to guess it
+        if not repeat or error.code() not in REPEATED or wait_s >= self.remaining_s:
+            raise from_rpc_error(error) from None
+        await asyncio.sleep(wait_s)
+        self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)

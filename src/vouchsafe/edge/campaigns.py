@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 from grpc.aio import ServicerContext
 
 from vouchsafe.edge import convert
 from vouchsafe.service.campaigns import Campaigns
+from vouchsafe.service.watch import Watch
 from vouchsafe.v1 import campaign_service_pb2 as pb
 from vouchsafe.v1.campaign_service_pb2_grpc import CampaignServiceServicer
 
@@ -20,7 +23,9 @@ DEFAULT_PAGE_SIZE = 50
 class CampaignServicer(CampaignServiceServicer):
     """Messages arrive validated, and errors leave through the interceptor (`edge.interceptors`)."""
 
-    use_case: Campaigns  # set before the first call is let through
+    # Set before the first call is let through.
+    use_case: Campaigns
+    watch: Watch
 
     async def CreateCampaign(self, request: pb.CreateCampaignRequest, context: Context) -> pb.CreateCampaignResponse:
         """Creates a campaign with its codes."""
@@ -61,6 +66,14 @@ class CampaignServicer(CampaignServiceServicer):
         """What one campaign has given."""
         stats = await self.use_case.stats(request.campaign_id)
         return pb.GetCampaignStatsResponse(stats=convert.stats_message(stats))
+
+    async def WatchCampaign(
+        self, request: pb.WatchCampaignRequest, context: Context
+    ) -> AsyncGenerator[pb.WatchCampaignResponse, None]:
+        """What one campaign has given, again and again."""
+        async with aclosing(self.watch.follow(request.campaign_id)) as states:
+            async for stats in states:
+                yield pb.WatchCampaignResponse(stats=convert.stats_message(stats))
 
     async def ListCampaigns(self, request: pb.ListCampaignsRequest, context: Context) -> pb.ListCampaignsResponse:
         """A page of campaigns."""

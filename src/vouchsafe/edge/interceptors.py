@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -46,13 +47,17 @@ class Guard(grpc.aio.ServerInterceptor):
         if not handler_call_details.method.startswith(PACKAGE):
             return await continuation(handler_call_details)
         if not self._open:
+            # Of a stream, too: nothing but a status is answered.
             return grpc.unary_unary_rpc_method_handler(_refuse_while_starting)
         handler = await continuation(handler_call_details)
         if handler is None:
             return handler
-        return grpc.unary_unary_rpc_method_handler(
+        kind, call = grpc.unary_unary_rpc_method_handler, handler.unary_unary
+        if handler.response_streaming:
+            kind, call = grpc.unary_stream_rpc_method_handler, _written(handler.unary_stream)
+        return kind(
             # Bytes that are no message would be UNKNOWN if gRPC read them.
-            self._guarded(handler.unary_unary, handler.request_deserializer, handler_call_details.method),
+            self._guarded(call, handler.request_deserializer, handler_call_details.method),
             response_serializer=handler.response_serializer,
         )
 
@@ -93,6 +98,18 @@ class Guard(grpc.aio.ServerInterceptor):
         if violations:
             raise InvalidRequest(*violations)
         return request
+
+
+def _written(stream: Any) -> Any:
+    """A method that answers with a stream, in the form of one that answers once: it ends when the stream does."""
+
+    async def written(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        # Closed here and not when it is collected: a caller who leaves must leave nothing behind.
+        async with contextlib.aclosing(stream(request, context)) as responses:
+            async for response in responses:
+                await context.write(response)
+
+    return written
 
 
 async def _refuse_while_starting(_request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:

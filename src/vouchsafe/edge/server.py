@@ -14,6 +14,7 @@ from vouchsafe.edge.interceptors import Guard
 from vouchsafe.edge.redemptions import RedemptionServicer
 from vouchsafe.service.campaigns import Campaigns
 from vouchsafe.service.redeem import Redeem
+from vouchsafe.service.watch import Watch
 from vouchsafe.settings import Settings
 from vouchsafe.v1 import campaign_service_pb2, redemption_service_pb2
 from vouchsafe.v1.campaign_service_pb2_grpc import add_CampaignServiceServicer_to_server
@@ -53,6 +54,8 @@ class Server:
                 # Clients may ping to keep a quiet connection open through proxies.
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+                # A watcher whose machine is gone says nothing: it would keep its place for hours.
+                ("grpc.keepalive_time_ms", 60_000),
             ),
         )
         self._redemptions = RedemptionServicer()
@@ -69,10 +72,11 @@ class Server:
         await self.set_ready(False)
         await self._server.start()
 
-    def open(self, redeem: Redeem, campaigns: Campaigns) -> None:
+    def open(self, redeem: Redeem, campaigns: Campaigns, watch: Watch) -> None:
         """Lets calls through to the use cases."""
         self._redemptions.use_case = redeem
         self._campaigns.use_case = campaigns
+        self._campaigns.watch = watch
         self._guard.open()
 
     async def set_ready(self, ready: bool) -> None:

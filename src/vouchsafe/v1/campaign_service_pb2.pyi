@@ -277,6 +277,52 @@ class GetCampaignStatsResponse(_message.Message):
 Global___GetCampaignStatsResponse: _TypeAlias = GetCampaignStatsResponse  # noqa: Y015
 
 @_typing.final
+class WatchCampaignRequest(_message.Message):
+    """Request of WatchCampaign."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    campaign_id: _builtins.str
+    """Campaign.id. Required."""
+    def __init__(
+        self,
+        *,
+        campaign_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchCampaignRequest: _TypeAlias = WatchCampaignRequest  # noqa: Y015
+
+@_typing.final
+class WatchCampaignResponse(_message.Message):
+    """One of the responses of WatchCampaign."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def stats(self) -> _campaign_pb2.CampaignStats:
+        """What it has given, as GetCampaignStats answers it."""
+
+    def __init__(
+        self,
+        *,
+        stats: _campaign_pb2.CampaignStats | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["stats", b"stats"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["stats", b"stats"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchCampaignResponse: _TypeAlias = WatchCampaignResponse  # noqa: Y015
+
+@_typing.final
 class ListCampaignsRequest(_message.Message):
     """Request of ListCampaigns."""
 

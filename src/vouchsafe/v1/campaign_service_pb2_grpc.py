@@ -55,6 +55,11 @@ class CampaignServiceStub:
                 request_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.GetCampaignStatsRequest.SerializeToString,
                 response_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.GetCampaignStatsResponse.FromString,
                 _registered_method=True)
+        self.WatchCampaign = channel.unary_stream(
+                '/vouchsafe.v1.CampaignService/WatchCampaign',
+                request_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.WatchCampaignRequest.SerializeToString,
+                response_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.WatchCampaignResponse.FromString,
+                _registered_method=True)
         self.ListCampaigns = channel.unary_unary(
                 '/vouchsafe.v1.CampaignService/ListCampaigns',
                 request_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ListCampaignsRequest.SerializeToString,
@@ -108,6 +113,17 @@ class CampaignServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchCampaign(self, request, context):
+        """Follows what a campaign has given, until the caller leaves: the first message comes at once, the others when
+        something but gate_time has changed, at most one a second. All who watch a campaign share one look at it a second,
+        and a caller who reads slowly gets the newest. NOT_FOUND when there is none, RESOURCE_EXHAUSTED when the server has
+        as many watchers as it takes on. UNAVAILABLE when the store that decides is out of reach or the server stops, at any
+        time: call again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListCampaigns(self, request, context):
         """Lists campaigns, newest first.
         """
@@ -152,6 +168,11 @@ def add_CampaignServiceServicer_to_server(servicer, server):
                     servicer.GetCampaignStats,
                     request_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.GetCampaignStatsRequest.FromString,
                     response_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.GetCampaignStatsResponse.SerializeToString,
+            ),
+            'WatchCampaign': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchCampaign,
+                    request_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.WatchCampaignRequest.FromString,
+                    response_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.WatchCampaignResponse.SerializeToString,
             ),
             'ListCampaigns': grpc.unary_unary_rpc_method_handler(
                     servicer.ListCampaigns,
@@ -278,6 +299,33 @@ class CampaignService:
             '/vouchsafe.v1.CampaignService/GetCampaignStats',
             vouchsafe_dot_v1_dot_campaign__service__pb2.GetCampaignStatsRequest.SerializeToString,
             vouchsafe_dot_v1_dot_campaign__service__pb2.GetCampaignStatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchCampaign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/vouchsafe.v1.CampaignService/WatchCampaign',
+            vouchsafe_dot_v1_dot_campaign__service__pb2.WatchCampaignRequest.SerializeToString,
+            vouchsafe_dot_v1_dot_campaign__service__pb2.WatchCampaignResponse.FromString,
             options,
             channel_credentials,
             insecure,

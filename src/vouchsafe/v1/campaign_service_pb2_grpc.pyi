@@ -48,6 +48,13 @@ class CampaignServiceStub:
     """What a campaign has given so far, by the store that decides (exact, now) and by the book (as of a point of its
     stream). NOT_FOUND when there is none.
     """
+    WatchCampaign: _grpc.UnaryStreamMultiCallable[_campaign_service_pb2.WatchCampaignRequest, _campaign_service_pb2.WatchCampaignResponse]
+    """Follows what a campaign has given, until the caller leaves: the first message comes at once, the others when
+    something but gate_time has changed, at most one a second. All who watch a campaign share one look at it a second,
+    and a caller who reads slowly gets the newest. NOT_FOUND when there is none, RESOURCE_EXHAUSTED when the server has
+    as many watchers as it takes on. UNAVAILABLE when the store that decides is out of reach or the server stops, at any
+    time: call again.
+    """
     ListCampaigns: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.ListCampaignsRequest, _campaign_service_pb2.ListCampaignsResponse]
     """Lists campaigns, newest first."""
     PauseCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.PauseCampaignRequest, _campaign_service_pb2.PauseCampaignResponse]
@@ -76,6 +83,13 @@ class CampaignServiceAsyncStub(CampaignServiceStub):
     GetCampaignStats: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.GetCampaignStatsRequest, _campaign_service_pb2.GetCampaignStatsResponse]  # type: ignore[assignment]
     """What a campaign has given so far, by the store that decides (exact, now) and by the book (as of a point of its
     stream). NOT_FOUND when there is none.
+    """
+    WatchCampaign: _aio.UnaryStreamMultiCallable[_campaign_service_pb2.WatchCampaignRequest, _campaign_service_pb2.WatchCampaignResponse]  # type: ignore[assignment]
+    """Follows what a campaign has given, until the caller leaves: the first message comes at once, the others when
+    something but gate_time has changed, at most one a second. All who watch a campaign share one look at it a second,
+    and a caller who reads slowly gets the newest. NOT_FOUND when there is none, RESOURCE_EXHAUSTED when the server has
+    as many watchers as it takes on. UNAVAILABLE when the store that decides is out of reach or the server stops, at any
+    time: call again.
     """
     ListCampaigns: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.ListCampaignsRequest, _campaign_service_pb2.ListCampaignsResponse]  # type: ignore[assignment]
     """Lists campaigns, newest first."""
@@ -126,6 +140,19 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_campaign_service_pb2.GetCampaignStatsResponse, _abc.Awaitable[_campaign_service_pb2.GetCampaignStatsResponse]]:
         """What a campaign has given so far, by the store that decides (exact, now) and by the book (as of a point of its
         stream). NOT_FOUND when there is none.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchCampaign(
+        self,
+        request: _campaign_service_pb2.WatchCampaignRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_campaign_service_pb2.WatchCampaignResponse], _abc.AsyncIterator[_campaign_service_pb2.WatchCampaignResponse]]:
+        """Follows what a campaign has given, until the caller leaves: the first message comes at once, the others when
+        something but gate_time has changed, at most one a second. All who watch a campaign share one look at it a second,
+        and a caller who reads slowly gets the newest. NOT_FOUND when there is none, RESOURCE_EXHAUSTED when the server has
+        as many watchers as it takes on. UNAVAILABLE when the store that decides is out of reach or the server stops, at any
+        time: call again.
         """
 
     @_abc_1.abstractmethod

@@ -310,3 +310,13 @@ def group_runs(group: int) -> bool:
 
 def _is_root() -> bool:
     return os.geteuid() == 0
+
+
+def count_listening(pid: int, port: int) -> int:
+    """How many sockets of a process and its children listen on a port."""
+    count = 0
+    with contextlib.suppress(psutil.Error):
+        for process in psutil.Process(pid).children(recursive=True):
+            for connection in process.net_connections("tcp"):
+                count += connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+    return count

@@ -24,7 +24,15 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from vouchsafe.client import AlreadyExists, CampaignDefinition, Client, Effect, PercentOff
 from vouchsafe.domain.errors import Unavailable
-from vouchsafe.embedded import HOST, EmbeddedPostgres, EmbeddedValkey, free_port, group_runs, launched
+from vouchsafe.embedded import (
+    HOST,
+    EmbeddedPostgres,
+    EmbeddedValkey,
+    count_listening,
+    free_port,
+    group_runs,
+    launched,
+)
 from vouchsafe.ledger.migrate import migrate
 from vouchsafe.settings import Settings
 from vouchsafe.supervisor import check_port
@@ -127,17 +135,21 @@ class LocalService:
         child.wait()
 
     def _wait_until_ready(self) -> None:
-        """Workers share a port, and a connection reaches one of them by chance: so many in a row find all of them."""
+        """Workers share a port, and once all of them listen a connection reaches one by chance: so many in a row find
+        all of them."""
         deadline = time.monotonic() + READY_WAIT_S
         in_a_row = 0
         while time.monotonic() < deadline:
             self.check()
-            in_a_row = in_a_row + 1 if self._one_is_ready() else 0
+            in_a_row = in_a_row + 1 if self._all_listen() and self._one_is_ready() else 0
             if in_a_row == CHECKS_PER_WORKER * self.settings.workers:
                 return
             if not in_a_row:
                 time.sleep(POLL_S)
         raise Unavailable(f"the server is not ready after {READY_WAIT_S:.0f} s; see {self._log('serve')}")
+
+    def _all_listen(self) -> bool:
+        return count_listening(self._children["serve"].pid, self.settings.port) >= self.settings.workers
 
     def _one_is_ready(self) -> bool:
         with grpc.insecure_channel(self.target, options=(("grpc.use_local_subchannel_pool", 1),)) as channel:

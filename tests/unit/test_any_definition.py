@@ -16,7 +16,7 @@ from vouchsafe.domain.evaluator import Evaluator, TraceEntry
 from vouchsafe.domain.order import Customer, Line, Order
 from vouchsafe.domain.pricing import Basket, Discount
 from vouchsafe.domain.reasons import MESSAGES, Refusal
-from vouchsafe.edge.convert import definition, definition_message, definition_violations
+from vouchsafe.edge.convert_campaigns import definition, definition_message, definition_violations
 from vouchsafe.v1.definition_pb2 import CampaignDefinition
 
 WORDS = ["shirt", "shoe", "hat", "vip", "new", "DE", "US", "DE-BY", "app", "web", "birthday", "1990-02-29", "k", "v"]

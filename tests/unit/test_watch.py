@@ -42,6 +42,8 @@ class Looks:
             pause_reason="",
             redeemed_count=self._redeemed(number),
             discount_minor=0,
+            held_count=0,
+            held_minor=0,
             customer_count=None,
             now_ms=number,
         )

@@ -15,7 +15,7 @@ from vouchsafe.domain.evaluator import Evaluator, TraceEntry
 from vouchsafe.domain.order import Customer, Order
 from vouchsafe.domain.pricing import Basket, Cap, Discount
 from vouchsafe.domain.reasons import Reason, Refusal
-from vouchsafe.edge.convert import definition
+from vouchsafe.edge.convert_campaigns import definition
 from vouchsafe.edge.files import Tree, checkout_request, integer, member, moment_ms, text, unknown_key
 
 # 2026-06-15T12:00:00Z

@@ -39,6 +39,7 @@ from vouchsafe.v1.redemption_service_pb2 import (
 )
 from vouchsafe.v1.refusal_pb2 import Refusal, RefusalReason
 from vouchsafe.v1.reservation_pb2 import Reservation
+from vouchsafe.v1.rollback_pb2 import OnPartial, ReturnedLine, Rollback, RollbackPolicy, RolledBackCode
 from vouchsafe.v1.schedule_pb2 import Schedule
 
 __all__ = [
@@ -69,6 +70,7 @@ __all__ = [
     "LineDiscount",
     "NotFound",
     "Offer",
+    "OnPartial",
     "Order",
     "OrderLine",
     "PercentOff",
@@ -78,6 +80,10 @@ __all__ = [
     "RequestIdReused",
     "Reservation",
     "ReserveRedemptionResponse",
+    "ReturnedLine",
+    "Rollback",
+    "RollbackPolicy",
+    "RolledBackCode",
     "Schedule",
     "Sequencing",
     "ServerError",

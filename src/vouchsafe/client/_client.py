@@ -30,6 +30,7 @@ from vouchsafe.v1.redemption_service_pb2 import (
 from vouchsafe.v1.redemption_service_pb2_grpc import RedemptionServiceStub
 from vouchsafe.v1.refusal_pb2 import Refusal
 from vouchsafe.v1.reservation_pb2 import Reservation
+from vouchsafe.v1.rollback_pb2 import ReturnedLine, Rollback
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -165,6 +166,31 @@ class Client:
         request = redemptions_pb.ReleaseRedemptionRequest(reservation_id=reservation_id)
         response = await self._call(lambda: next(self._redemptions).ReleaseRedemption, request)
         return response.reservation if response.HasField("reservation") else response.refusal
+
+    async def roll_back(
+        self,
+        redemption_id: str,
+        *,
+        lines: Sequence[ReturnedLine] = (),
+        order: Order | None = None,
+        reason: str = "",
+        request_id: str | None = None,
+    ) -> Rollback | Refusal:
+        """Takes a redemption back: all that is left, or what `lines` say. As safe to repeat as `redeem`. Raises
+        NotFound."""
+        request = redemptions_pb.RollbackRedemptionRequest(
+            request_id=request_id or str(uuid.uuid4()),
+            redemption_id=redemption_id,
+            lines=lines,
+            order=order,
+            reason=reason,
+        )
+        try:
+            response = await self._call(lambda: next(self._redemptions).RollbackRedemption, request)
+        except ClientError as error:
+            error.request_id = request.request_id
+            raise
+        return response.rollback if response.HasField("rollback") else response.refusal
 
     async def get_redemption(self, redemption_id: str) -> Redemption:
         """One redemption by its id. Raises NotFound."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from grpc.aio import ServicerContext
 
-from vouchsafe.edge import convert
+from vouchsafe.edge import convert_campaigns as convert
 from vouchsafe.service.campaigns import Campaigns
 from vouchsafe.service.watch import Watch
 from vouchsafe.v1 import campaign_service_pb2 as pb

@@ -1,43 +1,35 @@
-"""Between messages and domain values. Messages have passed their validation rules before they come here."""
+"""Between messages and domain values: what checkouts ask and are answered. Messages have passed their validation rules
+before they come here."""
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
-import json
-import re
-from collections.abc import Iterator
 
-from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
-from google.protobuf.unknown_fields import UnknownFieldSet
 
-from vouchsafe.domain.campaign import CampaignState, CampaignStatus, CodeEntry, Definition, normalise_code
-from vouchsafe.domain.check import check
+from vouchsafe.domain.campaign import normalise_code
 from vouchsafe.domain.combine import Combining
-from vouchsafe.domain.errors import InvalidRequest, Violation
+from vouchsafe.domain.errors import InvalidRequest, NotFound, Violation
 from vouchsafe.domain.order import Customer, Line, Order
 from vouchsafe.domain.pricing import Cap, Discount
 from vouchsafe.domain.reasons import Refusal
-from vouchsafe.domain.redemption import CombinedClaim, Redemption
+from vouchsafe.domain.redemption import CombinedClaim, Position, Redemption
 from vouchsafe.domain.reservation import Reservation
-from vouchsafe.edge.mirror import from_message, to_message
-from vouchsafe.service.campaigns import CampaignStats, PageKey
+from vouchsafe.domain.rollback import ReturnedLine, Rollback
+from vouchsafe.edge.mirror import from_message
 from vouchsafe.service.combined import Answer
 from vouchsafe.service.judge import RedeemRequest
 from vouchsafe.service.redeem import Offer, Trace, Validation
 from vouchsafe.service.reserve import ReserveAnswer
+from vouchsafe.service.rollback import RollbackRequest
 from vouchsafe.v1 import (
-    campaign_pb2,
-    definition_pb2,
     order_pb2,
     redemption_pb2,
     redemption_service_pb2,
     refusal_pb2,
     reservation_pb2,
+    rollback_pb2,
 )
-from vouchsafe.v1.campaign_service_pb2 import CreateCampaignRequest
 
 AnyRequest = (
     redemption_service_pb2.ValidateAndRedeemRequest
@@ -47,18 +39,8 @@ AnyRequest = (
 
 ALONE = Combining()
 GIVEN_TWICE = "is given twice (capitals and small letters are the same); once is enough"
-MAX_DEFINITION_BYTES = 65_536
 
 CAPS = {cap: redemption_pb2.DiscountCap.Value(f"DISCOUNT_CAP_{cap.value}") for cap in Cap}
-STATES = {
-    CampaignState.SCHEDULED: campaign_pb2.CAMPAIGN_STATE_SCHEDULED,
-    CampaignState.ACTIVE: campaign_pb2.CAMPAIGN_STATE_ACTIVE,
-    CampaignState.PAUSED: campaign_pb2.CAMPAIGN_STATE_PAUSED,
-    CampaignState.ENDED: campaign_pb2.CAMPAIGN_STATE_ENDED,
-}
-
-
-# -- redemptions -----------------------------------------------------------------------------------------------------
 
 
 def redeem_request(
@@ -142,7 +124,7 @@ def redemption_message(redemption: Redemption) -> redemption_pb2.Redemption:
         currency_code=claim.currency_code,
         order_amount_minor=claim.order_amount_minor,
         discount_minor=redemption.discount_minor,
-        redeem_time=_timestamp(redemption.at_ms),
+        redeem_time=timestamp(redemption.at_ms),
     )
     if isinstance(claim, CombinedClaim) and claim.is_best is not None:
         message.is_best_deal = claim.is_best
@@ -163,7 +145,7 @@ def reservation_message(reservation: Reservation) -> reservation_pb2.Reservation
         currency_code=claim.currency_code,
         order_amount_minor=claim.order_amount_minor,
         discount_minor=reservation.discount_minor,
-        expire_time=_timestamp(reservation.expire_ms),
+        expire_time=timestamp(reservation.expire_ms),
     )
     if claim.is_best is not None:
         message.is_best_deal = claim.is_best
@@ -194,6 +176,68 @@ def released_message(answer: ReserveAnswer) -> redemption_service_pb2.ReleaseRed
     if isinstance(answer.outcome, Refusal):
         return redemption_service_pb2.ReleaseRedemptionResponse(refusal=refusal_message(answer.outcome))
     return redemption_service_pb2.ReleaseRedemptionResponse(reservation=reservation_message(answer.outcome))
+
+
+def rollback_request(message: redemption_service_pb2.RollbackRedemptionRequest) -> RollbackRequest:
+    """What is to be taken back. Raises InvalidRequest."""
+    lines: list[ReturnedLine] = []
+    for place, line in enumerate(message.lines):
+        if any(line.line_index == earlier.line for earlier in lines):
+            raise InvalidRequest(Violation(f"lines[{place}].line_index", "is given twice; once is enough"))
+        is_quantity = line.WhichOneof("extent") == "quantity"
+        lines.append(
+            ReturnedLine(line.line_index, line.quantity, None)
+            if is_quantity
+            else ReturnedLine(line.line_index, None, line.discount_minor)
+        )
+    copy = redemption_service_pb2.RollbackRedemptionRequest()
+    copy.CopyFrom(message)
+    copy.request_id = ""
+    return RollbackRequest(
+        request_id=message.request_id,
+        fingerprint=hashlib.blake2b(copy.SerializeToString(deterministic=True), digest_size=16).hexdigest(),
+        redemption=position(message.redemption_id),
+        lines=tuple(lines),
+        order=_order(message.order) if message.HasField("order") else None,
+        reason=message.reason,
+    )
+
+
+def position(redemption_id: str) -> Position:
+    """The place that an id of a redemption names. Raises NotFound when it can be none."""
+    try:
+        return Position.parse(redemption_id)
+    except ValueError as error:
+        raise NotFound(str(error)) from None
+
+
+def rolled_back_message(outcome: Rollback | Refusal) -> redemption_service_pb2.RollbackRedemptionResponse:
+    """What was taken back, or why not."""
+    if isinstance(outcome, Refusal):
+        return redemption_service_pb2.RollbackRedemptionResponse(refusal=refusal_message(outcome))
+    claim = outcome.claim
+    message = rollback_pb2.Rollback(
+        id=outcome.id,
+        request_id=claim.request_id,
+        redemption_id=claim.redemption_id,
+        order_id=claim.order_id,
+        codes=[
+            rollback_pb2.RolledBackCode(
+                code=one.code,
+                campaign_id=one.campaign_id,
+                discount_minor=one.discount_minor,
+                left_minor=one.left_minor,
+                use_returned=one.uses > 0,
+            )
+            for one in claim.codes
+        ],
+        currency_code=claim.currency_code,
+        discount_minor=outcome.discount_minor,
+        left_minor=claim.left_minor,
+        reason=claim.reason,
+        rollback_time=timestamp(outcome.at_ms),
+    )
+    return redemption_service_pb2.RollbackRedemptionResponse(rollback=message)
 
 
 def answer_message(answer: Answer) -> redemption_service_pb2.ValidateAndRedeemResponse:
@@ -294,148 +338,8 @@ def _trace_message(trace: Trace) -> redemption_service_pb2.CodeTrace:
     )
 
 
-# -- campaigns -------------------------------------------------------------------------------------------------------
-
-
-def new_codes(request: CreateCampaignRequest, now_ms: int) -> list[CodeEntry]:
-    """The codes of a new campaign; those for one customer are given to them now. Raises InvalidRequest when one is
-    given twice."""
-    campaign_id = request.campaign_id
-    entries = {}
-    spelled = (
-        *((f"shared_codes[{index}]", code, None, "") for index, code in enumerate(request.shared_codes)),
-        *((f"single_use_codes[{index}]", code, 1, "") for index, code in enumerate(request.single_use_codes)),
-        *(
-            (f"assigned_codes[{index}].code", given.code, 1, given.customer_id)
-            for index, given in enumerate(request.assigned_codes)
-        ),
-    )
-    for field, text, use_limit, holder_id in spelled:
-        code = normalise_code(text)
-        if code in entries:
-            raise InvalidRequest(Violation(field, GIVEN_TWICE))
-        entries[code] = CodeEntry(code, campaign_id, use_limit, holder_id, now_ms if holder_id else None)
-    return list(entries.values())
-
-
-def definition(message: definition_pb2.CampaignDefinition) -> Definition:
-    """What an operator says about a campaign."""
-    return from_message(message, Definition)
-
-
-def definition_violations(message: definition_pb2.CampaignDefinition) -> list[Violation]:
-    """What contradicts itself in a definition, or is not known here; the rules of the protos are asked beside these."""
-    if message.ByteSize() > MAX_DEFINITION_BYTES:
-        return [Violation("definition", f"has {message.ByteSize()} bytes; at most {MAX_DEFINITION_BYTES} are accepted")]
-    return [
-        Violation(f"definition.{violation.field}" if violation.field else "definition", violation.description)
-        for violation in (*_unknown_fields(message, ""), *check(definition(message)))
-    ]
-
-
-def _unknown_fields(message: Message, path: str) -> Iterator[Violation]:
-    """Fields that this release does not know: a rule that is not understood must not be passed over."""
-    unknown = UnknownFieldSet(message)
-    for index in range(len(unknown)):
-        number = unknown[index].field_number
-        yield Violation(path, f"has a field number {number}, which this release does not know; leave it out")
-    for field, value in message.ListFields():
-        if field.message_type is None or field.message_type.full_name.startswith("google.protobuf."):
-            continue
-        for index, part in enumerate(value if field.is_repeated else [value]):
-            here = f"{field.name}[{index}]" if field.is_repeated else field.name
-            yield from _unknown_fields(part, f"{path}.{here}" if path else here)
-
-
-def etag(version: int) -> str:
-    """What UpdateCampaign wants to see again."""
-    return f"v{version}"
-
-
-def etag_version(text: str) -> int | None:
-    """Reads what `etag` wrote; None for none. Raises InvalidRequest."""
-    if not text:
-        return None
-    if not re.fullmatch(r"v[0-9]{1,18}", text):
-        raise InvalidRequest(Violation("etag", "is not one; give Campaign.etag as it was read, or nothing"))
-    return int(text[1:])
-
-
-def campaign_message(status: CampaignStatus) -> campaign_pb2.Campaign:
-    """A campaign, and what the service knows of it."""
-    campaign = status.campaign
-    return campaign_pb2.Campaign(
-        id=campaign.id,
-        definition=definition_message(campaign.definition),
-        version=campaign.version,
-        state=STATES[status.state],
-        redeemed_count=status.redeemed_count,
-        create_time=_timestamp(campaign.create_time_ms),
-        pause_reason=status.pause_reason,
-        etag=etag(campaign.version),
-    )
-
-
-def stats_message(stats: CampaignStats) -> campaign_pb2.CampaignStats:
-    """What a campaign has given."""
-    status, ledger = stats.status, stats.ledger
-    message = campaign_pb2.CampaignStats(
-        campaign_id=status.campaign.id,
-        state=STATES[status.state],
-        gate=campaign_pb2.CampaignCounters(
-            redeemed_count=status.redeemed_count,
-            discount_minor=status.discount_minor,
-            customer_count=status.customer_count,
-            held_count=status.held_count,
-            held_minor=status.held_minor,
-        ),
-        gate_time=_timestamp(status.now_ms),
-    )
-    if ledger is not None:
-        message.ledger_position = ledger.position
-        message.ledger.CopyFrom(
-            campaign_pb2.CampaignCounters(
-                redeemed_count=ledger.redeemed_count,
-                discount_minor=ledger.discount_minor,
-                customer_count=ledger.customer_count,
-            )
-        )
-    return message
-
-
-def definition_message(value: Definition) -> definition_pb2.CampaignDefinition:
-    """A definition in its shortest form: two that mean the same are equal."""
-    message = definition_pb2.CampaignDefinition()
-    to_message(value, message)
-    return message
-
-
-def _timestamp(ms: int) -> Timestamp:
+def timestamp(ms: int) -> Timestamp:
+    """A moment in milliseconds since 1970 UTC."""
     message = Timestamp()
     message.FromMilliseconds(ms)
     return message
-
-
-# -- pages -----------------------------------------------------------------------------------------------------------
-
-
-def page_token(key: PageKey | None) -> str:
-    """The token that leads to the next page, empty after the last."""
-    if key is None:
-        return ""
-    return base64.urlsafe_b64encode(json.dumps(key).encode()).decode()
-
-
-def page_key(token: str) -> PageKey | None:
-    """Reads what `page_token` wrote. Raises InvalidRequest."""
-    if not token:
-        return None
-    try:
-        create_time_ms, campaign_id = json.loads(base64.b64decode(token, altchars=b"-_", validate=True))
-        # What the protos say of a campaign's id; and a time that the ledger can hold, up to the year 2200.
-        if not 0 <= int(create_time_ms) < 7_258_118_400_000 or not re.fullmatch(r"[a-z0-9-]{1,63}", campaign_id):
-            raise ValueError
-    except (ValueError, TypeError, OverflowError, binascii.Error):
-        violation = Violation("page_token", "is not one; give next_page_token of the answer before, or nothing")
-        raise InvalidRequest(violation) from None
-    return int(create_time_ms), campaign_id

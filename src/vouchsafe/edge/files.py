@@ -20,7 +20,7 @@ from google.protobuf.message import Message
 from vouchsafe.domain.campaign import CodeEntry
 from vouchsafe.domain.errors import InvalidRequest, Violation
 from vouchsafe.domain.evaluator import timestamp_text
-from vouchsafe.edge import convert
+from vouchsafe.edge import convert, convert_campaigns
 from vouchsafe.edge.interceptors import field_path
 from vouchsafe.service.judge import RedeemRequest
 from vouchsafe.v1.campaign_service_pb2 import CreateCampaignRequest
@@ -46,7 +46,7 @@ def campaign_request(tree: Tree) -> tuple[CreateCampaignRequest, list[Violation]
     """What a tree in the form of a CreateCampaignRequest means, and all that is wrong with it; codes may be missing."""
     request = CreateCampaignRequest()
     violations = fill(request, tree)
-    rules = [*_broken_rules(request), *convert.definition_violations(request.definition)]
+    rules = [*_broken_rules(request), *convert_campaigns.definition_violations(request.definition)]
     try:
         campaign_codes(request)
     except InvalidRequest as error:
@@ -57,7 +57,7 @@ def campaign_request(tree: Tree) -> tuple[CreateCampaignRequest, list[Violation]
 def campaign_codes(request: CreateCampaignRequest) -> list[CodeEntry]:
     """The codes of a new campaign, as if they were given to their customers at the very beginning of time. Raises
     InvalidRequest when one is given twice."""
-    return convert.new_codes(request, 0)
+    return convert_campaigns.new_codes(request, 0)
 
 
 def checkout_request(tree: Tree) -> tuple[RedeemRequest | None, list[Violation]]:
@@ -75,7 +75,7 @@ def checkout_request(tree: Tree) -> tuple[RedeemRequest | None, list[Violation]]
 
 def normal(message: CampaignDefinition) -> CampaignDefinition:
     """The same definition in its shortest form: of two that mean the same, the forms are equal."""
-    return convert.definition_message(convert.definition(message))
+    return convert_campaigns.definition_message(convert_campaigns.definition(message))
 
 
 @cache

@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
 from vouchsafe.domain.errors import InvalidRequest, Unavailable, Violation
-from vouchsafe.edge.convert import definition_violations
+from vouchsafe.edge.convert_campaigns import definition_violations
 from vouchsafe.edge.errors import is_known, status_of
 from vouchsafe.v1.campaign_service_pb2 import CreateCampaignRequest, UpdateCampaignRequest
 

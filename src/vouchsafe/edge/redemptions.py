@@ -6,8 +6,6 @@ from typing import Any
 
 from grpc.aio import ServicerContext
 
-from vouchsafe.domain.errors import NotFound
-from vouchsafe.domain.redemption import Position
 from vouchsafe.edge import convert
 from vouchsafe.service.redeem import Redeem
 from vouchsafe.v1 import redemption_service_pb2 as pb
@@ -54,11 +52,14 @@ class RedemptionServicer(RedemptionServiceServicer):
         """Gives back what is held."""
         return convert.released_message(await self.use_case.reservations.release(request.reservation_id))
 
+    async def RollbackRedemption(
+        self, request: pb.RollbackRedemptionRequest, context: Context
+    ) -> pb.RollbackRedemptionResponse:
+        """Takes a redemption back."""
+        outcome = await self.use_case.rollbacks.roll_back(convert.rollback_request(request))
+        return convert.rolled_back_message(outcome)
+
     async def GetRedemption(self, request: pb.GetRedemptionRequest, context: Context) -> pb.GetRedemptionResponse:
         """One redemption by its id."""
-        try:
-            position = Position.parse(request.redemption_id)
-        except ValueError as error:
-            raise NotFound(str(error)) from None
-        redemption = await self.use_case.get(position)
+        redemption = await self.use_case.get(convert.position(request.redemption_id))
         return pb.GetRedemptionResponse(redemption=convert.redemption_message(redemption))

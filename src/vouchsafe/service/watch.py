@@ -116,7 +116,8 @@ def _differ(stats: CampaignStats, other: CampaignStats | None) -> bool:
 
 def _shown(stats: CampaignStats) -> tuple[object, ...]:
     status = stats.status
-    return status.state, status.redeemed_count, status.discount_minor, status.customer_count, stats.ledger
+    redeemed = (status.redeemed_count, status.discount_minor, status.customer_count)
+    return status.state, redeemed, status.held_count, status.held_minor, stats.ledger
 
 
 def _closing() -> Unavailable:

@@ -66,13 +66,8 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
                 with contextlib.suppress(Unavailable):
                     await open_partitions(stores.gate, stores.ledger, stores.installation)
                 server.open(
-                    Redeem(
-                        checkout,
-                        stores.ledger,
-                        hold_ms=settings.combined_hold_ms,
-                        identity_secret=settings.identity_secret,
-                    ),
-                    Campaigns(stores.gate, stores.ledger, has_identity_secret=bool(settings.identity_secret)),
+                    Redeem(checkout, stores.ledger, hold_ms=settings.combined_hold_ms, secret=settings.secret),
+                    Campaigns(stores.gate, stores.ledger, has_secret=bool(settings.secret)),
                 )
                 await _watch(stores, server, stop)
                 await server.stop(settings.shutdown_grace_ms)

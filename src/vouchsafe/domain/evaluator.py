@@ -56,10 +56,10 @@ class TraceEntry(msgspec.Struct, frozen=True):
 
 
 class Evaluator:
-    """The compiled form of a campaign's definition; immutable. `secret` hashes identities that are counted. Raises
+    """The compiled form of a campaign's definition; immutable. `identity_key` hashes identities that are counted. Raises
     ValueError when its expression is bad, which the check at creation rules out."""
 
-    def __init__(self, campaign: Campaign, secret: bytes = b"") -> None:
+    def __init__(self, campaign: Campaign, identity_key: bytes = b"") -> None:
         definition = campaign.definition
         self.campaign = campaign
         self.stacking: Stacking = definition.stacking
@@ -70,7 +70,7 @@ class Evaluator:
         self._validity_ms = definition.code_validity_ms
         self._is_eligible = matcher(definition.eligible_lines)
         zone = definition.schedule.time_zone if definition.schedule else "UTC"
-        self.taker = Taker(definition.limits, zone, secret)
+        self.taker = Taker(definition.limits, zone, identity_key)
         rules = compile_limits(definition.limits)
         rules += [
             compile_condition(condition, f"conditions[{index}]", zone)

@@ -35,12 +35,12 @@ class Take(NamedTuple):
 
 
 class Taker:
-    """The compiled limits of one campaign. `secret` keeps stored identities from being guessed back."""
+    """The compiled limits of one campaign. `identity_key` keeps stored identities from being guessed back."""
 
-    def __init__(self, limits: Limits, time_zone: str, secret: bytes) -> None:
+    def __init__(self, limits: Limits, time_zone: str, identity_key: bytes) -> None:
         self._limits = limits
         self._zone = ZoneInfo(time_zone)
-        self._secret = secret
+        self._identity_key = identity_key
 
     def takes(
         self, customer: Customer, order: Order, entry: CodeEntry, discount_minor: int, now_ms: int
@@ -106,7 +106,7 @@ class Taker:
     def _identities(self, limit: IdentityLimit, customer: Customer) -> list[str]:
         """The counters of what is known of a shopper, each named by a keyed hash: 128 bits in hex."""
         return [
-            f"identity:{kind.value.lower()}:{hmac.digest(self._secret, value.encode(), 'sha256').hex()[:32]}"
+            f"identity:{kind.value.lower()}:{hmac.digest(self._identity_key, value.encode(), 'sha256').hex()[:32]}"
             for kind in limit.kinds
             if (value := identity(kind, customer))
         ]

@@ -39,9 +39,9 @@ class RedeemRequest:
 class Judge:
     """Looks codes and campaigns up at the gate, once for each version, and asks the rules."""
 
-    def __init__(self, checkout: Checkout, secret: bytes) -> None:
+    def __init__(self, checkout: Checkout, identity_key: bytes) -> None:
         self._checkout = checkout
-        self._secret = secret
+        self._identity_key = identity_key
         self._codes = _Cache[CodeEntry](CACHED_CODES)
         self._evaluators = _Cache[Evaluator](CACHED_CAMPAIGNS)
 
@@ -94,7 +94,7 @@ class Judge:
             campaign = await self._checkout.definition(campaign_id)
             if campaign is None:
                 raise Unavailable(f"campaign {campaign_id} is being published; try again")
-            evaluator = Evaluator(campaign, self._secret)
+            evaluator = Evaluator(campaign, self._identity_key)
             self._evaluators.put(campaign_id, evaluator)
         return evaluator
 

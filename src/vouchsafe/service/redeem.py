@@ -12,6 +12,7 @@ from vouchsafe.domain.evaluator import TraceEntry
 from vouchsafe.domain.pricing import Discount
 from vouchsafe.domain.reasons import Refusal
 from vouchsafe.domain.redemption import Claim, Position, Redemption
+from vouchsafe.domain.secret import Purpose, derived_key
 from vouchsafe.gate.attempts import Attempt, Moved, Stale, Standing, Waiting
 from vouchsafe.gate.checkout import Checkout
 from vouchsafe.ledger.ledger import Ledger
@@ -61,10 +62,10 @@ class Validation:
 class Redeem:
     """Validates and redeems. Every method raises Unavailable or Overloaded as the gate does."""
 
-    def __init__(self, checkout: Checkout, ledger: Ledger, *, hold_ms: int, identity_secret: str) -> None:
+    def __init__(self, checkout: Checkout, ledger: Ledger, *, hold_ms: int, secret: str) -> None:
         self._checkout = checkout
         self._ledger = ledger
-        self._judge = Judge(checkout, identity_secret.encode())
+        self._judge = Judge(checkout, derived_key(secret, Purpose.IDENTITIES))
         self._combined = Combined(checkout, self._plan, self.get, hold_ms)
 
     async def redeem(self, request: RedeemRequest) -> Answer:

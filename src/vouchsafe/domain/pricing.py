@@ -20,6 +20,7 @@ class Cap(StrEnum):
     MAX_AMOUNT_PER_LINE = "MAX_AMOUNT_PER_LINE"
     MAX_UNITS = "MAX_UNITS"
     NOTHING_LEFT = "NOTHING_LEFT"  # a line is never worth less than nothing
+    BUDGET = "BUDGET"  # what was left of the campaign's budget, or of the customer's
 
 
 class LineDiscount(msgspec.Struct, frozen=True, gc=False):
@@ -53,6 +54,25 @@ class Discount(msgspec.Struct, frozen=True):
     def has_effect(self) -> bool:
         """Whether the shopper gets anything."""
         return self.applied_minor > 0 or bool(self.granted_units)
+
+    def within(self, rest_minor: int) -> Discount:
+        """The part of it that the rest of a budget covers: shared out over the lines and the shipping in proportion to
+        what it takes off them, so that it adds up to the rest exactly. What is granted on top costs no budget."""
+        if self.applied_minor <= rest_minor:
+            return self
+        *takes, shipping_minor = shares(rest_minor, [*(line.applied_minor for line in self.lines), self.shipping_minor])
+        lines = [
+            line if take == line.applied_minor else _cut_to(line, take)
+            for line, take in zip(self.lines, takes, strict=True)
+        ]
+        return Discount(
+            rest_minor,
+            self.desired_minor,
+            tuple(lines),
+            shipping_minor,
+            self.granted_units,
+            _merged(self.caps, (Cap.BUDGET,)),
+        )
 
 
 class Basket:
@@ -256,6 +276,11 @@ class _Compiled:
             takes.append(take)
             cuts.append(cut)
         return takes, cuts
+
+
+def _cut_to(line: LineDiscount, rest_minor: int) -> LineDiscount:
+    """What the rest of a budget leaves of what is taken off a line."""
+    return LineDiscount(line.line, line.sku, line.desired_minor, rest_minor, _merged(line.caps, (Cap.BUDGET,)))
 
 
 def _at_least(desired: list[int], takes: list[int]) -> list[int]:

@@ -53,8 +53,8 @@ class Settings(BaseSettings):
     )
     secret: str = Field(
         "",
-        description="Keys the hashes of identities that limits count by, and signs quotes; the same on every server, and "
-        "never changed while a campaign runs that needs it. At least 16 characters; without it there are no such "
+        description="Keys the hashes of identities that limits count by, and signs quotes; the same on every server, "
+        "and never changed while a campaign runs that needs it. At least 16 characters; without it there are no such "
         "campaigns.",
     )
     max_message_bytes: int = Field(

@@ -76,19 +76,22 @@ class Discount(msgspec.Struct, frozen=True):
 
 
 class Basket:
-    """An order while discounts are taken off it: what each line and the shipping still come to."""
+    """An order while discounts are taken off it: what each line and the shipping still come to, and what was spent of
+    the budgets that somebody keeps an eye on, by campaign."""
 
-    __slots__ = ("left", "order", "shipping_left")
+    __slots__ = ("left", "order", "shipping_left", "spent")
 
     def __init__(self, order: Order) -> None:
         self.order = order
         self.left = list(order.line_amounts)
         self.shipping_left = order.shipping_minor
+        self.spent: dict[str, int] = {}
 
     def copy(self) -> Basket:
         """One that goes its own way from here."""
         twin = Basket.__new__(Basket)
         twin.order, twin.left, twin.shipping_left = self.order, self.left.copy(), self.shipping_left
+        twin.spent = self.spent.copy()
         return twin
 
     def take(self, discount: Discount) -> None:

@@ -60,6 +60,7 @@ def redeem_request(
         customer=_customer(message.customer),
         order=_order(message.order),
         combining=from_message(message.combining, Combining) if message.HasField("combining") else ALONE,
+        quote_token=getattr(message, "quote_token", ""),
     )
 
 
@@ -67,7 +68,8 @@ def _fingerprint(
     codes: tuple[str, ...],
     message: redemption_service_pb2.ValidateAndRedeemRequest | redemption_service_pb2.ValidateRequest,
 ) -> str:
-    """32 hex digits over all that a request says except its id. Spelling a code differently changes nothing."""
+    """32 hex digits over what a request asks for, so not its id nor a quote. Spelling a code differently changes
+    nothing."""
     digest = hashlib.blake2b(" ".join(codes).encode(), digest_size=16)
     for part in (message.customer, message.order, message.combining):
         data = part.SerializeToString(deterministic=True)
@@ -160,6 +162,7 @@ def offer_message(offer: Offer) -> redemption_pb2.Offer:
         currency_code=offer.currency_code,
         order_amount_minor=offer.order_amount_minor,
         discount_minor=offer.discount_minor,
+        quote_token=offer.quote_token,
     )
     if offer.is_best is not None:
         message.is_best_deal = offer.is_best

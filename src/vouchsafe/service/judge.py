@@ -15,6 +15,7 @@ from vouchsafe.domain.errors import Unavailable
 from vouchsafe.domain.evaluator import Evaluator, TraceEntry
 from vouchsafe.domain.order import Customer, Order
 from vouchsafe.domain.reasons import Reason, Refusal
+from vouchsafe.domain.rest import NO_RESTS, Rests
 from vouchsafe.gate.checkout import Checkout
 
 CACHED_CODES = 100_000
@@ -26,7 +27,7 @@ Value = TypeVar("Value")
 @dataclass(frozen=True, slots=True)
 class RedeemRequest:
     """What a checkout asks. `codes` are normalised and different; `fingerprint` is 32 hex digits over everything but
-    the request id."""
+    the request id and the token of a quote, which is empty for none."""
 
     request_id: str
     fingerprint: str
@@ -34,6 +35,7 @@ class RedeemRequest:
     customer: Customer
     order: Order
     combining: Combining
+    quote_token: str = ""
 
 
 class Judge:
@@ -69,10 +71,11 @@ class Judge:
         request: RedeemRequest,
         candidates: Sequence[Candidate],
         traces: dict[str, list[TraceEntry]] | None = None,
+        rests: Rests = NO_RESTS,
     ) -> Combination:
-        """How the codes go together on the order now."""
+        """How the codes go together on the order now, when no more than these rests of budgets can be given."""
         now_ms = self._checkout.now_ms()
-        return combine(request.customer, request.order, candidates, now_ms, request.combining, traces)
+        return combine(request.customer, request.order, candidates, now_ms, request.combining, traces, rests)
 
     def forget(self, campaign_ids: Sequence[str]) -> None:
         """These campaigns have changed; they are read again when they are needed."""

@@ -144,11 +144,10 @@ def behind(takes: Iterable[Take], earlier: Counter[str]) -> tuple[Take, ...]:
     they are: they do not add up."""
     found = []
     for take in takes:
-        if take.field[0] in "?~":
-            found.append(take)
-        else:
-            found.append(take._replace(amount=take.amount + earlier[take.field]))
-            earlier[take.field] += take.amount
+        before = earlier[take.field]
+        found.append(take._replace(amount=take.amount + before) if before else take)
+        if take.field[0] not in "?~":
+            earlier[take.field] = before + take.amount
     return tuple(found)
 
 

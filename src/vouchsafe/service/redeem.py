@@ -221,9 +221,10 @@ class Redeem:
         if expire_ms is not None:
             # By the gate's clock, as everything that time decides.
             is_quoted = combination.now_ms < expire_ms
-            from_ms, until_ms = (
-                (from_ms, min(until_ms, expire_ms)) if is_quoted else (max(from_ms, expire_ms), until_ms)
-            )
+            if is_quoted:
+                until_ms = min(until_ms, expire_ms)
+            else:
+                from_ms = max(from_ms, expire_ms)
         takes = candidate.evaluator.taker.takes(
             request.customer, request.order, entry, discount.applied_minor, combination.now_ms, is_quoted=is_quoted
         )

@@ -31,9 +31,17 @@ def a_discount(minor: int) -> Discount:
 
 
 def takes_of(
-    limits: Limits, entry: CodeEntry, customer: Customer, minor: int, now_ms: int = 0, order: Order = AN_ORDER
+    limits: Limits,
+    entry: CodeEntry,
+    customer: Customer,
+    minor: int,
+    now_ms: int = 0,
+    order: Order = AN_ORDER,
+    *,
+    is_quoted: bool = False,
 ) -> tuple[Take, ...]:
-    return Taker(limits, "UTC", b"a secret of tests").takes(customer, order, entry, minor, now_ms)
+    taker = Taker(limits, "UTC", b"a secret of tests")
+    return taker.takes(customer, order, entry, minor, now_ms, is_quoted=is_quoted)
 
 
 def attempt_of(claim: Claim, *, limits: Limits = Limits(), code_limit: int | None = None) -> Attempt:  # noqa: B008  # immutable

@@ -67,15 +67,10 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
                 # Before the first call, so that none is told that a healthy gate has lost its data.
                 with contextlib.suppress(Unavailable):
                     await open_partitions(stores.gate, stores.ledger, stores.installation)
-                campaigns = Campaigns(stores.gate, stores.ledger, has_identity_secret=bool(settings.identity_secret))
+                campaigns = Campaigns(stores.gate, stores.ledger, has_secret=bool(settings.secret))
                 watch = Watch(campaigns.stats, max_watchers=settings.max_watchers)
                 server.open(
-                    Redeem(
-                        checkout,
-                        stores.ledger,
-                        hold_ms=settings.combined_hold_ms,
-                        identity_secret=settings.identity_secret,
-                    ),
+                    Redeem(checkout, stores.ledger, hold_ms=settings.combined_hold_ms, secret=settings.secret),
                     campaigns,
                     watch,
                 )

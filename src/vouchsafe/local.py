@@ -87,16 +87,16 @@ class LocalService:
             host=HOST,
             port=self._port,
             workers=self._workers,
-            identity_secret=self._identity_secret(),
+            secret=self._secret(),
         )
         asyncio.run(migrate(self.settings.postgres_url, self.settings.ledger_timeout_ms))
         for command in ("persist", "serve"):
             self._spawn(command)
         self._wait_until_ready()
 
-    def _identity_secret(self) -> str:
+    def _secret(self) -> str:
         """One for this data, made when it is first needed and kept beside it."""
-        file = self._data_dir / "identity_secret"
+        file = self._data_dir / "secret"
         if not file.exists():
             file.touch(mode=0o600)
             file.write_text(secrets.token_urlsafe(32))

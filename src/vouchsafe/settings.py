@@ -57,10 +57,11 @@ class Settings(BaseSettings):
         le=60_000,
         description="How long deciding several codes together may take; what is left behind then is settled by others.",
     )
-    identity_secret: str = Field(
+    secret: str = Field(
         "",
-        description="Hashes the addresses, cards and devices that limits count by; the same on every server, and never "
-        "changed while such a campaign runs. At least 16 characters; without it there are no such limits.",
+        description="Keys the hashes of identities that limits count by, and signs quotes; the same on every server, "
+        "and never changed while a campaign runs that needs it. At least 16 characters; without it there are no such "
+        "campaigns.",
     )
     max_message_bytes: int = Field(
         1_048_576, ge=4_096, le=16_777_216, description="Largest request message; larger ones are RESOURCE_EXHAUSTED."
@@ -80,9 +81,9 @@ class Settings(BaseSettings):
         """Every value by name, for people to look at: passwords in addresses are masked."""
         values = self.model_dump()
         shown = {name: _masked(value) if isinstance(value, str) else value for name, value in values.items()}
-        return shown | {"identity_secret": "***" if self.identity_secret else ""}
+        return shown | {"secret": "***" if self.secret else ""}
 
-    @field_validator("identity_secret")
+    @field_validator("secret")
     @classmethod
     def _is_long_enough(cls, value: str) -> str:
         if value and len(value) < 16:

@@ -55,8 +55,8 @@ def complaints(file: Path, text: str) -> list[str]:
 # -- the cases ---------------------------------------------------------------------------------------------------------
 
 
-def test_there_are_ten_examples() -> None:
-    assert len(EXAMPLES) == 10
+def test_there_are_eleven_examples() -> None:
+    assert len(EXAMPLES) == 11
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

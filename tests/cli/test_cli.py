@@ -17,6 +17,8 @@ from typing import IO
 import pytest
 
 from tests.service import Service
+from vouchsafe.cli.words import CAPS
+from vouchsafe.client import DiscountCap
 from vouchsafe.embedded import EmbeddedValkey, free_port
 from vouchsafe.settings import Settings
 
@@ -32,6 +34,41 @@ def vouchsafe(*args: str, **variables: str) -> subprocess.CompletedProcess[str]:
         timeout=WAIT_S,
         check=False,
     )
+
+
+def test_every_cap_has_words() -> None:
+    assert set(CAPS) == {name.removeprefix("DISCOUNT_CAP_") for name, number in DiscountCap.items() if number}
+
+
+def test_a_quote_is_redeemed_beyond_the_limit_and_a_cut_is_explained(service: Service, tmp_path: Path) -> None:
+    target, id_ = ("--target", service.target), f"cli-{uuid.uuid4()}"
+    file = tmp_path / "campaign.yaml"
+    file.write_text(
+        f"""
+        campaign: {id_}
+        definition:
+          display_name: The last cent
+          currency_code: EUR
+          effects: [{{percent_off: {{basis_points: 1000}}}}]
+          limits:
+            budget_minor: 500
+            partial_budget: true
+            honour_quoted: {{within: 15m, overdraft_minor: 200}}
+        codes: {{shared: [{id_}]}}
+        """
+    )
+    applied = vouchsafe("campaign", "apply", str(file), *target)
+    assert applied.returncode == 0, applied.stderr
+    offered = vouchsafe("redeem", id_, "--order", f"{id_}-1", "--dry-run", *target).stdout
+    assert offered.startswith(f"would take 5.00 EUR off 50.00 EUR  order {id_}-1  quote ")
+    token = offered.split("quote ")[1].strip()
+    assert vouchsafe("redeem", id_, *target).stdout.startswith("redeemed: 5.00 EUR off 50.00 EUR")
+    assert vouchsafe("redeem", id_, *target).stdout.startswith("refused: BUDGET_EXHAUSTED")
+    wrong = vouchsafe("redeem", id_, "--quote", token, *target).stdout
+    assert "quote=invalid" in wrong
+    honoured = vouchsafe("redeem", id_, "--order", f"{id_}-1", "--quote", token, *target).stdout
+    assert honoured.startswith("redeemed: 2.00 EUR off 50.00 EUR")
+    assert "the rest of the budget, else 5.00 EUR" in honoured
 
 
 def test_an_operator_runs_a_campaign(service: Service) -> None:
@@ -229,7 +266,7 @@ def test_support_sees_what_was_looked_at_and_what_each_line_gets(service: Servic
     assert f"campaign {id_}, version 1" in explained.stdout
     assert "conditions[0].countries" in explained.stdout
     assert "would take 13.90 EUR off 63.00 EUR" in explained.stdout
-    assert "MAX_AMOUNT_PER_LINE, else 12.00 EUR" in explained.stdout
+    assert "the effect gives no more a line, else 12.00 EUR" in explained.stdout
     unknown = vouchsafe("redeem", f"{id_}-A", "--explain", *target)
     assert unknown.returncode == 3
     assert "customer.country_code was not sent" in unknown.stdout

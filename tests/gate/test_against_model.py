@@ -292,7 +292,7 @@ async def _validate(checkout: Checkout, attempt: Attempt) -> Answer:
     return ("refused", answer.reason) if isinstance(answer, Refusal) else "yes"
 
 
-async def _redeem(checkout: Checkout, attempt: Attempt, claimed: BaseException | None) -> object:
+async def _redeem(checkout: Checkout, attempt: Attempt, claimed: object) -> object:
     if claimed is not None:
         return claimed
     try:

@@ -9,8 +9,9 @@ import pytest
 from tests.values import a_claim, a_definition, percent, takes_of
 from vouchsafe.domain.campaign import Campaign, CodeEntry, Definition
 from vouchsafe.domain.combine import Combining
-from vouchsafe.domain.limits import Limits
+from vouchsafe.domain.limits import HonourQuoted, Limits
 from vouchsafe.domain.order import Customer, Line, Order
+from vouchsafe.domain.quotes import Quotes
 from vouchsafe.domain.reasons import Reason, Refusal
 from vouchsafe.domain.redemption import Redemption
 from vouchsafe.gate.attempts import Attempt, Moved
@@ -23,6 +24,7 @@ from vouchsafe.settings import Settings
 
 INSTALLATION = "00000000-0000-0000-0000-000000000000"
 HOUR_MS = 3_600_000
+SECRET = "a secret of the tests"  # noqa: S105  # nothing is kept under it
 LINE = Line(sku="sku", quantity=1, unit_price_minor=1_000)
 
 
@@ -85,7 +87,7 @@ async def test_a_server_whose_clock_is_wrong_answers_by_the_gates(
     }
     ledger = await Ledger.connect(settings.postgres_url, pool_size=1, timeout_ms=5_000)
     try:
-        redeem = Redeem(checkout, ledger, hold_ms=5_000, identity_secret="")
+        redeem = Redeem(checkout, ledger, hold_ms=5_000, secret="")
         for name, (start_ms, end_ms, _) in spans.items():
             definition = Definition(
                 display_name=name, effects=percent(1_000), start_time_ms=start_ms, end_time_ms=end_ms
@@ -104,5 +106,49 @@ async def test_a_server_whose_clock_is_wrong_answers_by_the_gates(
                     assert isinstance(outcome, Refusal)
                     assert outcome.reason is reason
                 gate.clock.set(now_ms)
+    finally:
+        await ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("partial", "error_ms"), [(False, -HOUR_MS), (False, 0), (False, HOUR_MS), (True, 0), (True, HOUR_MS)]
+)
+async def test_a_quote_is_as_old_as_the_gate_says(
+    gate: Gate, checkout: Checkout, settings: Settings, partial: bool, error_ms: int
+) -> None:
+    within_ms = 30 * 60_000
+    limits = Limits(
+        total=1,
+        budget_minor=10**6,
+        partial_budget=partial,
+        honour_quoted=HonourQuoted(within_ms=within_ms, overdraft_uses=9),
+    )
+    await gate.publish(Campaign("sale", 1, a_definition(limits=limits), 0))
+    await gate.put_codes([CodeEntry("SALE", "sale", None)])
+    quotes = Quotes(SECRET)
+    ledger = await Ledger.connect(settings.postgres_url, pool_size=1, timeout_ms=5_000)
+    try:
+        redeem = Redeem(checkout, ledger, hold_ms=5_000, secret=SECRET)
+        now_ms = gate.clock.now_ms()
+
+        async def ask(number: int, age_ms: int | None) -> Redemption | Refusal:
+            order = Order(id=f"o-{number}", currency_code="EUR", lines=(LINE,))
+            token = "" if age_ms is None else quotes.token(now_ms - age_ms, "c", order.id, ["SALE"])
+            gate.clock.set(gate.clock.now_ms() + error_ms)
+            asked = RedeemRequest(f"r-{number}", "0" * 32, ("SALE",), Customer(id="c"), order, Combining(), token)
+            outcome = (await redeem.redeem(asked)).outcome
+            gate.clock.set(now_ms)
+            return outcome
+
+        assert isinstance(await ask(0, None), Redemption)
+        # Not a millisecond too old: what was issued `within_ms` ago is so now, and what has a minute left is not.
+        for number in (1, 2):
+            late = await ask(number, within_ms)
+            assert isinstance(late, Refusal)
+            assert late.metadata == {"limit": "1", "used": "1", "quote": "expired"}
+            # The same request id is told the same.
+            assert await ask(number, within_ms) == late
+        assert isinstance(await ask(3, within_ms - 60_000), Redemption)
+        assert isinstance(await ask(4, None), Refusal)
     finally:
         await ledger.close()

@@ -10,10 +10,13 @@ import pytest
 from tests.ledger.events import SUMMER
 from tests.values import a_definition, amount, percent
 from vouchsafe.domain.campaign import Campaign, CodeEntry, Definition
-from vouchsafe.domain.errors import AlreadyExists
-from vouchsafe.domain.limits import Limits
+from vouchsafe.domain.errors import AlreadyExists, InvalidRequest
+from vouchsafe.domain.limits import HonourQuoted, IdentityKind, IdentityLimit, Limits
+from vouchsafe.gate.gate import Gate
 from vouchsafe.ledger.connection import Rejected
 from vouchsafe.ledger.ledger import Ledger
+from vouchsafe.service.campaigns import Campaigns
+from vouchsafe.settings import Settings
 
 
 def codes(campaign_id: str, *names: str) -> list[CodeEntry]:
@@ -122,3 +125,24 @@ async def test_a_campaign_is_unpublished_until_its_version_is_noted(ledger: Ledg
     await ledger.mark_published("b", 1)  # an old publication that ends late
     assert await sql.fetchval("select published_version from campaigns where id = 'b'") == 2
     assert [campaign.id for campaign in await ledger.unpublished(9)] == ["a", "b", "c"]
+
+
+async def test_what_needs_a_secret_is_refused_without_one(ledger: Ledger, settings: Settings) -> None:
+    limits = Limits(
+        total=1,
+        identities=IdentityLimit(kinds=(IdentityKind.CARD,), uses=1),
+        honour_quoted=HonourQuoted(within_ms=1_000, overdraft_uses=1),
+    )
+    gate = await Gate.connect(settings, 1)
+    try:
+        with pytest.raises(InvalidRequest) as caught:
+            await Campaigns(gate, ledger, has_secret=False).create("c", a_definition(limits=limits), [])
+        Campaigns(gate, ledger, has_secret=True).check_supported(a_definition(limits=limits))
+    finally:
+        await gate.close()
+    assert [violation.field for violation in caught.value.violations] == [
+        "definition.limits.identities",
+        "definition.limits.honour_quoted",
+    ]
+    assert all("VOUCHSAFE_SECRET" in violation.description for violation in caught.value.violations)
+    assert await ledger.get_campaign("c") is None

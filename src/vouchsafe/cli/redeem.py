@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vouchsafe.cli.common import Json, Target, ask, err, out, print_message
+from vouchsafe.cli.words import caps_text
 from vouchsafe.domain.money import format_minor
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ def redeem(
     request_id: Annotated[
         str | None, typer.Option(help="The request's id; a new one without it.", show_default=False)
     ] = None,
+    quote: Annotated[
+        str, typer.Option(help="The token of a quote, as --dry-run prints it for --order.", show_default=False)
+    ] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only validate; take nothing.")] = False,
     explain: Annotated[bool, typer.Option("--explain", help="Only validate, and show all that was looked at.")] = False,
     target: Target = None,
@@ -59,7 +63,9 @@ def redeem(
     async def question(client: Client) -> Any:
         if dry_run or explain:
             return await client.validate_codes(codes, shopper, basket, combining=combining, explain=explain)
-        return await client.redeem_codes(codes, shopper, basket, combining=combining, request_id=request_id)
+        return await client.redeem_codes(
+            codes, shopper, basket, combining=combining, request_id=request_id, quote_token=quote
+        )
 
     response = ask(target, question)
     if as_json:
@@ -101,7 +107,8 @@ def _print(response: Any, order: Order) -> None:
         currency = found.currency_code
         saved = f"{format_minor(found.discount_minor, currency)} off {format_minor(found.order_amount_minor, currency)}"
         if given == "offer":
-            out.print(f"would take {saved}", markup=False)
+            token = f"  order {order.id}  quote {found.quote_token}" if found.quote_token else ""
+            out.print(f"would take {saved}{token}", markup=False)
         else:
             out.print(f"redeemed: {saved}  redemption {found.id}  order {found.order_id}", markup=False)
         if found.HasField("is_best_deal"):
@@ -125,12 +132,10 @@ def _is_special(applied: Any) -> bool:
 
 def _discount_table(found: Any, order: Order) -> Table:
     """What each code takes off each line, the shipping, and on top."""
-    from vouchsafe.client import DiscountCap
-
     table = Table("code", "off", "on", "because", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for applied in found.applied_codes:
         for line in applied.lines:
-            caps = ", ".join(DiscountCap.Name(cap).removeprefix("DISCOUNT_CAP_") for cap in line.caps)
+            caps = caps_text(line.caps)
             desired = format_minor(line.desired_minor, found.currency_code)
             table.add_row(
                 Text(applied.code),
@@ -140,7 +145,8 @@ def _discount_table(found: Any, order: Order) -> Table:
             )
         if applied.shipping_discount_minor:
             off = format_minor(applied.shipping_discount_minor, found.currency_code)
-            table.add_row(Text(applied.code), off, "shipping", "")
+            # A line says its own; of a code that is about the shipping alone, they are the shipping's.
+            table.add_row(Text(applied.code), off, "shipping", "" if applied.lines else caps_text(applied.caps))
         for granted in applied.granted_units:
             table.add_row(Text(applied.code), "free", Text(f"{granted.quantity} {granted.sku}, to be added"), "")
     return table

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from vouchsafe.domain.money import format_minor
 
 if TYPE_CHECKING:
-    from vouchsafe.client import Effect, Target
+    from vouchsafe.client import DiscountCap, Effect, Target
 
 TARGETS = {
     "PROPORTIONAL": "matching lines",
@@ -16,6 +17,14 @@ TARGETS = {
     "EACH_UNIT": "each unit",
     "CHEAPEST": "the cheapest",
     "DEAREST": "the dearest",
+}
+
+CAPS = {
+    "MAX_AMOUNT": "the effect gives no more",
+    "MAX_AMOUNT_PER_LINE": "the effect gives no more a line",
+    "MAX_UNITS": "only so many units count",
+    "NOTHING_LEFT": "nothing is worth less than nothing",
+    "BUDGET": "the rest of the budget",
 }
 
 
@@ -47,6 +56,13 @@ def effect_text(effect: Effect, currency_code: str) -> str:
     if effect.HasField("max_amount_minor"):
         words += f", at most {format_minor(effect.max_amount_minor, currency_code)}"
     return words
+
+
+def caps_text(caps: Iterable[DiscountCap.ValueType]) -> str:
+    """Why less was taken off than desired."""
+    from vouchsafe.client import DiscountCap
+
+    return ", ".join(CAPS[DiscountCap.Name(cap).removeprefix("DISCOUNT_CAP_")] for cap in caps)
 
 
 def percent(basis_points: int) -> str:

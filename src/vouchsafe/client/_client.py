@@ -81,14 +81,21 @@ class Client:
     # -- checkout ----------------------------------------------------------------------------------------------------
 
     async def redeem(
-        self, code: str, customer: Customer, order: Order, *, request_id: str | None = None
+        self,
+        code: str,
+        customer: Customer,
+        order: Order,
+        *,
+        request_id: str | None = None,
+        quote_token: str = "",
     ) -> Redemption | Refusal:
-        """Redeems a code on an order, exactly once however often it has to be asked.
+        """Redeems a code on an order, exactly once however often it has to be asked. `quote_token` is that of the offer
+        which `validate` has made, if there is one: a campaign may honour it at its limits.
 
         The request id is made here unless given, and kept over repetitions. After `Unavailable` or
         `DeadlineExceeded` the outcome is not known: call again with the error's `request_id` to learn it.
         """
-        response = await self.redeem_codes([code], customer, order, request_id=request_id)
+        response = await self.redeem_codes([code], customer, order, request_id=request_id, quote_token=quote_token)
         return response.redemption if response.HasField("redemption") else response.refusal
 
     async def redeem_codes(
@@ -99,11 +106,18 @@ class Client:
         *,
         combining: Combining | None = None,
         request_id: str | None = None,
+        quote_token: str = "",
     ) -> ValidateAndRedeemResponse:
         """Redeems several codes on an order, all that apply or none: the redemption or the refusal, and the codes left
-        out with their reasons. As safe to repeat as `redeem`."""
+        out with their reasons. As safe to repeat as `redeem`. A `quote_token` is for just the codes that its offer
+        applied."""
         request = redemptions_pb.ValidateAndRedeemRequest(
-            request_id=request_id or str(uuid.uuid4()), codes=codes, customer=customer, order=order, combining=combining
+            request_id=request_id or str(uuid.uuid4()),
+            codes=codes,
+            customer=customer,
+            order=order,
+            combining=combining,
+            quote_token=quote_token,
         )
         try:
             return await self._call(lambda: next(self._redemptions).ValidateAndRedeem, request)
@@ -141,11 +155,17 @@ class Client:
         ttl_s: float | None = None,
         combining: Combining | None = None,
         request_id: str | None = None,
+        quote_token: str = "",
     ) -> ReserveRedemptionResponse:
         """Holds what redeeming the codes would take, for `ttl_s` (None: the server's 15 minutes): the reservation or
         the refusal, and the codes left out with their reasons. As safe to repeat as `redeem`."""
         request = redemptions_pb.ReserveRedemptionRequest(
-            request_id=request_id or str(uuid.uuid4()), codes=codes, customer=customer, order=order, combining=combining
+            request_id=request_id or str(uuid.uuid4()),
+            codes=codes,
+            customer=customer,
+            order=order,
+            combining=combining,
+            quote_token=quote_token,
         )
         if ttl_s is not None:
             request.ttl.FromMilliseconds(round(ttl_s * 1000))

@@ -23,6 +23,7 @@ from vouchsafe.domain.evaluator import TraceEntry
 from vouchsafe.domain.order import Customer, Order
 from vouchsafe.domain.pricing import Basket, Discount
 from vouchsafe.domain.reasons import Refusal
+from vouchsafe.domain.rest import NO_RESTS, Rests
 
 MAX_EXACT_CODES = 8
 # What a search may cost, about 50 ms: an evaluation counts as EVALUATION_COST and a unit for each line.
@@ -40,13 +41,14 @@ def combine(
     now_ms: int,
     combining: Combining,
     traces: dict[str, list[TraceEntry]] | None = None,
+    rests: Rests = NO_RESTS,
 ) -> Combination:
     """How the codes of a request go together on an order, as of `now_ms`.
 
     Codes are different. With ALL_OR_NOTHING, what is left out is told all the same; it is for the caller to refuse.
-    `traces` takes what was looked at, under each code.
+    `traces` takes what was looked at, under each code. `rests` are budgets that are known not to cover everything.
     """
-    bench = Bench(customer, order, now_ms)
+    bench = Bench(customer, order, now_ms, rests)
     in_order = by_priority(candidates)
     if combining.sequencing is Sequencing.PRIORITY or len(candidates) == 1:
         found = apply_in_order(bench, in_order, combining.max_codes, traces)
@@ -74,7 +76,7 @@ class _Search:
         ]
         self._work = 0
         self._cost = EVALUATION_COST + len(bench.order.lines)
-        self._seen: set[tuple[int, tuple[int, ...], int]] = set()
+        self._seen: set[tuple[int, tuple[int, ...], int, frozenset[tuple[str, int]]]] = set()
         self._ceilings = [candidate.evaluator.ceiling_minor(bench.order) for candidate in candidates]
         self.best: tuple[int, ...] = ()
         self._best_score: tuple[bool, Score] = (False, (0, 0, 0))
@@ -100,7 +102,7 @@ class _Search:
                 return
             discount, i = max(gains, key=lambda gain: (gain[0].applied_minor, -gain[1]))
             chosen, score = (*chosen, i), _plus(score, discount)
-            basket.take(discount)
+            self._bench.take(self._candidates[i], discount, basket)
             self._note(chosen, score)
 
     def _extend(self, chosen: tuple[int, ...], score: Score, basket: Basket) -> bool:
@@ -117,9 +119,9 @@ class _Search:
             if isinstance(outcome, Refusal):
                 continue
             after = basket.copy()
-            after.take(outcome)
-            # What is left, after the same codes, is all that matters to the rest.
-            state = (mask | 1 << i, tuple(after.left), after.shipping_left)
+            self._bench.take(self._candidates[i], outcome, after)
+            # What is left, after the same codes, is all that matters to the others.
+            state = (mask | 1 << i, tuple(after.left), after.shipping_left, frozenset(after.spent.items()))
             if state in self._seen:
                 continue
             self._seen.add(state)

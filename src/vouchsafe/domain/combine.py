@@ -17,6 +17,7 @@ from vouchsafe.domain.evaluator import Evaluator, TraceEntry, Verdict
 from vouchsafe.domain.order import Customer, Order
 from vouchsafe.domain.pricing import Basket, Discount
 from vouchsafe.domain.reasons import Reason, Refusal
+from vouchsafe.domain.rest import NO_RESTS, Rest, Rests
 from vouchsafe.domain.rules import ALWAYS
 
 
@@ -81,20 +82,33 @@ class Combination(NamedTuple):
 
 
 class Bench:
-    """Codes being tried on one order. Keeps the span of time in which all that it was told stays true."""
+    """Codes being tried on one order, of some of which no more than the rest of a budget is given. Keeps the span of
+    time in which all that it was told stays true."""
 
-    def __init__(self, customer: Customer, order: Order, now_ms: int) -> None:
+    def __init__(self, customer: Customer, order: Order, now_ms: int, rests: Rests = NO_RESTS) -> None:
         self._customer = customer
+        self._rests = rests
         self.order = order
         self.now_ms = now_ms
         self.from_ms, self.until_ms = ALWAYS
 
     def judge(self, candidate: Candidate, basket: Basket, trace: list[TraceEntry] | None = None) -> Discount | Refusal:
         """What a code gives on what is left of the order."""
-        verdict: Verdict = candidate.evaluator.evaluate(self._customer, basket, candidate.code, self.now_ms, trace)
+        code = candidate.code
+        rest = self._rests.get(code.campaign_id)
+        if rest is not None:
+            rest = Rest(rest.minor - basket.spent.get(code.campaign_id, 0), rest.told)
+        verdict: Verdict = candidate.evaluator.evaluate(self._customer, basket, code, self.now_ms, trace, rest)
         self.from_ms = max(self.from_ms, verdict.from_ms)
         self.until_ms = min(self.until_ms, verdict.until_ms)
         return verdict.outcome
+
+    def take(self, candidate: Candidate, discount: Discount, basket: Basket) -> None:
+        """Takes what a code gives off the basket; codes of the same campaign share what is left of its budget."""
+        basket.take(discount)
+        campaign_id = candidate.code.campaign_id
+        if campaign_id in self._rests:
+            basket.spent[campaign_id] = basket.spent.get(campaign_id, 0) + discount.applied_minor
 
 
 def by_priority(candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -129,7 +143,7 @@ def apply_in_order(
         if isinstance(outcome, Refusal):
             inapplicable.append(outcome)
         else:
-            basket.take(outcome)
+            bench.take(candidate, outcome, basket)
             applied.append(Applied(candidate, outcome))
     return Combination(tuple(applied), tuple(inapplicable), tuple(skipped), bench.now_ms, bench.from_ms, bench.until_ms)
 

@@ -20,6 +20,7 @@ from vouchsafe.domain.lines import matcher
 from vouchsafe.domain.order import Customer, Order
 from vouchsafe.domain.pricing import Basket, Discount, Pricer
 from vouchsafe.domain.reasons import Reason, Refusal
+from vouchsafe.domain.rest import Rest
 from vouchsafe.domain.rules import (
     ALWAYS,
     SOME_LINE_IS_ELIGIBLE,
@@ -59,10 +60,10 @@ class TraceEntry(msgspec.Struct, frozen=True):
 
 
 class Evaluator:
-    """The compiled form of a campaign's definition; immutable. `secret` hashes identities that are counted. Raises
-    ValueError when its expression is bad, which the check at creation rules out."""
+    """The compiled form of a campaign's definition; immutable. `identity_key` hashes identities that are counted.
+    Raises ValueError when its expression is bad, which the check at creation rules out."""
 
-    def __init__(self, campaign: Campaign, secret: bytes = b"") -> None:
+    def __init__(self, campaign: Campaign, identity_key: bytes = b"") -> None:
         definition = campaign.definition
         self.campaign = campaign
         self.stacking: Stacking = definition.stacking
@@ -73,7 +74,7 @@ class Evaluator:
         self._validity_ms = definition.code_validity_ms
         self._is_eligible = matcher(definition.eligible_lines)
         zone = definition.schedule.time_zone if definition.schedule else "UTC"
-        self.taker = Taker(definition.limits, zone, secret)
+        self.taker = Taker(definition.limits, zone, identity_key)
         rules = compile_limits(definition.limits)
         rules += [
             compile_condition(condition, f"conditions[{index}]", zone)
@@ -97,8 +98,10 @@ class Evaluator:
         code: CodeEntry,
         now_ms: int,
         trace: list[TraceEntry] | None = None,
+        rest: Rest | None = None,
     ) -> Verdict:
-        """Judges one code on what is left of an order, as of `now_ms`. Nothing is taken off the basket.
+        """Judges one code on what is left of an order, as of `now_ms`, and gives no more than the rest of a budget.
+        Nothing is taken off the basket.
 
         With a trace, everything is looked at and entered there; without, the first refusal ends it.
         """
@@ -123,12 +126,17 @@ class Evaluator:
                 break
         begin, end = self.taker.span(now_ms)
         from_ms, until_ms = max(from_ms, begin), min(until_ms, end)
-        outcome = self._priced(facts, trace) if refusal is None or trace is not None else refusal
+        outcome = self._priced(facts, trace, rest) if refusal is None or trace is not None else refusal
         return Verdict(refusal or outcome, from_ms, until_ms)
 
-    def _priced(self, facts: Facts, trace: list[TraceEntry] | None) -> Discount | Refusal:
+    def _priced(self, facts: Facts, trace: list[TraceEntry] | None, rest: Rest | None) -> Discount | Refusal:
         """What a code gives if no condition speaks against it."""
         discount = self._pricer.price(facts.basket, facts.eligible)
+        if rest is not None and discount.applied_minor > rest.minor:
+            if rest.minor <= 0:
+                # Also when there is something on top: a campaign without money left gives what costs money to nobody.
+                return rest.refusal(facts.code.code)
+            discount = discount.within(rest.minor)
         if trace is not None:
             saw = f"{discount.applied_minor} of {discount.desired_minor} desired, in minor units"
             note = f"less because of {', '.join(discount.caps)}" if discount.caps else ""

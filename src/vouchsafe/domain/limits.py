@@ -61,8 +61,17 @@ class IdentityLimit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     uses: int
 
 
+class HonourQuoted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How far a use that was offered at most `within_ms` ago may pass the limits of uses in all and of the budget."""
+
+    within_ms: int
+    overdraft_uses: int = 0
+    overdraft_minor: int = 0
+
+
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Any mix of limits, checked and taken in one step. Amounts are minor units of the definition's currency."""
+    """Any mix of limits, checked and taken in one step. Amounts are minor units of the definition's currency. With
+    `partial_budget`, the rest of a budget is given when it does not cover a discount."""
 
     total: int | None = None
     per_customer: int | None = None
@@ -74,6 +83,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     windows: tuple[WindowLimit, ...] = ()
     attributes: tuple[AttributeLimit, ...] = ()
     identities: IdentityLimit | None = None
+    partial_budget: bool = False
+    honour_quoted: HonourQuoted | None = None
 
 
 def check(limits: Limits) -> Iterator[Violation]:
@@ -87,6 +98,22 @@ def check(limits: Limits) -> Iterator[Violation]:
         for index in range(len(keys)):
             if keys[index] in keys[:index]:
                 yield Violation(f"{name}[{index}]", "limits the same as one before it; give the lower of the two")
+    if limits.partial_budget and not amounts_of(limits):
+        yield Violation("partial_budget", "gives the rest of a budget; set budget_minor or customer_budget_minor, too")
+    if limits.honour_quoted is not None:
+        yield from _check_honour_quoted(limits, limits.honour_quoted)
+
+
+def _check_honour_quoted(limits: Limits, honour: HonourQuoted) -> Iterator[Violation]:
+    if honour.overdraft_uses <= 0 and honour.overdraft_minor <= 0:
+        yield Violation("honour_quoted", "passes no limit; give overdraft_uses or overdraft_minor, or leave it out")
+    if honour.overdraft_uses > 0 and limits.total is None:
+        yield Violation(
+            "honour_quoted.overdraft_uses", "is how far to pass limits.total, which is not set; set it, too"
+        )
+    if honour.overdraft_minor > 0 and limits.budget_minor is None:
+        text = "is how far to pass limits.budget_minor, which is not set; set it, too"
+        yield Violation("honour_quoted.overdraft_minor", text)
 
 
 def amounts_of(limits: Limits) -> list[str]:

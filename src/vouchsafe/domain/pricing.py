@@ -20,6 +20,7 @@ class Cap(StrEnum):
     MAX_AMOUNT_PER_LINE = "MAX_AMOUNT_PER_LINE"
     MAX_UNITS = "MAX_UNITS"
     NOTHING_LEFT = "NOTHING_LEFT"  # a line is never worth less than nothing
+    BUDGET = "BUDGET"  # what was left of the campaign's budget, or of the customer's
 
 
 class LineDiscount(msgspec.Struct, frozen=True, gc=False):
@@ -56,21 +57,43 @@ class Discount(msgspec.Struct, frozen=True):
         """Whether the shopper gets anything."""
         return self.applied_minor > 0 or bool(self.granted_units)
 
+    def within(self, rest_minor: int) -> Discount:
+        """The part of it that the rest of a budget covers: shared out over the lines and the shipping in proportion to
+        what it takes off them, so that it adds up to the rest exactly. What is granted on top costs no budget."""
+        if self.applied_minor <= rest_minor:
+            return self
+        *takes, shipping_minor = shares(rest_minor, [*(line.applied_minor for line in self.lines), self.shipping_minor])
+        lines = [
+            line if take == line.applied_minor else _cut_to(line, take)
+            for line, take in zip(self.lines, takes, strict=True)
+        ]
+        return Discount(
+            rest_minor,
+            self.desired_minor,
+            tuple(lines),
+            shipping_minor,
+            self.granted_units,
+            _merged(self.caps, (Cap.BUDGET,)),
+        )
+
 
 class Basket:
-    """An order while discounts are taken off it: what each line and the shipping still come to."""
+    """An order while discounts are taken off it: what each line and the shipping still come to, and what was spent of
+    the budgets that somebody keeps an eye on, by campaign."""
 
-    __slots__ = ("left", "order", "shipping_left")
+    __slots__ = ("left", "order", "shipping_left", "spent")
 
     def __init__(self, order: Order) -> None:
         self.order = order
         self.left = list(order.line_amounts)
         self.shipping_left = order.shipping_minor
+        self.spent: dict[str, int] = {}
 
     def copy(self) -> Basket:
         """One that goes its own way from here."""
         twin = Basket.__new__(Basket)
         twin.order, twin.left, twin.shipping_left = self.order, self.left.copy(), self.shipping_left
+        twin.spent = self.spent.copy()
         return twin
 
     def take(self, discount: Discount) -> None:
@@ -258,6 +281,11 @@ class _Compiled:
             takes.append(take)
             cuts.append(cut)
         return takes, cuts
+
+
+def _cut_to(line: LineDiscount, rest_minor: int) -> LineDiscount:
+    """What the rest of a budget leaves of what is taken off a line."""
+    return msgspec.structs.replace(line, applied_minor=rest_minor, caps=_merged(line.caps, (Cap.BUDGET,)))
 
 
 def _at_least(desired: list[int], takes: list[int]) -> list[int]:

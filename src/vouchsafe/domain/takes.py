@@ -8,6 +8,7 @@ span of time count; its amount is that span in milliseconds.
 from __future__ import annotations
 
 import hmac
+from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
 from typing import NamedTuple
@@ -16,13 +17,14 @@ from zoneinfo import ZoneInfo
 
 from vouchsafe.domain.campaign import CodeEntry
 from vouchsafe.domain.identities import attribute_value, identity
-from vouchsafe.domain.limits import IdentityLimit, Limits, Period, PeriodLimit
+from vouchsafe.domain.limits import HonourQuoted, IdentityLimit, Limits, Period, PeriodLimit
 from vouchsafe.domain.order import Customer, Order
 from vouchsafe.domain.reasons import Reason
 from vouchsafe.domain.rules import ALWAYS
 from vouchsafe.domain.schedule import Weekday
 
 _WEEKDAYS = list(Weekday)
+_NO_OVERDRAFT = HonourQuoted(within_ms=0)
 
 
 class Take(NamedTuple):
@@ -35,23 +37,31 @@ class Take(NamedTuple):
 
 
 class Taker:
-    """The compiled limits of one campaign. `secret` keeps stored identities from being guessed back."""
+    """The compiled limits of one campaign. `identity_key` keeps stored identities from being guessed back."""
 
-    def __init__(self, limits: Limits, time_zone: str, secret: bytes) -> None:
+    def __init__(self, limits: Limits, time_zone: str, identity_key: bytes) -> None:
         self._limits = limits
         self._zone = ZoneInfo(time_zone)
-        self._secret = secret
+        self._identity_key = identity_key
 
     def takes(
-        self, customer: Customer, order: Order, entry: CodeEntry, discount_minor: int, now_ms: int
+        self,
+        customer: Customer,
+        order: Order,
+        entry: CodeEntry,
+        discount_minor: int,
+        now_ms: int,
+        *,
+        is_quoted: bool = False,
     ) -> tuple[Take, ...]:
         """What one use takes at `now_ms`, in the order of the reasons; `span` says how long that is so. What a limit
-        counts by is there: the rules ask for it before.
+        counts by is there: the rules ask for it before. One that is quoted may pass limits, as far as they say.
 
         Uses in all, by customer and by code, and the money are counted whether or not they are limited, so that a limit
         that comes later holds for what was used before. The others are counted from when they are first limited.
         """
         limits, customer_id = self._limits, customer.id
+        overdraft = limits.honour_quoted if is_quoted and limits.honour_quoted is not None else _NO_OVERDRAFT
         code_limit = entry.use_limit if entry.use_limit is not None else limits.per_code
         found = [
             Take(f"code:{entry.code}", 1, code_limit, Reason.CODE_LIMIT_REACHED),
@@ -72,11 +82,13 @@ class Taker:
         if limits.customer_budget_minor is not None:
             field, cap = f"money:{customer_id}", limits.customer_budget_minor
             found.append(Take(field, discount_minor, cap, Reason.CUSTOMER_BUDGET_EXHAUSTED))
-        found.append(Take("uses", 1, limits.total, Reason.CAMPAIGN_LIMIT_REACHED))
+        total = _beyond(limits.total, overdraft.overdraft_uses)
+        found.append(Take("uses", 1, total, Reason.CAMPAIGN_LIMIT_REACHED))
         if limits.distinct_customers is not None:
             field, cap = f"?customer:{customer_id}", limits.distinct_customers
             found.append(Take(field, 1, cap, Reason.DISTINCT_CUSTOMERS_REACHED))
-        found.append(Take("money", discount_minor, limits.budget_minor, Reason.BUDGET_EXHAUSTED))
+        budget_minor = _beyond(limits.budget_minor, overdraft.overdraft_minor)
+        found.append(Take("money", discount_minor, budget_minor, Reason.BUDGET_EXHAUSTED))
         return tuple(found)
 
     def span(self, now_ms: int) -> tuple[int, int]:
@@ -106,10 +118,14 @@ class Taker:
     def _identities(self, limit: IdentityLimit, customer: Customer) -> list[str]:
         """The counters of what is known of a shopper, each named by a keyed hash: 128 bits in hex."""
         return [
-            f"identity:{kind.value.lower()}:{hmac.digest(self._secret, value.encode(), 'sha256').hex()[:32]}"
+            f"identity:{kind.value.lower()}:{hmac.digest(self._identity_key, value.encode(), 'sha256').hex()[:32]}"
             for kind in limit.kinds
             if (value := identity(kind, customer))
         ]
+
+
+def _beyond(limit: int | None, overdraft: int) -> int | None:
+    return None if limit is None else limit + overdraft
 
 
 def _following(period: Period, begin: date) -> date:
@@ -120,6 +136,19 @@ def _following(period: Period, begin: date) -> date:
             return begin + timedelta(days=7)
         case Period.MONTH:
             return (begin + timedelta(days=31)).replace(day=1)
+
+
+def behind(takes: Iterable[Take], earlier: Counter[str]) -> tuple[Take, ...]:
+    """The takes of one of several codes of a campaign as they count behind those of its earlier codes, which are noted
+    in `earlier`: what fits alone may not fit beside them. Only for asking. Moments and different customers are left as
+    they are: they do not add up."""
+    found = []
+    for take in takes:
+        before = earlier[take.field]
+        found.append(take._replace(amount=take.amount + before) if before else take)
+        if take.field[0] not in "?~":
+            earlier[take.field] = before + take.amount
+    return tuple(found)
 
 
 def takes_text(takes: Iterable[Take]) -> str:

@@ -58,6 +58,7 @@ def redeem_request(
         customer=_customer(message.customer),
         order=_order(message.order),
         combining=from_message(message.combining, Combining) if message.HasField("combining") else ALONE,
+        quote_token=getattr(message, "quote_token", ""),
     )
 
 
@@ -65,7 +66,8 @@ def _fingerprint(
     codes: tuple[str, ...],
     message: AnyRequest,
 ) -> str:
-    """32 hex digits over all that a request says except its id. Spelling a code differently changes nothing."""
+    """32 hex digits over what a request asks for, so not its id nor a quote. Spelling a code differently changes
+    nothing."""
     digest = hashlib.blake2b(" ".join(codes).encode(), digest_size=16)
     for part in (message.customer, message.order, message.combining):
         data = part.SerializeToString(deterministic=True)
@@ -267,6 +269,7 @@ def offer_message(offer: Offer) -> redemption_pb2.Offer:
         currency_code=offer.currency_code,
         order_amount_minor=offer.order_amount_minor,
         discount_minor=offer.discount_minor,
+        quote_token=offer.quote_token,
     )
     if offer.is_best is not None:
         message.is_best_deal = offer.is_best

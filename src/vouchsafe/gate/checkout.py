@@ -73,14 +73,18 @@ class Checkout:
         """The definition that decides now, or None when the gate has no such campaign."""
         return await self._lane.submit(self._describe, self._gate.partition_of(campaign_id), campaign_id)
 
-    async def claim(self, claim: Claim) -> None:
-        """Makes sure that the request id is this request's and no other's. Raises RequestIdReused.
+    async def claim(self, claim: Claim) -> Standing | Refusal | None:
+        """Makes sure that the request id is this request's and no other's, and answers what it was told there, if
+        anything. Raises RequestIdReused.
 
         A request id has a partition of its own, so that it is caught even when the other request went to a campaign
         elsewhere. Where both partitions are the same, `redeem` does this by itself.
         """
-        if self.home(claim.request_id) != self._gate.partition_of(claim.campaign_id):
-            await self.claim_id(claim.request_id, claim.fingerprint)
+        if self.home(claim.request_id) == self._gate.partition_of(claim.campaign_id):
+            return None
+        told = await self.claim_id(claim.request_id, claim.fingerprint)
+        assert not isinstance(told, Reserved)  # a request to reserve has another fingerprint
+        return told
 
     async def claim_id(self, request_id: str, fingerprint: str) -> Standing | Refusal | Reserved | None:
         """Makes sure that the request id is this request's and no other's, and answers what it was told in the

@@ -38,16 +38,21 @@ class CampaignStats:
 class Campaigns:
     """Every method raises Unavailable when a store that it needs is out of reach."""
 
-    def __init__(self, gate: Gate, ledger: Ledger, *, has_identity_secret: bool) -> None:
+    def __init__(self, gate: Gate, ledger: Ledger, *, has_secret: bool) -> None:
         self._gate = gate
         self._ledger = ledger
-        self._has_identity_secret = has_identity_secret
+        self._has_secret = has_secret
 
     def check_supported(self, definition: Definition) -> None:
         """Raises InvalidRequest when this server is not set up for what a definition asks."""
-        if definition.limits.identities is not None and not self._has_identity_secret:
-            text = "needs VOUCHSAFE_IDENTITY_SECRET to be set on every server, to hash what is counted by"
-            raise InvalidRequest(Violation("definition.limits.identities", text))
+        limits = definition.limits
+        needs = [
+            Violation(f"definition.limits.{name}", f"needs VOUCHSAFE_SECRET to be set on every server, {what_for}")
+            for name, what_for in (("identities", "to hash what is counted by"), ("honour_quoted", "to sign quotes"))
+            if getattr(limits, name) is not None
+        ]
+        if needs and not self._has_secret:
+            raise InvalidRequest(*needs)
 
     async def create(self, campaign_id: str, definition: Definition, codes: Sequence[CodeEntry]) -> CampaignStatus:
         """Creates a campaign with its codes. Raises AlreadyExists when the id or a code is taken.

@@ -66,6 +66,10 @@ class Combined:
                 case Refusal(reason=Reason.ORDER_ALREADY_REDEEMED) as found:
                     await remember(self._checkout, request.request_id, request.fingerprint, found)
                     return Answer(found)
+                case Refusal(reason=Reason.BUDGET_EXHAUSTED | Reason.CUSTOMER_BUDGET_EXHAUSTED):
+                    # Somebody has taken of it since. That others come and take is no reason to let them: at once again,
+                    # for what is left.
+                    pass
                 case _:
                     # Somebody was faster, or the campaign or the time is another: planning again tells.
                     await patience.wait()

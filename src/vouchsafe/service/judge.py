@@ -15,6 +15,7 @@ from vouchsafe.domain.errors import Unavailable
 from vouchsafe.domain.evaluator import Evaluator, TraceEntry
 from vouchsafe.domain.order import Customer, Order
 from vouchsafe.domain.reasons import Reason, Refusal
+from vouchsafe.domain.rest import NO_RESTS, Rests
 from vouchsafe.gate.checkout import Checkout
 
 CACHED_CODES = 100_000
@@ -26,7 +27,7 @@ Value = TypeVar("Value")
 @dataclass(frozen=True, slots=True)
 class RedeemRequest:
     """What a checkout asks. `codes` are normalised and different; `fingerprint` is 32 hex digits over everything but
-    the request id."""
+    the request id and the token of a quote, which is empty for none."""
 
     request_id: str
     fingerprint: str
@@ -34,14 +35,15 @@ class RedeemRequest:
     customer: Customer
     order: Order
     combining: Combining
+    quote_token: str = ""
 
 
 class Judge:
     """Looks codes and campaigns up at the gate, once for each version, and asks the rules."""
 
-    def __init__(self, checkout: Checkout, secret: bytes) -> None:
+    def __init__(self, checkout: Checkout, identity_key: bytes) -> None:
         self._checkout = checkout
-        self._secret = secret
+        self._identity_key = identity_key
         self._codes = _Cache[CodeEntry](CACHED_CODES)
         self._evaluators = _Cache[Evaluator](CACHED_CAMPAIGNS)
 
@@ -69,10 +71,11 @@ class Judge:
         request: RedeemRequest,
         candidates: Sequence[Candidate],
         traces: dict[str, list[TraceEntry]] | None = None,
+        rests: Rests = NO_RESTS,
     ) -> Combination:
-        """How the codes go together on the order now."""
+        """How the codes go together on the order now, when no more than these rests of budgets can be given."""
         now_ms = self._checkout.now_ms()
-        return combine(request.customer, request.order, candidates, now_ms, request.combining, traces)
+        return combine(request.customer, request.order, candidates, now_ms, request.combining, traces, rests)
 
     def forget(self, campaign_ids: Sequence[str]) -> None:
         """These campaigns have changed; they are read again when they are needed."""
@@ -103,7 +106,7 @@ class Judge:
             campaign = await self._checkout.definition(campaign_id)
             if campaign is None:
                 raise Unavailable(f"campaign {campaign_id} is being published; try again")
-            evaluator = Evaluator(campaign, self._secret)
+            evaluator = Evaluator(campaign, self._identity_key)
             self._evaluators.put(campaign_id, evaluator)
         return evaluator
 

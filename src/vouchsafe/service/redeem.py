@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vouchsafe.domain.combine import Applied, Candidate, Combination, Coverage
 from vouchsafe.domain.errors import NotFound, Unavailable
 from vouchsafe.domain.evaluator import TraceEntry
+from vouchsafe.domain.limits import Limits
 from vouchsafe.domain.pricing import Discount
+from vouchsafe.domain.quotes import Quotes, with_quote
 from vouchsafe.domain.reasons import Refusal
 from vouchsafe.domain.redemption import Claim, Position, Redemption
+from vouchsafe.domain.rest import Rest, Rests, rest_of
+from vouchsafe.domain.secret import Purpose, derived_key
+from vouchsafe.domain.takes import behind
 from vouchsafe.gate.attempts import Attempt, Moved, Stale, Standing, Waiting
 from vouchsafe.gate.checkout import Checkout
 from vouchsafe.ledger.ledger import Ledger
@@ -29,12 +35,14 @@ NOTHING = Discount(0, 0)
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What a redemption would give now. Amounts in minor units of `currency_code`."""
+    """What a redemption would give now. Amounts in minor units of `currency_code`. `quote_token` is empty when no
+    campaign of it honours quotes."""
 
     applied: tuple[Applied, ...]
     currency_code: str
     order_amount_minor: int
     is_best: bool | None
+    quote_token: str = ""
 
     @property
     def discount_minor(self) -> int:
@@ -64,10 +72,11 @@ class Validation:
 class Redeem:
     """Validates and redeems. Every method raises Unavailable or Overloaded as the gate does."""
 
-    def __init__(self, checkout: Checkout, ledger: Ledger, *, hold_ms: int, identity_secret: str) -> None:
+    def __init__(self, checkout: Checkout, ledger: Ledger, *, hold_ms: int, secret: str) -> None:
         self._checkout = checkout
         self._ledger = ledger
-        self._judge = Judge(checkout, identity_secret.encode())
+        self._judge = Judge(checkout, derived_key(secret, Purpose.IDENTITIES))
+        self._quotes = Quotes(secret)
         transactions = Transactions(checkout, hold_ms)
         self._combined = Combined(checkout, transactions, self._plan, self.get)
         self.reservations = Reservations(checkout, transactions, self._plan, self.get)
@@ -91,12 +100,14 @@ class Redeem:
         patience = Patience()
         for _ in range(MAX_ROUNDS):
             (candidate,) = await self._judge.candidates(entries)
+            if _limits(candidate).partial_budget:
+                # In one step the first refusal would be final; a part that is held can be asked for again, for less.
+                return (await self._combined.redeem(request)).outcome
             combination = self._judge.combine(request, [candidate])
             attempt = self._attempt(request, candidate, combination)
-            if not claimed:
-                await self._checkout.claim(attempt.claim)
-                claimed = True
-            answer = await self._checkout.redeem(attempt)
+            told = None if claimed else await self._checkout.claim(attempt.claim)
+            claimed = True
+            answer = told or await self._checkout.redeem(attempt)
             if isinstance(answer, Standing):
                 return await self.get(answer.position)
             if isinstance(answer, Waiting):
@@ -104,52 +115,70 @@ class Redeem:
             if isinstance(answer, Stale | Moved | Waiting):
                 self._must_judge_again([attempt], [answer])
                 continue
-            return answer
+            return self._told(request, candidate, answer) if isinstance(answer, Refusal) else answer
         raise Unavailable("the campaign keeps changing; try again")
 
     async def validate(self, request: RedeemRequest, *, explain: bool = False) -> Validation:
         """What redeeming would answer now. Takes nothing; the request id is not looked at."""
-        return (await self._judged(request, explain=explain))[0]
+        validation, _ = await self._judged(request, explain=explain)
+        offer = validation.outcome
+        if not isinstance(offer, Offer) or all(_limits(one.candidate).honour_quoted is None for one in offer.applied):
+            return validation
+        codes = [one.candidate.code.code for one in offer.applied]
+        token = self._quotes.token(self._checkout.now_ms(), request.customer.id, request.order.id, codes)
+        return replace(validation, outcome=replace(offer, quote_token=token))
 
     async def _plan(self, request: RedeemRequest) -> Plan | Answer:
         """What to redeem of several codes, or why not."""
-        validation, attempts = await self._judged(request)
+        validation, combination = await self._judged(request)
         if isinstance(validation.outcome, Refusal):
             return Answer(validation.outcome, validation.inapplicable, validation.skipped)
+        attempts = tuple(self._attempt(request, one.candidate, combination) for one in combination.applied)
         return Plan(attempts, validation.inapplicable, validation.skipped, validation.outcome.is_best)
 
-    async def _judged(self, request: RedeemRequest, *, explain: bool = False) -> tuple[Validation, tuple[Attempt, ...]]:
-        """What the rules and the gate say now, with an attempt for each code that applies, in that order."""
+    async def _judged(self, request: RedeemRequest, *, explain: bool = False) -> tuple[Validation, Combination]:
+        """What the rules and the gate say now, and how the codes go together."""
         entries, unknown = await self._judge.resolve(request.codes)
         refused = {refusal.code: refusal for refusal in unknown}
+        rests: dict[str, Rest] = {}
         rounds, patience = 0, Patience()
         while rounds < MAX_ROUNDS:
             rounds += 1
             candidates = await self._judge.candidates(entries)
             traces: dict[str, list[TraceEntry]] | None = {} if explain else None
             asked = [candidate for candidate in candidates if candidate.code.code not in refused]
-            combination = self._judge.combine(request, asked, traces)
-            skipped = {refusal.code for refusal in combination.skipped}
+            combination = self._judge.combine(request, asked, traces, rests)
+            left_out = {refusal.code for refusal in combination.inapplicable}
+            tried = [one.candidate for one in combination.applied]
+            tried += [candidate for candidate in asked if candidate.code.code in left_out]
+            earlier: defaultdict[str, Counter[str]] = defaultdict(Counter)
             attempts = [
-                self._attempt(request, candidate, combination)
-                for candidate in asked
-                if candidate.code.code not in skipped
+                self._attempt(request, candidate, combination, earlier[candidate.code.campaign_id])
+                for candidate in tried
             ]
             answers = await asyncio.gather(*map(self._checkout.validate, attempts))
             if any(isinstance(answer, Waiting) for answer in answers):
                 await patience.wait()
                 rounds = 0
             if self._must_judge_again(attempts, answers):
+                rests.clear()
                 continue
-            told = {answer.code: answer for answer in answers if isinstance(answer, Refusal)}
+            if less := _less(tried, answers, rests):
+                # Less than was asked for, or than somebody left a moment ago: this ends when the budget does.
+                rests |= less
+                rounds = 0
+                continue
+            told = {
+                answer.code: self._told(request, candidate, answer)
+                for candidate, answer in zip(tried, answers, strict=True)
+                if isinstance(answer, Refusal)
+            }
             refused |= told
             if len(told) > len(combination.inapplicable):
                 # What the gate refuses takes no part any more, and what it was in the way of gets its turn.
                 rounds = 0
                 continue
-            by_code = {attempt.claim.code: attempt for attempt in attempts}
-            applied = tuple(by_code[one.candidate.code.code] for one in combination.applied)
-            return _validation(request, candidates, combination, refused, traces), applied
+            return _validation(request, candidates, combination, refused, traces), combination
         raise Unavailable("a campaign keeps changing; try again")
 
     async def get(self, position: Position) -> Redemption:
@@ -181,14 +210,32 @@ class Redeem:
         self._judge.forget(stale)
         return bool(stale) or any(isinstance(answer, Moved | Waiting) for answer in answers)
 
-    def _attempt(self, request: RedeemRequest, candidate: Candidate, combination: Combination) -> Attempt:
-        """What the rules say of one code, for the gate to add what it knows."""
+    def _attempt(
+        self,
+        request: RedeemRequest,
+        candidate: Candidate,
+        combination: Combination,
+        earlier: Counter[str] | None = None,
+    ) -> Attempt:
+        """What the rules say of one code, for the gate to add what it knows; only for asking when it counts behind the
+        takes of `earlier` codes."""
         campaign, entry = candidate.evaluator.campaign, candidate.code
         code = entry.code
         discount = next((one.discount for one in combination.applied if one.candidate is candidate), NOTHING)
+        from_ms, until_ms, is_quoted = combination.from_ms, combination.until_ms, False
+        expire_ms = self._quote_expire_ms(request, _limits(candidate))
+        if expire_ms is not None:
+            # By the gate's clock, as everything that time decides.
+            is_quoted = combination.now_ms < expire_ms
+            if is_quoted:
+                until_ms = min(until_ms, expire_ms)
+            else:
+                from_ms = max(from_ms, expire_ms)
         takes = candidate.evaluator.taker.takes(
-            request.customer, request.order, entry, discount.applied_minor, combination.now_ms
+            request.customer, request.order, entry, discount.applied_minor, combination.now_ms, is_quoted=is_quoted
         )
+        if earlier is not None:
+            takes = behind(takes, earlier)
         claim = Claim(
             request_id=request.request_id,
             fingerprint=request.fingerprint,
@@ -203,7 +250,41 @@ class Redeem:
             takes={take.field: take.amount for take in takes},
         )
         objection = next((refusal for refusal in combination.inapplicable if refusal.code == code), None)
-        return Attempt(claim, takes, objection, combination.from_ms, combination.until_ms)
+        return Attempt(claim, takes, objection, from_ms, until_ms)
+
+    def _quote_expire_ms(self, request: RedeemRequest, limits: Limits) -> int | None:
+        """Until when the quote that came along is honoured by a campaign, None without one that is."""
+        if limits.honour_quoted is None:
+            return None
+        issue_time_ms = self._quote_issue_time_ms(request)
+        return None if issue_time_ms is None else issue_time_ms + limits.honour_quoted.within_ms
+
+    def _quote_issue_time_ms(self, request: RedeemRequest) -> int | None:
+        token = request.quote_token
+        return (
+            self._quotes.issue_time_ms(token, request.customer.id, request.order.id, request.codes) if token else None
+        )
+
+    def _told(self, request: RedeemRequest, candidate: Candidate, refusal: Refusal) -> Refusal:
+        """A refusal of the gate, with what became of the quote that came along."""
+        if not request.quote_token:
+            return refusal
+        return with_quote(refusal, _limits(candidate), self._quote_issue_time_ms(request))
+
+
+def _limits(candidate: Candidate) -> Limits:
+    return candidate.evaluator.campaign.definition.limits
+
+
+def _less(tried: Sequence[Candidate], answers: Sequence[object], rests: Rests) -> dict[str, Rest]:
+    """By campaign, the rests of budgets that can be given instead of refusals, as far as they are news."""
+    found = {}
+    for candidate, answer in zip(tried, answers, strict=True):
+        rest = rest_of(_limits(candidate), answer) if isinstance(answer, Refusal) else None
+        known = rests.get(candidate.code.campaign_id)
+        if rest is not None and (known is None or rest.minor < known.minor):
+            found[candidate.code.campaign_id] = rest
+    return found
 
 
 def _validation(

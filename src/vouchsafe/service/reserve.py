@@ -93,6 +93,8 @@ class Reservations:
                 case Refusal(reason=Reason.ORDER_ALREADY_REDEEMED) as found:
                     await remember(self._checkout, request.request_id, fingerprint, found)
                     told = found
+                case Refusal(reason=Reason.BUDGET_EXHAUSTED | Reason.CUSTOMER_BUDGET_EXHAUSTED):
+                    pass  # as for redeeming several codes: at once again, for what is left
                 case _:
                     # Somebody was faster, or the campaign or the time is another: planning again tells.
                     await patience.wait()

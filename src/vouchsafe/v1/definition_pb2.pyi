@@ -237,9 +237,45 @@ class IdentityLimit(_message.Message):
 Global___IdentityLimit: _TypeAlias = IdentityLimit  # noqa: Y015
 
 @_typing.final
+class HonourQuoted(_message.Message):
+    """How far a redemption may pass a campaign's limits when Validate has offered it shortly before: the limits of uses in
+    all and of the budget, no others. Never are there more uses than Limits.total and overdraft_uses together, nor is more
+    taken off than Limits.budget_minor and overdraft_minor together, however many quotes there are.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WITHIN_FIELD_NUMBER: _builtins.int
+    OVERDRAFT_USES_FIELD_NUMBER: _builtins.int
+    OVERDRAFT_MINOR_FIELD_NUMBER: _builtins.int
+    overdraft_uses: _builtins.int
+    """How many uses beyond Limits.total, which has to be set then, from 0 to 10^12."""
+    overdraft_minor: _builtins.int
+    """How much beyond Limits.budget_minor, which has to be set then, in minor units, from 0 to 10^15."""
+    @_builtins.property
+    def within(self) -> _duration_pb2.Duration:
+        """How old a quote may be by the store's clock when the use is taken, from a second to 24 hours. Required."""
+
+    def __init__(
+        self,
+        *,
+        within: _duration_pb2.Duration | None = ...,
+        overdraft_uses: _builtins.int = ...,
+        overdraft_minor: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["within", b"within"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["overdraft_minor", b"overdraft_minor", "overdraft_uses", b"overdraft_uses", "within", b"within"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HonourQuoted: _TypeAlias = HonourQuoted  # noqa: Y015
+
+@_typing.final
 class Limits(_message.Message):
     """How often and for how much a campaign may be used, in any mix: everything is checked and taken in one step. An unset
-    limit is no limit. A limit may be set below what is used already; it admits nothing more then.
+    limit is no limit. A limit may be set below what is used already; it admits nothing more then. Whoever comes at the
+    limit is refused, unless partial_budget or honour_quoted says otherwise.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -254,6 +290,8 @@ class Limits(_message.Message):
     WINDOWS_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     IDENTITIES_FIELD_NUMBER: _builtins.int
+    PARTIAL_BUDGET_FIELD_NUMBER: _builtins.int
+    HONOUR_QUOTED_FIELD_NUMBER: _builtins.int
     total: _builtins.int
     """Uses in all, from 1 to 10^12."""
     per_customer: _builtins.int
@@ -266,6 +304,10 @@ class Limits(_message.Message):
     """What all uses take off together, in minor units, from 1 to 10^15."""
     customer_budget_minor: _builtins.int
     """What the uses of one customer take off together, in minor units, from 1 to 10^15. Counted from when it is first set."""
+    partial_budget: _builtins.bool
+    """Whether the rest of budget_minor or customer_budget_minor is given when it does not cover a discount, with
+    DISCOUNT_CAP_BUDGET. False: the discount is refused then.
+    """
     @_builtins.property
     def periods(self) -> _containers.RepeatedCompositeFieldContainer[Global___PeriodLimit]:
         """Uses by one customer in stretches of the calendar, at most 3. Counted from when they are first set."""
@@ -282,6 +324,10 @@ class Limits(_message.Message):
     def identities(self) -> Global___IdentityLimit:
         """Uses by each identity of a shopper. Counted from when it is first set."""
 
+    @_builtins.property
+    def honour_quoted(self) -> Global___HonourQuoted:
+        """How far redemptions that Validate has offered may pass the limits. Unset: not at all."""
+
     def __init__(
         self,
         *,
@@ -295,10 +341,12 @@ class Limits(_message.Message):
         windows: _abc.Iterable[Global___WindowLimit] | None = ...,
         attributes: _abc.Iterable[Global___AttributeLimit] | None = ...,
         identities: Global___IdentityLimit | None = ...,
+        partial_budget: _builtins.bool = ...,
+        honour_quoted: Global___HonourQuoted | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_budget_minor", b"_budget_minor", "_customer_budget_minor", b"_customer_budget_minor", "_distinct_customers", b"_distinct_customers", "_per_code", b"_per_code", "_per_customer", b"_per_customer", "_total", b"_total", "budget_minor", b"budget_minor", "customer_budget_minor", b"customer_budget_minor", "distinct_customers", b"distinct_customers", "identities", b"identities", "per_code", b"per_code", "per_customer", b"per_customer", "total", b"total"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_budget_minor", b"_budget_minor", "_customer_budget_minor", b"_customer_budget_minor", "_distinct_customers", b"_distinct_customers", "_per_code", b"_per_code", "_per_customer", b"_per_customer", "_total", b"_total", "budget_minor", b"budget_minor", "customer_budget_minor", b"customer_budget_minor", "distinct_customers", b"distinct_customers", "honour_quoted", b"honour_quoted", "identities", b"identities", "per_code", b"per_code", "per_customer", b"per_customer", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget_minor", b"_budget_minor", "_customer_budget_minor", b"_customer_budget_minor", "_distinct_customers", b"_distinct_customers", "_per_code", b"_per_code", "_per_customer", b"_per_customer", "_total", b"_total", "attributes", b"attributes", "budget_minor", b"budget_minor", "customer_budget_minor", b"customer_budget_minor", "distinct_customers", b"distinct_customers", "identities", b"identities", "per_code", b"per_code", "per_customer", b"per_customer", "periods", b"periods", "total", b"total", "windows", b"windows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget_minor", b"_budget_minor", "_customer_budget_minor", b"_customer_budget_minor", "_distinct_customers", b"_distinct_customers", "_per_code", b"_per_code", "_per_customer", b"_per_customer", "_total", b"_total", "attributes", b"attributes", "budget_minor", b"budget_minor", "customer_budget_minor", b"customer_budget_minor", "distinct_customers", b"distinct_customers", "honour_quoted", b"honour_quoted", "identities", b"identities", "partial_budget", b"partial_budget", "per_code", b"per_code", "per_customer", b"per_customer", "periods", b"periods", "total", b"total", "windows", b"windows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__budget_minor: _TypeAlias = _typing.Literal["budget_minor"]  # noqa: Y015
     _WhichOneofArgType__budget_minor: _TypeAlias = _typing.Literal["_budget_minor", b"_budget_minor"]  # noqa: Y015

@@ -36,6 +36,8 @@ class _DiscountCapEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DiscountC
     """Effect.max_units."""
     DISCOUNT_CAP_NOTHING_LEFT: _DiscountCap.ValueType  # 4
     """A line, or the shipping, is never worth less than nothing."""
+    DISCOUNT_CAP_BUDGET: _DiscountCap.ValueType  # 5
+    """What was left of Limits.budget_minor or Limits.customer_budget_minor."""
 
 class DiscountCap(_DiscountCap, metaclass=_DiscountCapEnumTypeWrapper):
     """Why less was applied than an effect desired."""
@@ -50,6 +52,8 @@ DISCOUNT_CAP_MAX_UNITS: DiscountCap.ValueType  # 3
 """Effect.max_units."""
 DISCOUNT_CAP_NOTHING_LEFT: DiscountCap.ValueType  # 4
 """A line, or the shipping, is never worth less than nothing."""
+DISCOUNT_CAP_BUDGET: DiscountCap.ValueType  # 5
+"""What was left of Limits.budget_minor or Limits.customer_budget_minor."""
 Global___DiscountCap: _TypeAlias = DiscountCap  # noqa: Y015
 
 @_typing.final
@@ -253,6 +257,7 @@ class Offer(_message.Message):
     ORDER_AMOUNT_MINOR_FIELD_NUMBER: _builtins.int
     DISCOUNT_MINOR_FIELD_NUMBER: _builtins.int
     IS_BEST_DEAL_FIELD_NUMBER: _builtins.int
+    QUOTE_TOKEN_FIELD_NUMBER: _builtins.int
     currency_code: _builtins.str
     """ISO 4217 code of every amount in this message."""
     order_amount_minor: _builtins.int
@@ -262,6 +267,10 @@ class Offer(_message.Message):
     is_best_deal: _builtins.bool
     """For SEQUENCING_BEST_DEAL: whether this is known to be the best deal. False: the search would have taken too long, so
     the best code was taken next, again and again. Unset otherwise.
+    """
+    quote_token: _builtins.str
+    """For ValidateAndRedeemRequest.quote_token, opaque. Empty when no campaign of the applied codes has
+    Limits.honour_quoted.
     """
     @_builtins.property
     def applied_codes(self) -> _containers.RepeatedCompositeFieldContainer[Global___AppliedCode]:
@@ -275,10 +284,11 @@ class Offer(_message.Message):
         order_amount_minor: _builtins.int = ...,
         discount_minor: _builtins.int = ...,
         is_best_deal: _builtins.bool | None = ...,
+        quote_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_is_best_deal", b"_is_best_deal", "is_best_deal", b"is_best_deal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_best_deal", b"_is_best_deal", "applied_codes", b"applied_codes", "currency_code", b"currency_code", "discount_minor", b"discount_minor", "is_best_deal", b"is_best_deal", "order_amount_minor", b"order_amount_minor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_best_deal", b"_is_best_deal", "applied_codes", b"applied_codes", "currency_code", b"currency_code", "discount_minor", b"discount_minor", "is_best_deal", b"is_best_deal", "order_amount_minor", b"order_amount_minor", "quote_token", b"quote_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__is_best_deal: _TypeAlias = _typing.Literal["is_best_deal"]  # noqa: Y015
     _WhichOneofArgType__is_best_deal: _TypeAlias = _typing.Literal["_is_best_deal", b"_is_best_deal"]  # noqa: Y015

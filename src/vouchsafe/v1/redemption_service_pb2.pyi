@@ -208,9 +208,16 @@ class ValidateAndRedeemRequest(_message.Message):
     CUSTOMER_FIELD_NUMBER: _builtins.int
     ORDER_FIELD_NUMBER: _builtins.int
     COMBINING_FIELD_NUMBER: _builtins.int
+    QUOTE_TOKEN_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The caller's id of this request, 1 to 128 printable ASCII characters without spaces; a UUID is a good choice.
     Required. Make one for each attempt to redeem and keep it for every repetition of that attempt.
+    """
+    quote_token: _builtins.str
+    """Offer.quote_token, for a redemption by the same customer, for the same order, of exactly the codes that the offer
+    applied. Within Limits.honour_quoted of a campaign it may pass the campaign's limits. One that is too old or was given
+    for something else changes nothing; a refusal at the limit says so. At most 128 characters. Not a part of what a
+    repetition has to repeat.
     """
     @_builtins.property
     def codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -238,10 +245,11 @@ class ValidateAndRedeemRequest(_message.Message):
         customer: _order_pb2.Customer | None = ...,
         order: _order_pb2.Order | None = ...,
         combining: _combining_pb2.Combining | None = ...,
+        quote_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["combining", b"combining", "customer", b"customer", "order", b"order"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["codes", b"codes", "combining", b"combining", "customer", b"customer", "order", b"order", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["codes", b"codes", "combining", b"combining", "customer", b"customer", "order", b"order", "quote_token", b"quote_token", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -303,8 +311,11 @@ class ReserveRedemptionRequest(_message.Message):
     ORDER_FIELD_NUMBER: _builtins.int
     COMBINING_FIELD_NUMBER: _builtins.int
     TTL_FIELD_NUMBER: _builtins.int
+    QUOTE_TOKEN_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The caller's id of this request, as ValidateAndRedeemRequest.request_id. Required."""
+    quote_token: _builtins.str
+    """As ValidateAndRedeemRequest.quote_token."""
     @_builtins.property
     def codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The codes to hold, as ValidateAndRedeemRequest.codes."""
@@ -334,10 +345,11 @@ class ReserveRedemptionRequest(_message.Message):
         order: _order_pb2.Order | None = ...,
         combining: _combining_pb2.Combining | None = ...,
         ttl: _duration_pb2.Duration | None = ...,
+        quote_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["combining", b"combining", "customer", b"customer", "order", b"order", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["codes", b"codes", "combining", b"combining", "customer", b"customer", "order", b"order", "request_id", b"request_id", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["codes", b"codes", "combining", b"combining", "customer", b"customer", "order", b"order", "quote_token", b"quote_token", "request_id", b"request_id", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -104,11 +104,15 @@ class _RefusalReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Refusal
     REFUSAL_REASON_CUSTOMER_BUDGET_EXHAUSTED: _RefusalReason.ValueType  # 328
     """The campaign has given the customer as much as it may give one. Metadata: limit, used, in minor units."""
     REFUSAL_REASON_CAMPAIGN_LIMIT_REACHED: _RefusalReason.ValueType  # 330
-    """The campaign has been used as often as it may be. Metadata: limit, used."""
+    """The campaign has been used as often as it may be. Metadata: limit, used; quote when a quote that the campaign would
+    honour was not: "expired", too old, or "invalid", not one for this customer, this order and these codes.
+    """
     REFUSAL_REASON_DISTINCT_CUSTOMERS_REACHED: _RefusalReason.ValueType  # 332
     """As many customers have used the campaign as may, and this one has not. Metadata: limit, used."""
     REFUSAL_REASON_BUDGET_EXHAUSTED: _RefusalReason.ValueType  # 334
-    """What is left of the campaign's budget does not cover the discount. Metadata: limit, used, in minor units."""
+    """What is left of the campaign's budget does not cover the discount. Metadata: limit, used, in minor units; quote as for
+    REFUSAL_REASON_CAMPAIGN_LIMIT_REACHED.
+    """
     REFUSAL_REASON_NOT_COMBINABLE: _RefusalReason.ValueType  # 410
     """The code does not combine with another code of the order. Metadata: other_code."""
     REFUSAL_REASON_TOO_MANY_CODES: _RefusalReason.ValueType  # 420
@@ -198,11 +202,15 @@ missing_data when it was not sent.
 REFUSAL_REASON_CUSTOMER_BUDGET_EXHAUSTED: RefusalReason.ValueType  # 328
 """The campaign has given the customer as much as it may give one. Metadata: limit, used, in minor units."""
 REFUSAL_REASON_CAMPAIGN_LIMIT_REACHED: RefusalReason.ValueType  # 330
-"""The campaign has been used as often as it may be. Metadata: limit, used."""
+"""The campaign has been used as often as it may be. Metadata: limit, used; quote when a quote that the campaign would
+honour was not: "expired", too old, or "invalid", not one for this customer, this order and these codes.
+"""
 REFUSAL_REASON_DISTINCT_CUSTOMERS_REACHED: RefusalReason.ValueType  # 332
 """As many customers have used the campaign as may, and this one has not. Metadata: limit, used."""
 REFUSAL_REASON_BUDGET_EXHAUSTED: RefusalReason.ValueType  # 334
-"""What is left of the campaign's budget does not cover the discount. Metadata: limit, used, in minor units."""
+"""What is left of the campaign's budget does not cover the discount. Metadata: limit, used, in minor units; quote as for
+REFUSAL_REASON_CAMPAIGN_LIMIT_REACHED.
+"""
 REFUSAL_REASON_NOT_COMBINABLE: RefusalReason.ValueType  # 410
 """The code does not combine with another code of the order. Metadata: other_code."""
 REFUSAL_REASON_TOO_MANY_CODES: RefusalReason.ValueType  # 420

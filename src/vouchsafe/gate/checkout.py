@@ -86,10 +86,13 @@ class Checkout:
         assert not isinstance(told, Reserved)  # a request to reserve has another fingerprint
         return told
 
-    async def claim_id(self, request_id: str, fingerprint: str) -> Standing | Refusal | Reserved | None:
-        """Makes sure that the request id is this request's and no other's, and answers what it was told in the
-        partition of the id, if anything. Raises RequestIdReused."""
-        return await self._lane.submit(self._claim, self.home(request_id), (request_id, fingerprint))
+    async def claim_id(
+        self, request_id: str, fingerprint: str, partition: int | None = None
+    ) -> Standing | Refusal | Reserved | None:
+        """Makes sure that the request id is this request's and no other's, and answers what it was told in a partition
+        (None: that of the id), if anything. Raises RequestIdReused."""
+        home = self.home(request_id) if partition is None else partition
+        return await self._lane.submit(self._claim, home, (request_id, fingerprint))
 
     async def redeem(self, attempt: Attempt) -> Redemption | Refusal | Standing | Stale | Moved | Waiting:
         """Decides in one atomic step, and takes the use if nothing speaks against it. Raises RequestIdReused."""

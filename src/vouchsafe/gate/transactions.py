@@ -32,7 +32,7 @@ def transaction_id(home: int, unique: str) -> str:
     return f"p{home:02}-{unique}"
 
 
-def reservation_id(home: int, unique: str) -> str:
+def new_reservation_id(home: int, unique: str) -> str:
     """The name of a reservation that is noted in partition `home`; its transactions are decided there, too."""
     return f"h{home:02}-{unique}"
 

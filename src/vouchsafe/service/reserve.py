@@ -23,7 +23,7 @@ from vouchsafe.domain.reservation import Reservation
 from vouchsafe.gate.attempts import Gone, Held, Reserved, Standing, Waiting
 from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.holds import Note, Noted, Pin, Reserve
-from vouchsafe.gate.transactions import Part, home_of, reservation_id
+from vouchsafe.gate.transactions import Part, home_of, new_reservation_id
 from vouchsafe.service.combined import Answer, Plan, answer_of, claim_of, key_of, remember
 from vouchsafe.service.judge import RedeemRequest
 from vouchsafe.service.transactions import Patience, Problem, Step, Transactions
@@ -69,39 +69,38 @@ class Reservations:
         fingerprint = _fingerprint(request, ttl_ms)
         told = await self._checkout.claim_id(request.request_id, fingerprint)
         patience = Patience()
-        while told is None:
+        while not isinstance(told, Refusal | Reserved):
             plan = await self._plan(request)
             if isinstance(plan, Answer):
                 await remember(self._checkout, request.request_id, fingerprint, plan.outcome)
                 assert isinstance(plan.outcome, Refusal)
                 return ReserveAnswer(plan.outcome, plan.inapplicable, plan.skipped)
-            match await self._unbroken(self._hold(request, plan, ttl_ms, fingerprint)):
-                case Reservation() as found:
-                    return _answer(found)
-                case Reserved() as found:
-                    await self._checkout.holds.remember(request.request_id, fingerprint, found)
-                    told = found
-                case Part() as unnoted:
-                    # Whoever holds it is about to note it, or is gone; then it gives way.
-                    if patience.waits < WAITS_FOR_NOTE:
-                        await patience.wait()
-                    else:
-                        await self._checkout.holds.release(unnoted)
-                case Standing(position):
-                    told = Refusal(Reason.ORDER_ALREADY_REDEEMED, request.codes[0], {"redemption_id": str(position)})
-                    await remember(self._checkout, request.request_id, fingerprint, told)
-                case Refusal(reason=Reason.ORDER_ALREADY_REDEEMED) as found:
-                    await remember(self._checkout, request.request_id, fingerprint, found)
-                    told = found
-                case Refusal(reason=Reason.BUDGET_EXHAUSTED | Reason.CUSTOMER_BUDGET_EXHAUSTED):
-                    pass  # as for redeeming several codes: at once again, for what is left
-                case _:
-                    # Somebody was faster, or the campaign or the time is another: planning again tells.
-                    await patience.wait()
+            found = await self._unbroken(self._hold(request, plan, ttl_ms, fingerprint))
+            if isinstance(found, Reservation):
+                return _answer(found)
+            told = await self._told(request, fingerprint, found, patience)
         if isinstance(told, Refusal):
             return ReserveAnswer(told)
-        assert isinstance(told, Reserved)
         return _answer((await self._noted(told.reservation_id)).reservation)
+
+    async def _told(
+        self, request: RedeemRequest, fingerprint: str, found: Reserved | Part | Problem, patience: Patience
+    ) -> Refusal | Reserved | None:
+        """What a request is answered that could not hold everything; None after a while, to try again."""
+        match found:
+            case Reserved() | Refusal(reason=Reason.ORDER_ALREADY_REDEEMED):
+                told = found
+            case Part() if patience.waits >= WAITS_FOR_NOTE:
+                await self._checkout.holds.release(found)
+                return None
+            case Refusal(reason=Reason.BUDGET_EXHAUSTED | Reason.CUSTOMER_BUDGET_EXHAUSTED):
+                return None  # as for redeeming several codes: at once again, for what is left
+            case _:
+                # Somebody was faster, or is about to note what is held, or the campaign or the time is another.
+                await patience.wait()
+                return None
+        await self._checkout.holds.remember(request.request_id, fingerprint, told)
+        return told
 
     async def confirm(self, id_: str) -> Answer:
         """Redeems what is held, once: the same answer however often this is asked. Raises NotFound."""
@@ -151,7 +150,7 @@ class Reservations:
     async def _hold(
         self, request: RedeemRequest, plan: Plan, ttl_ms: int, fingerprint: str
     ) -> Reservation | Reserved | Part | Problem:
-        id_ = reservation_id(self._checkout.home(request.request_id), uuid.uuid4().hex)
+        id_ = new_reservation_id(self._checkout.home(request.request_id), uuid.uuid4().hex)
         held: dict[tuple[str, str], Held] = {}
         parts: list[Part] = []
         for attempt in sorted(plan.attempts, key=key_of):
@@ -163,7 +162,7 @@ class Reservations:
                 raise
             if not isinstance(answer, Held):
                 await self._try_to_give_back(parts)
-                return await self._if_noted(part, answer) if isinstance(answer, Reserved) else answer
+                return await self._explained(part, answer)
             held[key_of(attempt)] = answer
             parts.append(part)
         expire_ms = min(one.expire_ms for one in held.values())
@@ -179,12 +178,18 @@ class Reservations:
             if noted is not None:
                 await self._try_to_give_back(_parts(noted.reservation))
 
-    async def _if_noted(self, part: Part, found: Reserved) -> Reserved | Part:
-        """The reservation that the order has of a part; or the part, when that is none (yet, or any more)."""
-        noted = await self._checkout.holds.noted(found.reservation_id)
-        if noted is not None and noted.end is None:
-            return found
-        return Part(part.campaign_id, part.order_and_code, found.reservation_id)
+    async def _explained(self, part: Part, answer: Problem | Reserved) -> Problem | Reserved | Part:
+        """Why a part is not held. A reservation that the order has of it is the part itself, when it is not noted (yet,
+        or any more)."""
+        match answer:
+            case Standing(position):
+                code = part.order_and_code.split(" ")[1]
+                return Refusal(Reason.ORDER_ALREADY_REDEEMED, code, {"redemption_id": str(position)})
+            case Reserved(reservation_id):
+                noted = await self._checkout.holds.noted(reservation_id)
+                if noted is None or noted.end is not None:
+                    return Part(part.campaign_id, part.order_and_code, reservation_id)
+        return answer
 
     async def _carry_out(self, reservation: Reservation) -> Redemption | Problem:
         def step(part: Part) -> Step:

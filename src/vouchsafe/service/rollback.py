@@ -90,7 +90,10 @@ class Rollbacks:
             before = Kept.from_json(seen) if seen else whole(redemption)
             after = unwind(redemption, before, request.lines, request.order, evaluators)
             if isinstance(after, Refusal):
-                return after
+                # It may be this very request, asked again, that has left too little.
+                partition = redemption.position.partition
+                told = await self._checkout.claim_id(request.request_id, request.fingerprint, partition)
+                return told if isinstance(told, Standing) else after
             claim = _claim(request, redemption, before, after, evaluators)
             rolling = RollingBack(claim, redemption.position, seen, after.to_json())
             answer = await self._checkout.returns.roll_back(rolling)

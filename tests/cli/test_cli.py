@@ -40,6 +40,45 @@ def test_every_cap_has_words() -> None:
     assert set(CAPS) == {name.removeprefix("DISCOUNT_CAP_") for name, number in DiscountCap.items() if number}
 
 
+def test_what_is_held_is_confirmed_and_taken_back(service: Service, tmp_path: Path) -> None:
+    target, code = ("--target", service.target), f"cli-{uuid.uuid4()}"
+    assert vouchsafe("campaign", "create", code, "--percent", "10", "--code", code, *target).returncode == 0
+    held = vouchsafe("redeem", code, "--hold", "15m", "--order", code, *target).stdout
+    assert held.startswith("held: 5.00 EUR off 50.00 EUR  until 20")
+    reservation = held.split("reservation ")[1].split()[0]
+    confirmed = vouchsafe("confirm", reservation, *target).stdout
+    assert confirmed.startswith("redeemed: 5.00 EUR off 50.00 EUR  redemption r")
+    refused = vouchsafe("release", reservation, *target)
+    assert (refused.returncode, refused.stdout.split()[1]) == (3, "RESERVATION_CONFIRMED")
+    redemption = confirmed.split("redemption ")[1].split()[0]
+    part = vouchsafe("rollback", redemption, "--amount", "0=200", "--reason", "late", "--json", *target)
+    assert (json.loads(part.stdout)["left_minor"], json.loads(part.stdout)["reason"]) == ("300", "late")
+    rest = vouchsafe("rollback", redemption, "--units", "0=1", *target).stdout
+    assert rest.startswith("rolled back: 3.00 EUR, 0.00 EUR left  rollback r")
+    assert "came back" in rest
+    gone = vouchsafe("rollback", redemption, *target)
+    assert (gone.returncode, gone.stdout.split()[1]) == (3, "ALREADY_ROLLED_BACK")
+    again = vouchsafe("redeem", code, "--hold", "1m", *target).stdout.split("reservation ")[1].split()[0]
+    assert vouchsafe("release", again, *target).stdout.startswith("released: 5.00 EUR off 50.00 EUR  order")
+
+
+@pytest.mark.parametrize(
+    ("args", "status", "words"),
+    [
+        (("rollback", "r00-1-1700000000000-0", "--units", "one"), 2, "--units one: give the line and a number"),
+        (("rollback", "r00-1-1700000000000-0", "--amount", "0=-1"), 2, "--amount 0=-1: give the line and a number"),
+        (("rollback", "r00-1-1700000000000-0"), 1, "NOT_FOUND"),
+        (("confirm", "nothing"), 1, "reservation_id: "),
+        (("redeem", "CODE", "--hold", "soon"), 2, "--hold: "),
+        (("redeem", "CODE", "--hold", "2d"), 1, "ttl: "),
+    ],
+)
+def test_a_slip_about_payments_is_told(service: Service, args: tuple[str, ...], status: int, words: str) -> None:
+    ran = vouchsafe(*args, "--target", service.target)
+    assert (ran.returncode, ran.stdout) == (status, "")
+    assert words in ran.stderr
+
+
 def test_a_quote_is_redeemed_beyond_the_limit_and_a_cut_is_explained(service: Service, tmp_path: Path) -> None:
     target, id_ = ("--target", service.target), f"cli-{uuid.uuid4()}"
     file = tmp_path / "campaign.yaml"

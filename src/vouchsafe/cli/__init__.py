@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from vouchsafe import __version__
-from vouchsafe.cli import campaign, redeem, run
+from vouchsafe.cli import campaign, payment, redeem, run
 from vouchsafe.cli.common import out
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 app.add_typer(run.app)
 app.add_typer(redeem.app)
+app.add_typer(payment.app)
 app.add_typer(campaign.app, name="campaign")
 
 

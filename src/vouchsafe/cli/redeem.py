@@ -40,6 +40,12 @@ def redeem(
     ] = None,
     best_deal: Annotated[bool, typer.Option("--best-deal", help="Find the order of codes that is best.")] = False,
     part: Annotated[bool, typer.Option("--part", help="Redeem those codes that apply, not all or none.")] = False,
+    hold: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DURATION", help="Hold the codes for so long, 15m say, to confirm it later.", show_default=False
+        ),
+    ] = None,
     request_id: Annotated[
         str | None, typer.Option(help="The request's id; a new one without it.", show_default=False)
     ] = None,
@@ -54,6 +60,7 @@ def redeem(
     """Redeem codes on an order, by default one line of --amount. Exit status 3 when it is refused."""
     from vouchsafe.client import Combining, Coverage, Sequencing
 
+    ttl_s = None if hold is None else _seconds(hold)
     shopper, basket = _asked(file, customer, order, amount, currency)
     combining = Combining(
         sequencing=Sequencing.SEQUENCING_BEST_DEAL if best_deal else Sequencing.SEQUENCING_UNSPECIFIED,
@@ -63,6 +70,16 @@ def redeem(
     async def question(client: Client) -> Any:
         if dry_run or explain:
             return await client.validate_codes(codes, shopper, basket, combining=combining, explain=explain)
+        if ttl_s is not None:
+            return await client.reserve(
+                codes,
+                shopper,
+                basket,
+                ttl_s=ttl_s,
+                combining=combining,
+                request_id=request_id,
+                quote_token=quote,
+            )
         return await client.redeem_codes(
             codes, shopper, basket, combining=combining, request_id=request_id, quote_token=quote
         )
@@ -74,6 +91,22 @@ def redeem(
         _print(response, basket)
     if response.HasField("refusal"):
         raise typer.Exit(REFUSED)
+
+
+def _seconds(text: str) -> float:
+    from vouchsafe.edge.files import duration_ms
+
+    try:
+        return duration_ms(text) / 1000
+    except ValueError as error:
+        err.print(f"error: --hold: {error}", markup=False)
+        raise typer.Exit(2) from None
+
+
+def saved_text(found: Any) -> str:
+    """What an offer, a reservation or a redemption takes off."""
+    currency = found.currency_code
+    return f"{format_minor(found.discount_minor, currency)} off {format_minor(found.order_amount_minor, currency)}"
 
 
 def _asked(file: Path | None, customer: str, order: str | None, amount: int, currency: str) -> tuple[Customer, Order]:
@@ -101,14 +134,16 @@ def _asked(file: Path | None, customer: str, order: str | None, amount: int, cur
 def _print(response: Any, order: Order) -> None:
     given = response.WhichOneof("outcome")
     if given == "refusal":
-        out.print(f"refused: {_reason(response.refusal)}", markup=False)
+        out.print(f"refused: {reason_text(response.refusal)}", markup=False)
     else:
         found = getattr(response, given)
-        currency = found.currency_code
-        saved = f"{format_minor(found.discount_minor, currency)} off {format_minor(found.order_amount_minor, currency)}"
+        saved = saved_text(found)
         if given == "offer":
             token = f"  order {order.id}  quote {found.quote_token}" if found.quote_token else ""
             out.print(f"would take {saved}{token}", markup=False)
+        elif given == "reservation":
+            until = found.expire_time.ToJsonString()
+            out.print(f"held: {saved}  until {until}  reservation {found.id}  order {found.order_id}", markup=False)
         else:
             out.print(f"redeemed: {saved}  redemption {found.id}  order {found.order_id}", markup=False)
         if found.HasField("is_best_deal"):
@@ -120,7 +155,7 @@ def _print(response: Any, order: Order) -> None:
     told = response.refusal.code if given == "refusal" else ""
     for refusal in (*response.inapplicable, *response.skipped):
         if refusal.code != told:
-            out.print(f"left out: {refusal.code}  {_reason(refusal)}", markup=False)
+            out.print(f"left out: {refusal.code}  {reason_text(refusal)}", markup=False)
     for trace in getattr(response, "traces", ()):
         out.print()
         out.print(_trace_table(trace))
@@ -165,7 +200,8 @@ def _trace_table(trace: Any) -> Table:
     return table
 
 
-def _reason(refusal: Refusal) -> str:
+def reason_text(refusal: Refusal) -> str:
+    """Why not, with the numbers behind it."""
     from vouchsafe.client import RefusalReason
 
     reason = RefusalReason.Name(refusal.reason).removeprefix("REFUSAL_REASON_")

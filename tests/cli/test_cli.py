@@ -40,7 +40,7 @@ def test_every_cap_has_words() -> None:
     assert set(CAPS) == {name.removeprefix("DISCOUNT_CAP_") for name, number in DiscountCap.items() if number}
 
 
-def test_what_is_held_is_confirmed_and_taken_back(service: Service, tmp_path: Path) -> None:
+def test_what_is_held_is_confirmed_and_taken_back(service: Service) -> None:
     target, code = ("--target", service.target), f"cli-{uuid.uuid4()}"
     assert vouchsafe("campaign", "create", code, "--percent", "10", "--code", code, *target).returncode == 0
     held = vouchsafe("redeem", code, "--hold", "15m", "--order", code, *target).stdout

@@ -19,6 +19,20 @@ from vouchsafe.settings import Settings
 pytest_plugins = ["tests.service"]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--repeat", type=int, default=1, help="how often to run each race, and how many more kills to make"
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Races are run as often as --repeat says: one that goes wrong once in fifty goes wrong in production."""
+    count = metafunc.config.getoption("--repeat")
+    if count > 1 and metafunc.module.__name__.startswith("tests.races."):
+        metafunc.fixturenames.append("repetition")
+        metafunc.parametrize("repetition", range(count))
+
+
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[EmbeddedValkey]:
     """In memory where that is a file system: thousands of random histories would wait for the disk otherwise."""

@@ -43,13 +43,16 @@ async def _shop(service: Service, codes: list[str], over: asyncio.Event, acknowl
 
 
 @pytest.mark.parametrize("victims", [("worker",), ("server",), ("server", "valkey"), ("persister",)], ids="+".join)
-async def test_no_order_is_half_redeemed_whoever_dies(own_service: Service, victims: tuple[str, ...]) -> None:
+async def test_no_order_is_half_redeemed_whoever_dies(
+    own_service: Service, victims: tuple[str, ...], pytestconfig: pytest.Config
+) -> None:
+    kills = max(KILLS, pytestconfig.getoption("--repeat"))
     async with Client(own_service.target, timeout_s=30) as client:
         codes = [await create(client, limits={"total": 100_000}) for _ in range(4)]
     acknowledged: dict[str, str] = {}
     over = asyncio.Event()
     shopping = asyncio.create_task(_shop(own_service, codes, over, acknowledged))
-    for kill in range(1, KILLS + 1):
+    for kill in range(1, kills + 1):
         async with asyncio.timeout(30):
             while len(acknowledged) < 40 * kill:  # noqa: ASYNC110  # what is waited for is counted, nobody signals
                 await asyncio.sleep(0.01)

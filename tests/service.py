@@ -7,7 +7,7 @@ import contextlib
 import random
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -155,6 +155,13 @@ async def a_campaign(
 def an_order(id_: str, *, amount_minor: int = 5_000) -> Order:
     lines = [OrderLine(sku="shirt", quantity=1, unit_price_minor=amount_minor)]
     return Order(id=id_, currency_code="EUR", lines=lines)
+
+
+async def until(holds: Callable[[], Awaitable[bool]], timeout_s: float = 20) -> None:
+    """Returns once it holds; raises TimeoutError when it never does."""
+    async with asyncio.timeout(timeout_s):
+        while not await holds():  # noqa: ASYNC110  # nobody signals what is looked at
+            await asyncio.sleep(0.05)
 
 
 async def rows_once_settled(service: Service, campaign_id: str) -> set[str]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any
 
 import pytest
 
 from tests.grpc.test_combined import create, reason, uses
-from tests.service import Service, an_order, rows_once_settled
+from tests.service import Service, an_order, rows_once_settled, until
 from vouchsafe.client import (
     Client,
     Customer,
@@ -36,10 +35,11 @@ async def held(client: Client, *campaigns: str) -> list[int]:
 
 async def expired(client: Client, campaign: str) -> None:
     """Waits until nothing of a campaign is held any more."""
-    deadline = time.monotonic() + 10
-    while await held(client, campaign) != [0]:
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
+
+    async def nothing_held() -> bool:
+        return await held(client, campaign) == [0]
+
+    await until(nothing_held)
 
 
 async def test_what_is_held_becomes_a_redemption(service: Service, client: Client) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.grpc.test_combined import create, reason
 from tests.service import Service, an_order, settle, until
-from vouchsafe.client import Client, ClientError, Customer, Redemption, Refusal, Reservation, Rollback
+from vouchsafe.client import Client, ClientError, Customer, Refusal, Reservation, Rollback
 
 SHOPPERS = 16
 KILLS = 4
@@ -39,41 +39,38 @@ async def _shop(service: Service, codes: list[str], over: asyncio.Event, told: T
     """Orders of two codes until it is over. What is not answered in time is left as it is: nobody asks again."""
     async with Client(service.target, timeout_s=1, channels=8) as client:
 
-        async def pay(shopper: int, order_id: str) -> None:
-            shopper_, order = Customer(id=f"c-{shopper}"), an_order(order_id)
-            response = await client.reserve(random.sample(codes, 2), shopper_, order, ttl_s=TTL_S)
-            reservation = response.reservation
-            match random.randrange(4):
-                case 0:
-                    # Stays as it is, and ends by its time.
-                    return
-                case 1:
-                    assert isinstance(await client.release(reservation.id), Reservation)
-                    told.released.add(order_id)
-                case _:
-                    redeemed = await client.confirm(reservation.id)
-                    if isinstance(redeemed, Refusal):
-                        assert reason(redeemed) == "RESERVATION_EXPIRED"
-                        return
-                    told.confirmed[order_id] = redeemed.id
-                    if random.random() < 0.5:
-                        await take_back(order_id, redeemed)
-
-        async def take_back(order_id: str, redeemed: Redemption) -> None:
-            rollback = await client.roll_back(redeemed.id)
-            if isinstance(rollback, Rollback):
-                told.rolled_back[order_id] = rollback.discount_minor
-
         async def one(shopper: int) -> None:
             number = 0
             while not over.is_set():
                 number += 1
                 try:
-                    await pay(shopper, f"{codes[0]}-{shopper}-{number}")
+                    await _pay(client, codes, f"c-{shopper}", f"{codes[0]}-{shopper}-{number}", told)
                 except ClientError:
                     continue
 
         await asyncio.gather(*(one(shopper) for shopper in range(SHOPPERS)))
+
+
+async def _pay(client: Client, codes: list[str], shopper: str, order_id: str, told: Told) -> None:
+    """Holds two codes; then releases or confirms them, takes that back, or does nothing, and they end by their time."""
+    chosen = random.sample(codes, 2)
+    held = await client.reserve(chosen, Customer(id=shopper), an_order(order_id), ttl_s=TTL_S)
+    whim = random.random()
+    if whim < 0.25:
+        return
+    if whim < 0.5:
+        assert isinstance(await client.release(held.reservation.id), Reservation)
+        told.released.add(order_id)
+        return
+    redeemed = await client.confirm(held.reservation.id)
+    if isinstance(redeemed, Refusal):
+        assert reason(redeemed) == "RESERVATION_EXPIRED"
+        return
+    told.confirmed[order_id] = redeemed.id
+    if whim < 0.75:
+        rollback = await client.roll_back(redeemed.id)
+        assert isinstance(rollback, Rollback)
+        told.rolled_back[order_id] = rollback.discount_minor
 
 
 @pytest.mark.parametrize("victims", [("worker",), ("server",), ("server", "valkey")], ids="+".join)

@@ -96,7 +96,9 @@ class _Watched:
         self._looking.cancel()
 
     async def _keep_looking(self, look: Callable[[], Awaitable[CampaignStats]]) -> None:
+        clock = asyncio.get_running_loop().time
         while True:
+            began = clock()
             try:
                 stats = await look()
             except Exception as error:  # noqa: BLE001  # whatever it is, it is the watchers' to hear
@@ -106,7 +108,8 @@ class _Watched:
             if _differ(stats, before):
                 self._changed.set()
                 self._changed = asyncio.Event()
-            await asyncio.sleep(INTERVAL_S)
+            # A look that costs the stores much comes less often: never more than a tenth of the time.
+            await asyncio.sleep(max(INTERVAL_S, 9 * (clock() - began)))
 
 
 def _differ(stats: CampaignStats, other: CampaignStats | None) -> bool:

@@ -61,7 +61,7 @@ class Rig:
             applied=tuple(AppliedCode(one.code, one.campaign_id, 1, one.discount) for one in claims),
         )
         return await self.checkout.holds.decide(
-            Decision(claim, self.transaction(number, name), self.checkout.now_ms() + ms, claim.request_id)
+            Decision(claim, self.transaction(number, name), self.checkout.now_ms() + ms)
         )
 
     def part(self, campaign: str, number: int = 0, name: str = "x") -> Part:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from vouchsafe.domain.errors import Unavailable
 from vouchsafe.domain.reasons import Refusal
@@ -34,11 +33,12 @@ from vouchsafe.gate.attempts import (
 )
 from vouchsafe.gate.connection import Command, function_call
 from vouchsafe.gate.gate import Gate
+from vouchsafe.gate.keys import Keys
 from vouchsafe.gate.lanes import Function, Lane
 from vouchsafe.gate.transactions import Part, campaign_call, forget_call, home_of, settle_call
 
-Item = TypeVar("Item")
-Found = TypeVar("Found")
+# How long a reservation can last, as the protos say.
+MAX_TTL_MS = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +69,15 @@ class Pin:
 
 
 class Decision:
-    """A transaction to be decided, before its deadline by the gate's clock, and remembered under a request id."""
+    """A transaction to be decided before its deadline by the gate's clock; remembered as the end of the reservation
+    that it is of, else as the answer to its request."""
 
-    __slots__ = ("body", "claim", "deadline_ms", "digest", "request_id", "transaction_id")
+    __slots__ = ("body", "claim", "deadline_ms", "digest", "transaction_id")
 
-    def __init__(self, claim: CombinedClaim, transaction_id: str, deadline_ms: int, request_id: str) -> None:
+    def __init__(self, claim: CombinedClaim, transaction_id: str, deadline_ms: int) -> None:
         self.claim = claim
         self.transaction_id = transaction_id
         self.deadline_ms = deadline_ms
-        self.request_id = request_id
         self.body = claim.to_json()
         self.digest = zlib.crc32(self.body)
 
@@ -89,6 +89,16 @@ class Note:
     reservation: Reservation
     request_fingerprint: str
     ttl_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    """An answer to be remembered, under a request id or, if that is not empty, as the end of a reservation."""
+
+    request_id: str
+    reservation_id: str
+    fingerprint: str
+    answer: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +116,8 @@ class Holds:
         self._gate = gate
         self._lane = lane
         self._ttl_ms = ttl_ms
+        # The end of a reservation is known for longer than the reservation itself.
+        self._end_ttl_ms = ttl_ms + 2 * MAX_TTL_MS
         self._hold = Function(self._encode_hold, self._decode_hold)
         self._reserve = Function(self._encode_reserve, self._decode_reserve)
         self._pin = Function(self._encode_pin, _decode_pin)
@@ -146,7 +158,8 @@ class Holds:
             answer = f"Y {outcome.reservation_id}".encode()
         else:
             answer = encode_refusal(outcome, with_code=True)
-        await self._lane.submit(self._answer, self._gate.partition_of(request_id), (request_id, fingerprint, answer))
+        item = _Remembered(request_id, "", fingerprint, answer)
+        await self._lane.submit(self._answer, self._gate.partition_of(request_id), item)
 
     # -- reservations ------------------------------------------------------------------------------------------------
 
@@ -174,7 +187,7 @@ class Holds:
 
     async def end_released(self, reservation: Reservation) -> Standing | Released:
         """Decides that a reservation is given back, unless it was redeemed."""
-        item = (reservation.id, reservation.claim.fingerprint, b"L")
+        item = _Remembered("", reservation.id, reservation.claim.fingerprint, b"L")
         found = await self._lane.submit(self._answer, home_of(reservation.id), item)
         assert isinstance(found, Standing | Released)
         return found
@@ -217,10 +230,12 @@ class Holds:
     def _encode_decide(self, partition: int, decisions: Sequence[Decision]) -> Command:
         keys, token = self._gate.keys_and_token(partition)
         names: list[str] = []
-        args: list[bytes | str | int] = [token, self._ttl_ms]
+        args: list[bytes | str | int] = [token]
         for decision in decisions:
-            names += (keys.transaction(decision.transaction_id), keys.request(decision.request_id))
-            args += (decision.claim.fingerprint, decision.deadline_ms, decision.digest, decision.body)
+            claim = decision.claim
+            answer, ttl_ms = self._place_of_answer(keys, claim.request_id, claim.reservation_id)
+            names += (keys.transaction(decision.transaction_id), answer)
+            args += (claim.fingerprint, decision.deadline_ms, ttl_ms, decision.digest, decision.body)
         return function_call("decide", [keys.meta, keys.outbox, *names], args)
 
     def _encode_settle(self, partition: int, settled: Sequence[tuple[Part, str]]) -> Command:
@@ -229,12 +244,21 @@ class Holds:
     def _encode_forget(self, partition: int, transaction_ids: Sequence[str]) -> Command:
         return forget_call(*self._gate.keys_and_token(partition), transaction_ids, self._ttl_ms)
 
-    def _encode_answer(self, partition: int, items: Sequence[tuple[str, str, bytes]]) -> Command:
+    def _encode_answer(self, partition: int, items: Sequence[_Remembered]) -> Command:
         keys, token = self._gate.keys_and_token(partition)
-        args: list[bytes | str | int] = [token, self._ttl_ms]
-        for _, fingerprint, answer in items:
-            args += (fingerprint, answer)
-        return function_call("answer", [keys.meta, *(keys.request(item[0]) for item in items)], args)
+        names: list[str] = []
+        args: list[bytes | str | int] = [token]
+        for item in items:
+            name, ttl_ms = self._place_of_answer(keys, item.request_id, item.reservation_id)
+            names.append(name)
+            args += (item.fingerprint, item.answer, ttl_ms)
+        return function_call("answer", [keys.meta, *names], args)
+
+    def _place_of_answer(self, keys: Keys, request_id: str, reservation_id: str) -> tuple[str, int]:
+        """Under which key an answer is remembered, and for how long."""
+        if reservation_id:
+            return keys.reservation_end(reservation_id), self._end_ttl_ms
+        return keys.request(request_id), self._ttl_ms
 
     def _encode_note(self, partition: int, notes: Sequence[Note]) -> Command:
         keys, token = self._gate.keys_and_token(partition)
@@ -250,7 +274,7 @@ class Holds:
 
     def _encode_noted(self, partition: int, reservation_ids: Sequence[str]) -> Command:
         keys, token = self._gate.keys_and_token(partition)
-        names = [name for id_ in reservation_ids for name in (keys.reservation(id_), keys.request(id_))]
+        names = [name for id_ in reservation_ids for name in (keys.reservation(id_), keys.reservation_end(id_))]
         return function_call("noted", [keys.meta, *names], [token])
 
     def _decode_hold(

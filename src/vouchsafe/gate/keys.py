@@ -62,8 +62,13 @@ class Keys:
         return f"{self._tag}:returning"
 
     def reservation(self, reservation_id: str) -> str:
-        """String: what a reservation is of, as JSON. Expires."""
+        """String: what a reservation is of, as JSON. Expires, but not before its end is known for as long as answers
+        are remembered."""
         return f"{self._tag}:reservation:{reservation_id}"
+
+    def reservation_end(self, reservation_id: str) -> str:
+        """String: how a reservation has ended, as a request's answer. Expires after the reservation."""
+        return f"{self._tag}:reservation-end:{reservation_id}"
 
     def mark(self, rollback_id: str, code: str) -> str:
         """String: there when a code's part of a rollback has come back. Expires once all parts have."""

@@ -89,7 +89,6 @@ class Combined:
             self._checkout.home(request.request_id),
             [step(attempt) for attempt in plan.attempts],
             lambda held: claim_of(request, plan, held),
-            request.request_id,
         )
 
 

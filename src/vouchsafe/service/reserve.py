@@ -202,7 +202,6 @@ class Reservations:
             home_of(reservation.id),
             [step(part) for part in _parts(reservation)],
             lambda _held: reservation.claim,
-            reservation.id,
         )
 
     async def _noted(self, id_: str) -> Noted:

@@ -60,14 +60,13 @@ class Transactions:
         home: int,
         steps: Sequence[Step],
         claim: Callable[[dict[tuple[str, str], Held]], CombinedClaim],
-        request_id: str,
     ) -> Redemption | Problem:
-        """Redeems every part, or none and says why: `claim` is what is redeemed when all are held. Remembered under the
-        request id, whose partition is `home`. Raises RequestIdReused.
+        """Redeems every part, or none and says why: `claim` is what is redeemed when all are held. `home` is the
+        partition where that is remembered. Raises RequestIdReused.
 
         Finishes what is begun even if the caller goes away: parts that are left behind would wait for their deadline.
         """
-        task = asyncio.ensure_future(self._carry_out(home, steps, claim, request_id))
+        task = asyncio.ensure_future(self._carry_out(home, steps, claim))
         self._running.add(task)  # the loop itself holds tasks only weakly
         task.add_done_callback(self._running.discard)
         return await asyncio.shield(task)
@@ -77,7 +76,6 @@ class Transactions:
         home: int,
         steps: Sequence[Step],
         claim: Callable[[dict[tuple[str, str], Held]], CombinedClaim],
-        request_id: str,
     ) -> Redemption | Problem:
         transaction = transaction_id(home, uuid.uuid4().hex)
         deadline_ms = self._checkout.now_ms() + self._hold_ms
@@ -97,7 +95,7 @@ class Transactions:
             held[step.key] = answer
             parts.append(part)
         holds = self._checkout.holds
-        decided = await holds.decide(Decision(claim(held), transaction, deadline_ms, request_id))
+        decided = await holds.decide(Decision(claim(held), transaction, deadline_ms))
         if isinstance(decided, Redemption):
             await self._settle(parts, decided.id)
             await holds.forget(transaction)

@@ -6,7 +6,7 @@
 --          pin: 2 outbox, 3 pending, then for each campaign 4 (orders.lua)
 --          release: 2 outbox, then for each campaign 4 (orders.lua)
 --          note: then for each item 2: reservation, request
---          noted: then for each item 2: reservation, and the request that its end is remembered under
+--          noted: then for each item 2: reservation, and what its end is remembered under
 --          expiring: 2 holding
 -- ARGV:    1 token
 --          reserve: 2 number of campaigns, then the id of each, then for each item its values (read_item in decide.lua),

@@ -4,8 +4,8 @@
 --          deadline asks for the decision, which makes one if there is none: then the transaction is undone.
 -- KEYS:    1 meta
 --          hold: 2 outbox, 3 pending, then for each campaign 4 (orders.lua)
---          decide: 2 outbox, then for each item 2: transaction, request
---          answer: then for each item its request
+--          decide: 2 outbox, then for each item 2: transaction, and what its answer is remembered under
+--          answer: then for each item what its answer is remembered under
 --          decision: then for each item its transaction
 --          settle: 2 outbox, 3 pending, 4 holding, then for each campaign 4 (orders.lua)
 --          overdue: 2 pending
@@ -13,9 +13,9 @@
 -- ARGV:    1 token
 --          hold: 2 number of campaigns, then the id of each campaign, then for each item its values (read_item in
 --            decide.lua), its transaction and its deadline in ms
---          decide: 2 how long requests are remembered in ms, then for each item its fingerprint, its deadline in ms, and
+--          decide: then for each item its fingerprint, its deadline in ms, how long its answer is remembered in ms, and
 --            digest and body of the event
---          answer: 2 how long requests are remembered in ms, then for each item its fingerprint and the answer
+--          answer: then for each item its fingerprint, the answer, and how long that is remembered in ms
 --          decision: 2 how long it is remembered in ms that a transaction is undone
 --          settle: 2 number of campaigns, then the id of each campaign, then for each item 4 values: index of its
 --            campaign (from 1), "<order id> <code>", its transaction, the id of the redemption ('' when it is undone)
@@ -77,8 +77,8 @@ register('decide', function(keys, args)
   local answers = {}
   for i = 3, #keys, 2 do
     local transaction, request = keys[i], keys[i + 1]
-    local at = 3 + (i - 3) * 2
-    local fingerprint, deadline_ms, digest, body = args[at], tonumber(args[at + 1]), args[at + 2], args[at + 3]
+    local at = 2 + (i - 3) / 2 * 5
+    local fingerprint, deadline_ms, digest, body = args[at], tonumber(args[at + 1]), args[at + 3], args[at + 4]
     local answer = remembered(request, fingerprint)
     if not answer or answer == '' then
       -- Behind the deadline anybody may have undone it, and that is not remembered for ever.
@@ -88,7 +88,7 @@ register('decide', function(keys, args)
         local place = epoch .. '-' .. add_event(keys[2], 'combined', '', body, now)
         answer = table.concat({ 'R', place, integer(now), digest }, ' ')
         redis.call('SET', transaction, place)
-        redis.call('SET', request, fingerprint .. answer, 'PX', args[2])
+        redis.call('SET', request, fingerprint .. answer, 'PX', args[at + 2])
       end
     end
     answers[#answers + 1] = answer
@@ -99,10 +99,11 @@ end)
 register('answer', function(keys, args)
   local answers = {}
   for i = 2, #keys do
-    local fingerprint, answer = args[2 * i - 1], args[2 * i]
+    local at = 2 + (i - 2) * 3
+    local fingerprint, answer = args[at], args[at + 1]
     local known = remembered(keys[i], fingerprint)
     if not known or known == '' then
-      redis.call('SET', keys[i], fingerprint .. answer, 'PX', args[2])
+      redis.call('SET', keys[i], fingerprint .. answer, 'PX', args[at + 2])
       known = answer
     end
     answers[i - 1] = known

@@ -126,7 +126,7 @@ async def test_a_window_looks_back_from_each_use(gate: Gate, checkout: Checkout)
             if len(taken) > 2:
                 assert taken[-1] - taken[-3] > 0.4 - 0.005
         else:
-            assert taken[-2] > asked - 0.4 - 0.2  # not refused for much longer than the window
+            assert taken[-2] > asked - 0.4 - 1  # nor is it refused for long behind the window
         await asyncio.sleep(0.02)
     assert await till.redeem(99, "another") is None
 

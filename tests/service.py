@@ -15,7 +15,9 @@ import asyncpg
 import psutil
 import pytest
 
+from vouchsafe import app
 from vouchsafe.client import CampaignDefinition, Client, Limits, Order, OrderLine
+from vouchsafe.domain.audit import Audit
 from vouchsafe.gate.connection import Connection
 from vouchsafe.gate.gate import Gate
 from vouchsafe.ledger.ledger import Ledger
@@ -27,6 +29,9 @@ SETTLE_S = 30.0
 
 class Service(LocalService):
     """Everything that runs, and what only a test looks at."""
+
+    # Not any more once a test has made the stores disagree.
+    agrees = True
 
     async def redemptions_after_pause(self, campaign_id: str) -> int:
         """By the order of the stream."""
@@ -61,6 +66,18 @@ class Service(LocalService):
         parent = psutil.Process(self._children[command].pid)
         return [parent, *parent.children(recursive=True)]
 
+    @contextlib.contextmanager
+    def frozen(self, command: str) -> Iterator[None]:
+        """All processes of the server or the persister stand still where they are."""
+        processes = self._processes(command)
+        for process in processes:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in processes:
+                process.resume()
+
     def stop_server(self) -> None:
         """SIGTERM; the test goes on while it drains."""
         self._children["serve"].terminate()
@@ -87,6 +104,7 @@ class Service(LocalService):
 
     async def flush_valkey(self) -> None:
         """What an operator's slip or a lost disk does."""
+        self.agrees = False
         connection = Connection(self.settings.valkey_url, 1_000)
         try:
             assert await connection.execute([("FLUSHALL",)]) == [b"OK"]
@@ -114,6 +132,23 @@ def own_service(tmp_path: Path) -> Iterator[Service]:
     """To stop and to kill."""
     with Service(tmp_path / "service", workers=2) as running:
         yield running
+
+
+@pytest.fixture
+def audited(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Holds gate and ledger of the test's service against each other at its end."""
+    services = [request.getfixturevalue(name) for name in ("service", "own_service") if name in request.fixturenames]
+    yield
+    for running in services:
+        if running.agrees:
+            asyncio.run(settle(running.settings))
+            found = asyncio.run(audit(running))
+            assert found.agrees, found
+
+
+async def audit(service: Service, campaign_id: str | None = None) -> Audit:
+    """What `vouchsafe audit` finds."""
+    return await app.audit(service.settings, campaign_id, lambda _: None)
 
 
 @pytest.fixture

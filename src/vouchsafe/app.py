@@ -12,12 +12,16 @@ from typing import TypeVar
 import structlog
 import uvloop
 
-from vouchsafe.domain.errors import Unavailable
+from vouchsafe.domain.audit import Audit
+from vouchsafe.domain.errors import Misconfigured, NotFound, Unavailable
 from vouchsafe.edge.server import Server
+from vouchsafe.gate.audit import CounterReader
 from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.outbox import Outbox
+from vouchsafe.ledger.audit import Book
 from vouchsafe.ledger.ledger import Installation, Ledger
+from vouchsafe.service.audit import Auditor
 from vouchsafe.service.campaigns import Campaigns
 from vouchsafe.service.persist import Persister
 from vouchsafe.service.recover import open_partitions, reconcile_forever
@@ -52,6 +56,29 @@ def worker(settings: Settings) -> None:
 def persister(settings: Settings) -> None:
     """Runs the process that moves events from the gate to the ledger, until SIGTERM. Raises Misconfigured."""
     uvloop.run(_until_signalled(lambda stop: _persist(settings, stop)))
+
+
+async def audit(settings: Settings, campaign_id: str | None, advance: Callable[[int], None]) -> Audit:
+    """Holds the gate's counters against the ledger's events, of one campaign or of all, while everything runs; calls
+    `advance` with the number of partitions after each. Raises Unavailable, NotFound and Misconfigured."""
+    async with contextlib.AsyncExitStack() as stack:
+        ledger = await Ledger.connect(settings.postgres_url, pool_size=1, timeout_ms=settings.ledger_timeout_ms)
+        stack.push_async_callback(ledger.close)
+        installation = await ledger.installation()
+        if installation is None:
+            raise Misconfigured("there is nothing to audit: no server has ever used this database")
+        if campaign_id is not None and await ledger.get_campaign(campaign_id) is None:
+            raise NotFound(f"there is no campaign {campaign_id}")
+        partitions = len(installation.partitions)
+        gate = await Gate.connect(settings, partitions)
+        stack.push_async_callback(gate.close)
+        counters = CounterReader(gate, settings.valkey_url, settings.gate_timeout_ms)
+        stack.push_async_callback(counters.close)
+        book = await stack.enter_async_context(
+            Book.open(settings.postgres_url, settings.ledger_timeout_ms, campaign_id)
+        )
+        auditor = Auditor(gate, counters, book, installation, _outboxes(settings, installation))
+        return await auditor.audit(campaign_id, lambda: advance(partitions))
 
 
 async def _serve(settings: Settings, stop: asyncio.Event) -> None:
@@ -90,10 +117,7 @@ async def _persist(settings: Settings, stop: asyncio.Event) -> None:
         if stores is None:
             return
         installation = stores.installation
-
-        def outbox(partition: int, epoch: int) -> Outbox:
-            return Outbox(settings.valkey_url, partition, installation.id, epoch, settings.gate_timeout_ms)
-
+        outbox = _outboxes(settings, installation)
         checkout = Checkout(stores.gate, settings)
         try:
             await asyncio.gather(
@@ -106,6 +130,15 @@ async def _persist(settings: Settings, stop: asyncio.Event) -> None:
         finally:
             await checkout.close()
     log.info("persister stopped")
+
+
+def _outboxes(settings: Settings, installation: Installation) -> Callable[[int, int], Outbox]:
+    """Makes the reader of a partition's outbox in an epoch."""
+
+    def outbox(partition: int, epoch: int) -> Outbox:
+        return Outbox(settings.valkey_url, partition, installation.id, epoch, settings.gate_timeout_ms)
+
+    return outbox
 
 
 @contextlib.asynccontextmanager

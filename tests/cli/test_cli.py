@@ -145,6 +145,27 @@ def test_an_operator_runs_a_campaign(service: Service) -> None:
     assert id_ in vouchsafe("campaign", "list", *target).stdout
 
 
+def test_an_audit_that_agrees(service: Service) -> None:
+    target, id_ = ("--target", service.target), f"cli-{uuid.uuid4()}"
+    vouchsafe("campaign", "create", id_, "--percent", "10", "--code", id_, *target)
+    assert vouchsafe("redeem", id_, *target).returncode == 0
+    settings = service.settings
+    stores = {"VOUCHSAFE_VALKEY_URL": settings.valkey_url, "VOUCHSAFE_POSTGRES_URL": settings.postgres_url}
+    found = vouchsafe("audit", "--campaign", id_, **stores)
+    assert found.returncode == 0, found.stderr
+    # The use, its code, its customer and its money; nothing of the work is shown where nobody watches it.
+    assert (found.stdout, found.stderr) == ("1 campaign, 4 counters, 1 event: all agree\n", "")
+    found = vouchsafe("audit", "--json", **stores)
+    assert found.returncode == 0, found.stderr
+    told = json.loads(found.stdout)
+    assert (told["agrees"], told["differing"], told["closed"]) == (True, 0, [])
+    assert told["campaigns"] >= 1
+    assert told["counters_differ"] == told["rows_differ"] == []
+    found = vouchsafe("audit", "--campaign", "nobody", **stores)
+    assert (found.returncode, found.stdout) == (1, "")
+    assert "there is no campaign nobody" in found.stderr
+
+
 @contextmanager
 def watching(id_: str, *args: str) -> Iterator[IO[str]]:
     """What `campaign watch` prints; left, it is interrupted and has to end well."""

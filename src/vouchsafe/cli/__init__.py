@@ -1,7 +1,7 @@
 """The command line: reads arguments, calls, prints. Modules that load gRPC or a store's driver are imported where
 they are used, so that help and completion stay quick.
 
-Exit status: 0 done, 1 it failed, 2 wrong arguments, 3 the answer was a refusal.
+Exit status: 0 done, 1 it failed, 2 wrong arguments, 3 the answer was a refusal, 4 an audit found what differs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from vouchsafe import __version__
-from vouchsafe.cli import campaign, payment, redeem, run
+from vouchsafe.cli import audit, campaign, payment, redeem, run
 from vouchsafe.cli.common import out
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(run.app)
+app.add_typer(audit.app)
 app.add_typer(redeem.app)
 app.add_typer(payment.app)
 app.add_typer(campaign.app, name="campaign")

@@ -23,6 +23,7 @@ FILES = (
     "transaction",
     "reservation",
     "rollback",
+    "audit",
 )
 
 

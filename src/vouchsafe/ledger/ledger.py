@@ -276,13 +276,13 @@ class Ledger:
         (any more), and Rejected when an event cannot be written.
         """
         last = events[-1].position.stream_id
-        columns = _columns(Position(partition, epoch, offset), events)
-        if not await self._fetchval("persist", partition, epoch, *offset, *last, *columns, *_states(events)):
+        values = columns(Position(partition, epoch, offset), events)
+        if not await self._fetchval("persist", partition, epoch, *offset, *last, *values, *_states(events)):
             raise OffsetMoved(f"the ledger does not hold partition {partition} at epoch {epoch}, offset {offset}")
 
 
-def _columns(previous: Position, events: Sequence[Event]) -> Iterable[Sequence[object]]:
-    """The events column by column: ms, seq, at, kind, campaign, body."""
+def columns(previous: Position, events: Sequence[Event]) -> Iterable[Sequence[object]]:
+    """The events, which follow `previous`, column by column: ms, seq, at, kind, campaign, body."""
     rows = []
     for event in events:
         position = event.position

@@ -66,6 +66,12 @@ local function counted(hold)
   return takes
 end
 
+-- The body of an event that a hold ends with: it tells when the use was taken, which is not when it ends. `more` is what
+-- else there is to say.
+local function ending_body(hold, more)
+  return table.concat({ hold.body:sub(1, -2), ',"taken_ms":', integer(hold.taken_ms), more or '', '}' })
+end
+
 -- Ends a hold: what it counted comes back. Only reservations have events, `kind` says why this one ends.
 local function give_up(campaign, order, hold, kind, now)
   local takes = counted(hold)
@@ -75,7 +81,7 @@ local function give_up(campaign, order, hold, kind, now)
   redis.call('HDEL', campaign.orders, order)
   if hold.reservation ~= '' then
     redis.call('ZREM', campaign.holds, order)
-    add_event(campaign.outbox, kind, campaign.id, hold.body, now)
+    add_event(campaign.outbox, kind, campaign.id, ending_body(hold), now)
   end
 end
 

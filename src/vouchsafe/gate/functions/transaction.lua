@@ -122,9 +122,7 @@ end)
 
 -- The event of a part names the redemption that it is a part of.
 local function part_body(hold, redemption)
-  return table.concat({
-    hold.body:sub(1, -2), ',"taken_ms":', integer(hold.taken_ms), ',"combined_id":"', redemption, '"}',
-  })
+  return ending_body(hold, ',"combined_id":"' .. redemption .. '"')
 end
 
 register('settle', function(keys, args)

@@ -1,0 +1,100 @@
+"""`vouchsafe audit`: whether Valkey and PostgreSQL say the same."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from vouchsafe.cli.common import Json, err, errors, out, print_json, read_settings
+
+if TYPE_CHECKING:
+    from vouchsafe.domain.audit import Audit
+
+DIFFERS = 4
+
+app = typer.Typer()
+
+
+@app.command()
+def audit(
+    campaign: Annotated[str | None, typer.Option(help="Only this campaign.", show_default=False)] = None,
+    as_json: Json = False,
+) -> None:
+    """Prove that every counter in Valkey is the sum of the events in PostgreSQL, while the service runs.
+
+    Exit status 0 when all agree, 4 when something differs, 1 when it could not be found out.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with errors():
+        from vouchsafe.app import audit as run_audit
+
+        settings = read_settings()
+        with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+            task = progress.add_task("partitions", total=None)
+            found = asyncio.run(
+                run_audit(settings, campaign, lambda total: progress.update(task, advance=1, total=total))
+            )
+    if as_json:
+        print_json({"agrees": found.agrees, **asdict(found)})
+    else:
+        _show(found)
+    if not found.agrees:
+        raise typer.Exit(DIFFERS)
+
+
+def _show(found: Audit) -> None:
+    for partition in found.closed:
+        out.print(f"partition {partition} is closed: Valkey does not hold the data that PostgreSQL expects")
+    if found.counters_differ:
+        _print_table(
+            ("campaign", "counter", "Valkey", "PostgreSQL"),
+            [(one.campaign_id, one.counter, one.gate, one.book) for one in found.counters_differ],
+        )
+        if (left_out := found.differing - len(found.counters_differ)) > 0:
+            out.print(f"… and {left_out:,} more")
+    if found.rows_differ:
+        _print_table(
+            ("campaign", "table", "rows", "events"),
+            [(one.campaign_id, one.table, f"{one.rows}", f"{one.events}") for one in found.rows_differ],
+        )
+    if found.parts_in_flight or found.rollbacks_in_flight:
+        out.print(
+            f"in flight: {_count(found.parts_in_flight, 'part')} of transactions, "
+            f"{_count(found.rollbacks_in_flight, 'rollback')}"
+        )
+    looked_at = ", ".join(
+        _count(number, what)
+        for number, what in ((found.campaigns, "campaign"), (found.counters, "counter"), (found.events, "event"))
+    )
+    out.print(f"{looked_at}: {_verdict(found)}")
+
+
+def _verdict(found: Audit) -> str:
+    if found.agrees:
+        return "all agree"
+    wrong = (
+        (len(found.closed), "closed partition"),
+        (found.differing, "counter"),
+        (len(found.rows_differ), "table"),
+    )
+    parts = [_count(number, what) for number, what in wrong if number]
+    return f"[red]{' and '.join(parts)} {'do' if len(parts) > 1 or parts[0][:2] != '1 ' else 'does'} not agree[/red]"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" + ("" if number == 1 else "s")
+
+
+def _print_table(names: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in names:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    out.print(table)

@@ -1,0 +1,95 @@
+"""Proves that gate and ledger say the same, while the service runs: every counter of every campaign is what the events
+say that the ledger holds, those that wait in the outbox, and the parts of transactions that are held.
+
+The gate is read first, some counters at a time, each time with the last event that they are behind. Events never
+change, so the book can be read later, up to that event: nothing has to stand still for it, and nothing is tried again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from vouchsafe.domain.audit import Audit
+from vouchsafe.domain.redemption import STREAM_START
+from vouchsafe.gate.audit import FIRST, CounterReader
+from vouchsafe.gate.gate import Gate
+from vouchsafe.gate.outbox import Outbox
+from vouchsafe.ledger.audit import Book
+from vouchsafe.ledger.ledger import Installation, PartitionState
+
+EVENTS_PER_READ = 2_000
+
+
+class Auditor:
+    """Holds the counters of an installation against its book. `outbox` makes the reader of a partition's outbox in an
+    epoch. Every method raises Unavailable."""
+
+    def __init__(
+        self,
+        gate: Gate,
+        counters: CounterReader,
+        book: Book,
+        installation: Installation,
+        outbox: Callable[[int, int], Outbox],
+    ) -> None:
+        self._gate = gate
+        self._counters = counters
+        self._book = book
+        self._installation = installation
+        self._outbox = outbox
+
+    async def audit(self, campaign_id: str | None, advance: Callable[[], None]) -> Audit:
+        """Of one campaign, or of all with None; calls `advance` after each partition."""
+        found = Audit()
+        by_partition: dict[int, list[str]] = {}
+        for id_ in await self._book.campaigns():
+            by_partition.setdefault(self._gate.partition_of(id_), []).append(id_)
+        only = None if campaign_id is None else self._gate.partition_of(campaign_id)
+        opened = []
+        for state in self._installation.partitions:
+            if state.opened and only in (None, state.partition):
+                if await self._is_held(state):
+                    opened.append(state.partition)
+                    await self._audit_partition(state, by_partition.get(state.partition, ()), found)
+                else:
+                    found.closed.append(state.partition)
+            advance()
+        found.rows_differ = await self._book.rows_differ()
+        found.parts_in_flight, found.rollbacks_in_flight = await self._counters.in_flight(opened)
+        return found
+
+    async def _is_held(self, state: PartitionState) -> bool:
+        """Whether the gate holds what the ledger expects of a partition."""
+        return await self._gate.has_partition(state.partition, self._installation.id, state.epoch, state.offset)
+
+    async def _audit_partition(self, state: PartitionState, campaign_ids: Sequence[str], found: Audit) -> None:
+        await self._book.begin(state.partition)
+        for campaign_id in campaign_ids:
+            found.campaigns += 1
+            cursor: str | None = FIRST
+            while cursor is not None:
+                read, cursor = await self._counters.scan(campaign_id, cursor)
+                await self._book.add_counters(read)
+                found.counters += len(read.values)
+        outbox = self._outbox(state.partition, state.epoch)
+        try:
+            await self._add_events(outbox)
+            async for campaign_id, missed in self._book.not_read():
+                await self._book.add_counters(await self._counters.read(campaign_id, missed))
+            # Those that the last reads of counters are behind.
+            await self._add_events(outbox)
+        finally:
+            await outbox.close()
+        differing, differ = await self._book.counters_differ()
+        found.differing += differing
+        found.counters_differ += differ
+        found.events += await self._book.count_events()
+
+    async def _add_events(self, outbox: Outbox) -> None:
+        """What waits in the outbox. What does not wait there any more, the ledger holds."""
+        after = STREAM_START
+        while events := await outbox.read(after, EVENTS_PER_READ, block_ms=0):
+            await self._book.add_events(events)
+            after = events[-1].position.stream_id
+            if len(events) < EVENTS_PER_READ:
+                break

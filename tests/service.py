@@ -125,6 +125,7 @@ class CreateCampaign(Protocol):
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with Service(Path(tmp_path_factory.mktemp("service")), workers=2) as running:
         yield running
+        _check_agrees(running)
 
 
 @pytest.fixture
@@ -132,18 +133,15 @@ def own_service(tmp_path: Path) -> Iterator[Service]:
     """To stop and to kill."""
     with Service(tmp_path / "service", workers=2) as running:
         yield running
+        _check_agrees(running)
 
 
-@pytest.fixture
-def audited(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Holds gate and ledger of the test's service against each other at its end."""
-    services = [request.getfixturevalue(name) for name in ("service", "own_service") if name in request.fixturenames]
-    yield
-    for running in services:
-        if running.agrees:
-            asyncio.run(settle(running.settings))
-            found = asyncio.run(audit(running))
-            assert found.agrees, found
+def _check_agrees(service: Service) -> None:
+    """Whatever a test has done, gate and ledger say the same in the end."""
+    if service.agrees:
+        asyncio.run(settle(service.settings))
+        found = asyncio.run(audit(service))
+        assert found.agrees, found
 
 
 async def audit(service: Service, campaign_id: str | None = None) -> Audit:

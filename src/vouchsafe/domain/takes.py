@@ -77,7 +77,8 @@ class Taker:
             names, uses = self._identities(limits.identities, customer), limits.identities.uses
             found += [Take(name, 1, uses, Reason.IDENTITY_LIMIT_REACHED) for name in names]
         for attribute in limits.attributes:
-            field = f"attribute:{quote(attribute.key)}={quote(attribute_value(attribute, customer, order))}"
+            value = quote(attribute_value(attribute, customer, order))
+            field = f"attribute:{attribute.source.value.lower()}:{quote(attribute.key)}={value}"
             found.append(Take(field, 1, attribute.uses, Reason.ATTRIBUTE_LIMIT_REACHED))
         if limits.customer_budget_minor is not None:
             field, cap = f"money:{customer_id}", limits.customer_budget_minor

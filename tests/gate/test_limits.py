@@ -98,7 +98,20 @@ async def test_distinct_customers_count_once_and_come_back_with_their_last_use(g
     assert await till.redeem(6, "c") is None
     assert await till.redeem(7, "a") is Reason.DISTINCT_CUSTOMERS_REACHED
     assert await till.redeem(8, "b") is None
-    assert (await till.counters())["?customer"] == "2"
+    assert (await till.counters())["?distinct"] == "2"
+
+
+async def test_distinct_customers_are_counted_from_when_they_are_first_limited(gate: Gate, checkout: Checkout) -> None:
+    limited = Till(gate, checkout, Limits(distinct_customers=1))
+    before = await Till(gate, checkout, Limits()).hold(1, "a")
+    since = await limited.hold(2, "a")
+    assert (await limited.counters())["?distinct"] == "1"
+    await limited.undo(since)
+    assert await limited.redeem(3, "b") is None
+    await limited.undo(before)
+    # What was used before is not taken off.
+    assert (await limited.counters())["?distinct"] == "1"
+    assert await limited.redeem(4, "c") is Reason.DISTINCT_CUSTOMERS_REACHED
 
 
 async def test_each_day_has_its_own_uses(gate: Gate, checkout: Checkout) -> None:

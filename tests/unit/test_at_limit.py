@@ -137,7 +137,7 @@ def test_takes_behind_others_add_up() -> None:
     earlier: Counter[str] = Counter()
     assert behind(takes, earlier) == takes
     second = {take.field: take.amount for take in behind(takes, earlier)}
-    assert (second["uses"], second["money"], second["?customer:c-1"]) == (2, 600, 1)
+    assert (second["uses"], second["money"], second["?distinct:c-1"]) == (2, 600, 1)
 
 
 # -- quotes ------------------------------------------------------------------------------------------------------------

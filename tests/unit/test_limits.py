@@ -44,22 +44,28 @@ def test_takes_come_in_the_order_of_their_reasons() -> None:
         customer_budget_minor=500,
         periods=(PeriodLimit(period=Period.DAY, uses=1),),
         windows=(WindowLimit(window_ms=1_000, uses=1),),
-        attributes=(AttributeLimit(key="store no", uses=4),),
+        attributes=(
+            AttributeLimit(key="store no", uses=4),
+            AttributeLimit(key="store no", uses=5, source=AttributeSource.CUSTOMER),
+        ),
         identities=IdentityLimit(kinds=tuple(IdentityKind), uses=1),
     )
     order = Order(id="o", currency_code="EUR", lines=AN_ORDER.lines, metadata={"store no": "Köln 1"})
-    shopper = Customer(id="c-1", email="a@b.de", card_fingerprint="card", device_id="device")
+    # The same value in both places is counted in both.
+    attributes = {"store no": "Köln 1"}
+    shopper = Customer(id="c-1", email="a@b.de", card_fingerprint="card", device_id="device", attributes=attributes)
     takes = takes_of(limits, ENTRY, shopper, 250, ms(datetime(2026, 11, 23, tzinfo=UTC)), order)
     assert [take.reason for take in takes] == sorted(take.reason for take in takes)
-    assert len({take.field for take in takes}) == len(takes) == 13
+    assert len({take.field for take in takes}) == len(takes) == 15
     named = {take.field: (take.amount, take.cap) for take in takes}
     assert named["code:CODE"] == (1, 2)
     assert named["day:2026-11-23:c-1"] == (1, 1)
     assert named["~1000:c-1"] == (1_000, 1)
-    assert named["attribute:store%20no=K%C3%B6ln%201"] == (1, 4)
+    assert named["attribute:order:store%20no=K%C3%B6ln%201"] == (1, 4)
+    assert named["attribute:customer:store%20no=K%C3%B6ln%201"] == (1, 5)
     assert named["money:c-1"] == (250, 500)
     assert named["money"] == (250, 1_000)
-    assert named["?customer:c-1"] == (1, 3)
+    assert named["?distinct:c-1"] == (1, 3)
     for take in takes:
         assert " " not in take.field
         for secret in ("a@b.de", "card", "device"):

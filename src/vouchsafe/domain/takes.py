@@ -77,7 +77,8 @@ class Taker:
             names, uses = self._identities(limits.identities, customer), limits.identities.uses
             found += [Take(name, 1, uses, Reason.IDENTITY_LIMIT_REACHED) for name in names]
         for attribute in limits.attributes:
-            field = f"attribute:{quote(attribute.key)}={quote(attribute_value(attribute, customer, order))}"
+            value = quote(attribute_value(attribute, customer, order))
+            field = f"attribute:{attribute.source.value.lower()}:{quote(attribute.key)}={value}"
             found.append(Take(field, 1, attribute.uses, Reason.ATTRIBUTE_LIMIT_REACHED))
         if limits.customer_budget_minor is not None:
             field, cap = f"money:{customer_id}", limits.customer_budget_minor
@@ -85,8 +86,10 @@ class Taker:
         total = _beyond(limits.total, overdraft.overdraft_uses)
         found.append(Take("uses", 1, total, Reason.CAMPAIGN_LIMIT_REACHED))
         if limits.distinct_customers is not None:
-            field, cap = f"?customer:{customer_id}", limits.distinct_customers
-            found.append(Take(field, 1, cap, Reason.DISTINCT_CUSTOMERS_REACHED))
+            # By a counter of its own: the customer's may stand above zero since before there was this limit.
+            field, cap = f"distinct:{customer_id}", limits.distinct_customers
+            found.append(Take(field, 1, None, Reason.DISTINCT_CUSTOMERS_REACHED))
+            found.append(Take(f"?{field}", 1, cap, Reason.DISTINCT_CUSTOMERS_REACHED))
         budget_minor = _beyond(limits.budget_minor, overdraft.overdraft_minor)
         found.append(Take("money", discount_minor, budget_minor, Reason.BUDGET_EXHAUSTED))
         return tuple(found)

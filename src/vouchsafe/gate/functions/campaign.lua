@@ -19,7 +19,7 @@
 --          set_state and describe: what loading a campaign writes (orders.lua).
 
 local FIELDS = { 'version', 'definition', 'created_ms', 'state', 'pause_reason' }
-local COUNTED = { 'uses', 'money', '?customer', 'held', 'held_money' }
+local COUNTED = { 'uses', 'money', '?distinct', 'held', 'held_money' }
 
 -- Reservations whose time is over do not count; while there are very many of them, some still do.
 local function describe(keys, first, id, outbox, now)

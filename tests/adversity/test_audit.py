@@ -288,8 +288,8 @@ async def _leave_something_held(one: Damaged) -> dict[str, tuple[str, str]]:
 
 
 async def _miscount_customers(one: Damaged) -> dict[str, tuple[str, str]]:
-    await one.gate("HINCRBY", one.counters, "?customer", 1)
-    return {"?customer": ("3", "2")}
+    await one.gate("HINCRBY", one.counters, "?distinct", 1)
+    return {"?distinct": ("3", "2")}
 
 
 async def _forget_a_moment(one: Damaged) -> dict[str, tuple[str, str]]:
@@ -332,7 +332,8 @@ async def test_a_lost_event_is_named(damaged: Damaged) -> None:
         "customer:c-1": ("1", "0"),
         "~3600000:c-1": (at_ms, ""),
         "uses": ("3", "2"),
-        "?customer": ("2", "1"),
+        "distinct:c-1": ("1", "0"),
+        "?distinct": ("2", "1"),
         "money": ("1500", "1000"),
     }
     assert rows == [RowsDiffer(code, "redemptions", 3, 2)]
@@ -363,7 +364,7 @@ async def test_a_lost_campaign_is_named_and_the_rest_only_counted(damaged: Damag
     assert (report.differing, len(report.counters_differ)) == (400, 100)
     await damaged.gate("DEL", damaged.counters)
     report = await audit(damaged.service, damaged.code)
-    assert {"uses", "money", "customer:c-0", "?customer", "held"} <= {one.counter for one in report.counters_differ}
+    assert {"uses", "money", "customer:c-0", "?distinct", "held"} <= {one.counter for one in report.counters_differ}
     assert {one.gate for one in report.counters_differ} <= {"0", ""}
 
 

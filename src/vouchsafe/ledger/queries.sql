@@ -246,8 +246,8 @@ from gate_events as g
 where not exists (
     select from events as e where e.partition = g.partition and e.epoch = g.epoch and e.ms = g.ms and e.seq = g.seq
 );
--- What each event, and each part, moves by how much. `what` is the moment, of a counter of moments; and of the counter of
--- different customers, whom: all who used the campaign, but only the uses for which `is_counted` say that they are counted.
+-- What each event, and each part, moves by how much. `what` is the moment, of a counter of moments; and of a counter of
+-- different ones ("?x"), which of them.
 -- A use that was reserved counts from when it was held, so its redemption only ends the hold.
 create temp view moves as
 with told as (
@@ -275,21 +275,18 @@ with told as (
         end as held
     from told
 )
-select s.partition, s.epoch, s.ms, s.seq, s.read, s.campaign_id, m.field, m.what, m.amount, m.is_counted
+select s.partition, s.epoch, s.ms, s.seq, s.read, s.campaign_id, m.field, m.what, m.amount
 from signed as s cross join lateral (
     select
-        case when k.is_different then '?customer' else t.key end as field,
-        case when k.is_different then t.key when t.key like '~%' then s.moment::text end as what,
-        s.taken * case when t.key like '~%' then 1 else t.value::bigint end as amount,
-        not k.is_different or s.takes ->> ('?' || t.key) is not null as is_counted
+        case when t.key like '?%' then split_part(t.key, ':', 1) else t.key end as field,
+        case when t.key like '?%' then t.key when t.key like '~%' then s.moment::text end as what,
+        s.taken * case when t.key like '~%' then 1 else t.value::bigint end as amount
     from json_each_text(s.takes) as t
-    join (values (false), (true)) as k (is_different)
-        on case when k.is_different then t.key like 'customer:%' else t.key not like '?%' end
     where s.taken <> 0
     union all
-    select 'held', null, s.held, true where s.held <> 0
+    select 'held', null, s.held where s.held <> 0
     union all
-    select 'held_money', null, s.held * coalesce((s.takes ->> 'money')::bigint, 0), true where s.held <> 0
+    select 'held_money', null, s.held * coalesce((s.takes ->> 'money')::bigint, 0) where s.held <> 0
 ) as m;
 
 -- name: audit_begin_partition
@@ -329,7 +326,7 @@ from moves as m
 where m.partition = $1 and m.campaign_id = coalesce($2, m.campaign_id) and m.read is null
     and not exists (select from gate_counters as c where c.campaign_id = m.campaign_id and c.field = m.field)
 group by m.campaign_id, m.field
-having sum(m.amount) filter (where m.is_counted) <> 0;
+having sum(m.amount) <> 0;
 
 -- name: audit_not_read
 -- A page of them, from behind ($1, $2) on.
@@ -341,22 +338,20 @@ analyze gate_reads, gate_counters, gate_parts, gate_events;
 
 -- name: audit_differing
 -- The counters of a partition ($1) of which gate and book say different things, $2 at most, and how many there are. The
--- book says of each what the events up to the read say, and the parts that the read found. Different ones are counted
--- from when they are first limited: of those that were used before and after, it is not told whether they are counted.
+-- book says of each what the events up to the read say, and the parts that the read found.
 with moved as (
-    select c.id, m.what, sum(m.amount) as amount, bool_and(m.is_counted) as always, bool_or(m.is_counted) as ever
+    select c.id, m.what, sum(m.amount) as amount
     from gate_counters as c
     join gate_reads as r on r.number = c.read
     join (select * from moves where partition = $1) as m
         on m.campaign_id = c.campaign_id and m.field = c.field
         and (m.epoch, m.ms, m.seq) <= (r.epoch, r.ms, r.seq) and coalesce(m.read, r.number) = r.number
     group by c.id, m.what
-), booked as (
+), compared as (
     select
-        c.campaign_id, c.field, c.value,
-        count(*) filter (where m.amount > 0 and m.always) as fewest,
-        count(*) filter (where m.amount > 0 and m.ever) as most,
+        c.campaign_id, c.field, c.value as gate,
         case
+            when c.field like '?%' then (count(*) filter (where m.amount > 0))::text
             when c.since is null then coalesce(sum(m.amount), 0)::text
             else coalesce(
                 string_agg(
@@ -367,16 +362,6 @@ with moved as (
         end as book
     from gate_counters as c left join moved as m using (id)
     group by c.id
-), compared as (
-    select
-        campaign_id, field, value as gate,
-        case
-            when field not like '?%' then book
-            when value ~ '^\d{1,18}$' and value::bigint between fewest and most then value
-            when fewest = most then fewest::text
-            else fewest || ' to ' || most
-        end as book
-    from booked
 )
 select campaign_id, field as counter, gate, book, count(*) over () as differing
 from compared

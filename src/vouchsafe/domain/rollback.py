@@ -88,8 +88,8 @@ class Kept(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class ReturnedCode(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What comes back of one code. `takes` are the counters that come back, each by so much; `taken_ms` is when they
-    were taken, by the gate's clock. `uses` is 1 when the code's use ends with it and comes back; `reopens` is then the
-    place of the redemption as the order has it, for the order may redeem the code again."""
+    were taken, by the gate's clock. `place` is that of the redemption as the order has it. `uses` is 1 when the code's
+    use ends with it and comes back: then the order may redeem the code again."""
 
     campaign_id: str
     code: str
@@ -100,10 +100,15 @@ class ReturnedCode(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     left_minor: int
     takes: Mapping[str, int] = {}
     taken_ms: int = 0
+    place: str = ""
     uses: int = 0
-    reopens: str = ""
     is_ended: bool = False
     rollback_id: str = ""
+
+    @property
+    def order_and_code(self) -> str:
+        """What an order has at most once."""
+        return f"{self.order_id} {self.code}"
 
     def to_json(self) -> bytes:
         """The body of its event."""
@@ -111,7 +116,8 @@ class ReturnedCode(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class RollbackClaim(msgspec.Struct, frozen=True, kw_only=True):
-    """What a request to roll back comes to: one entry for each code of which something comes back."""
+    """What a request to roll back comes to: one entry for each code of which something comes back, and what is kept of
+    the redemption then."""
 
     request_id: str
     fingerprint: str
@@ -121,6 +127,7 @@ class RollbackClaim(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     codes: tuple[ReturnedCode, ...]
     left_minor: int
+    kept: Kept = Kept(())
 
     def to_json(self) -> bytes:
         """The body of its event."""

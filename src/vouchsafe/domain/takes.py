@@ -148,9 +148,13 @@ def behind(takes: Iterable[Take], earlier: Counter[str]) -> tuple[Take, ...]:
     found = []
     for take in takes:
         before = earlier[take.field]
-        found.append(take._replace(amount=take.amount + before) if before else take)
-        if take.field[0] not in "?~":
-            earlier[take.field] = before + take.amount
+        if take.field[0] == "~":
+            # Its amount is a span of time: of its uses there are fewer left.
+            found.append(take if take.cap is None else take._replace(cap=take.cap - before))
+            earlier[take.field] = before + 1
+        else:
+            found.append(take._replace(amount=take.amount + before) if before else take)
+            earlier[take.field] = before + take.amount * (take.field[0] != "?")
     return tuple(found)
 
 

@@ -16,6 +16,8 @@ from vouchsafe.domain.reasons import Reason, Refusal
 from vouchsafe.domain.redemption import AppliedCode, Redemption
 from vouchsafe.domain.rollback import Kept, Left, OnPartial, ReturnedLine
 
+OTHER_ORDER = "is not what was redeemed; send the order as it was then"
+
 
 def whole(redemption: Redemption) -> Kept:
     """What is left of a redemption of which nothing has come back."""
@@ -51,6 +53,8 @@ def unwind(
     for one in returned:
         if one.quantity is not None:
             back[one.line] = back.get(one.line, 0) + one.quantity
+    if order is not None and all(back.get(index) == line.quantity for index, line in enumerate(order.lines)):
+        return Kept(tuple(Left(is_ended=True) for _ in kept.codes), back)
     codes = _by_amount(kept.codes, returned)
     if any(one.quantity is not None for one in returned):
         codes = _by_quantity(redemption, codes, back, quantities, order, evaluators)
@@ -66,7 +70,12 @@ def _check_order(redemption: Redemption, order: Order) -> None:
     claim = redemption.claim
     expected = (claim.order_id, claim.currency_code, claim.order_amount_minor)
     if (order.id, order.currency_code, order.amount_minor) != expected:
-        raise InvalidRequest(Violation("order", "is not the order that was redeemed; send it as it was then"))
+        raise InvalidRequest(Violation("order", OTHER_ORDER))
+    for one in redemption.applied:
+        for line in one.discount.lines:
+            sent = order.lines[line.line] if line.line < len(order.lines) else None
+            if sent is None or sent.sku != line.sku or line.quantity not in (0, sent.quantity):
+                raise InvalidRequest(Violation(f"order.lines[{line.line}]", OTHER_ORDER))
 
 
 def _quantities(redemption: Redemption, order: Order | None) -> Mapping[int, int]:
@@ -149,7 +158,7 @@ def _prorated(applied: AppliedCode, left: Left, back: Mapping[int, int], quantit
         units = back.get(line.line, 0)
         if units:
             kept_minor = line.applied_minor - line.applied_minor * units // quantities[line.line]
-            lines[line.line] = min(lines[line.line], kept_minor)
+            lines[line.line] = max(0, min(lines.get(line.line, 0), kept_minor))
     return Left(lines, left.shipping_minor)
 
 

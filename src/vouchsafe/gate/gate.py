@@ -9,7 +9,6 @@ import asyncio
 import json
 import time
 from collections.abc import Sequence
-from itertools import groupby
 from typing import Any
 
 from redis.exceptions import ResponseError
@@ -21,7 +20,7 @@ from vouchsafe.domain.rollback import Rollback, RollbackClaim
 from vouchsafe.gate.attempts import decode_place
 from vouchsafe.gate.connection import CLOSED, Command, Connection, as_unavailable, function_call
 from vouchsafe.gate.keys import Keys, partition_of
-from vouchsafe.gate.transactions import Part, by_home, decided_place, forget_call, home_of, settle_call
+from vouchsafe.gate.transactions import Part, by_home, decided_place, home_of, settle_call
 from vouchsafe.settings import Settings
 
 # What the store must be set to so that an acknowledged redemption survives: fsync before the answer, and no eviction.
@@ -195,6 +194,8 @@ class Gate:
             if not isinstance(found, list):
                 return found
             await self.settle(found)
+            if not any(home_of(part.holder_id) in self._tokens for part in found):
+                raise Unavailable("orders of several codes are being decided in a partition that is closed")
 
     async def resume(self, campaign_id: str, reason: str) -> CampaignStatus | None:
         """Lets a campaign go on. None: no such campaign."""
@@ -228,29 +229,26 @@ class Gate:
 
     async def settle(self, parts: Sequence[Part]) -> int:
         """Makes redemptions of the parts whose transaction was decided and undoes the others, which cannot be decided
-        any more. Answers how many were held until now. Safe to do twice, and twice at once."""
+        any more; where the deciding partition is closed, they wait. Answers how many were held until now. Safe to do
+        twice, and twice at once.
+
+        What was decided is not forgotten here: nobody knows whether other parts need it.
+        """
         decisions: dict[str, str] = {}
         for home, ids in by_home(parts):
+            if home not in self._tokens:
+                continue
             keys, token = self.keys_and_token(home)
             call = function_call("decision", [keys.meta, *map(keys.transaction, ids)], [token, self._request_ttl_ms])
             (places,) = await self._call(call)
             decisions |= {id_: decided_place(home, place) for id_, place in zip(ids, places, strict=True)}
         by_partition: dict[int, list[tuple[Part, str]]] = {}
-        for part in parts:
+        told = [part for part in parts if part.holder_id in decisions]
+        for part in told:
             settled = (part, decisions[part.holder_id])
             by_partition.setdefault(self.partition_of(part.campaign_id), []).append(settled)
         calls = [settle_call(*self.keys_and_token(partition), settled) for partition, settled in by_partition.items()]
-        replies = await self._call(*calls)
-        await self._forget([id_ for id_, place in decisions.items() if place])
-        return sum(sum(reply) for reply in replies)
-
-    async def _forget(self, transaction_ids: Sequence[str]) -> None:
-        """Lets decisions expire, after long enough for every part to be settled by them."""
-        calls = []
-        for home, ids in groupby(sorted(transaction_ids), key=home_of):
-            keys, token = self.keys_and_token(home)
-            calls.append(forget_call(keys, token, list(ids), self._request_ttl_ms))
-        await self._call(*calls)
+        return sum(sum(reply) for reply in await self._call(*calls))
 
     # -- reservations ------------------------------------------------------------------------------------------------
 

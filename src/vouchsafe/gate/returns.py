@@ -12,7 +12,7 @@ from vouchsafe.gate.attempts import Reused, Stale, Standing, decode_answer, deco
 from vouchsafe.gate.connection import Command, function_call
 from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.lanes import Function, Lane
-from vouchsafe.gate.transactions import campaign_call
+from vouchsafe.gate.transactions import Part, campaign_call
 
 
 class RollingBack:
@@ -39,7 +39,7 @@ class Returns:
         self._ttl_ms = ttl_ms
         self._roll_back = Function(self._encode_roll_back, _decode_roll_back)
         self._rolled = Function(self._encode_rolled, _decode_rolled)
-        self._give_back = Function(self._encode_give_back, _decode_nothing)
+        self._give_back = Function(self._encode_give_back, _decode_give_back)
         self._given_back = Function(self._encode_given_back, _decode_nothing)
         self._unmark = Function(self._encode_unmark, _decode_nothing)
 
@@ -54,7 +54,10 @@ class Returns:
 
     async def give_back(self, returned: ReturnedCode) -> None:
         """Gives back what one code has counted, for the rollback that it names. Safe to do twice."""
-        await self._lane.submit(self._give_back, self._gate.partition_of(returned.campaign_id), returned)
+        partition = self._gate.partition_of(returned.campaign_id)
+        while (transaction_id := await self._lane.submit(self._give_back, partition, returned)) is not None:
+            # Decided, and not settled yet: what is held is no redemption that could come back.
+            await self._gate.settle([Part(returned.campaign_id, returned.order_and_code, transaction_id)])
 
     async def given_back(self, rollback: Position, codes: Sequence[ReturnedCode]) -> None:
         """Everything of a rollback has come back: nobody needs to look after it any more."""
@@ -83,9 +86,18 @@ class Returns:
         for returned in items:
             # Neither a cap nor a reason has a meaning for what comes back.
             takes = " ".join(f"{field} {amount} - 0" for field, amount in returned.takes.items())
-            order_and_code = f"{returned.order_id} {returned.code}"
             fields.append(
-                (returned.campaign_id, (order_and_code, returned.reopens, takes, returned.taken_ms, returned.to_json()))
+                (
+                    returned.campaign_id,
+                    (
+                        returned.order_and_code,
+                        returned.place,
+                        returned.uses,
+                        takes,
+                        returned.taken_ms,
+                        returned.to_json(),
+                    ),
+                )
             )
             marks.append(keys.mark(returned.rollback_id, returned.code))
         return campaign_call("give_back", keys, (keys.outbox,), (token,), fields, marks)
@@ -121,6 +133,12 @@ def _decode_roll_back(partition: int, rolling: RollingBack, answer: bytes) -> Ro
 
 def _decode_rolled(_partition: int, _redemption: Position, kept: bytes | None) -> bytes:
     return kept or b""
+
+
+def _decode_give_back(_partition: int, _returned: ReturnedCode, answer: bytes) -> str | None:
+    """The transaction that has to be settled first, None when it has come back."""
+    kind, _, transaction_id = answer.decode().partition(" ")
+    return transaction_id if kind == "W" else None
 
 
 def _decode_nothing(_partition: int, _item: object, _answer: object) -> None:

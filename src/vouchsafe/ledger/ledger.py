@@ -38,6 +38,10 @@ MAX_EPOCH = 2**31 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+# The kinds of events whose bodies PostgreSQL reads.
+DRAWN_FROM = (EventKind.REDEEMED, EventKind.RETURNED, EventKind.HELD, EventKind.RELEASED, EventKind.EXPIRED)
+
+
 class OffsetMoved(VouchsafeError):
     """The ledger does not hold the partition at this epoch and offset: somebody else has written meanwhile."""
 
@@ -289,8 +293,15 @@ def columns(previous: Position, events: Sequence[Event]) -> Iterable[Sequence[ob
         if position <= previous or position[:2] != previous[:2]:
             raise ValueError(f"{position} does not follow {previous} in the outbox of one partition and epoch")
         previous = position
-        rows.append((*position.stream_id, _time(event.at_ms), event.kind, event.campaign_id, event.body.decode()))
+        rows.append((*position.stream_id, _time(event.at_ms), event.kind, event.campaign_id, _storable(event)))
     return zip(*rows, strict=True)
+
+
+def _storable(event: Event) -> str:
+    """The body of an event; of one that rows are drawn from without NULs, which PostgreSQL has no text for: what it
+    cannot write would hold up all that is behind."""
+    text = event.body.decode()
+    return text.replace("\\u0000", "\\ufffd") if event.kind in DRAWN_FROM else text
 
 
 def _states(events: Sequence[Event]) -> Iterable[Sequence[str]]:

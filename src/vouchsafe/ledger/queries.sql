@@ -145,11 +145,11 @@ with moved as (
     )
     select
         w.partition, w.epoch, w.ms, w.seq, w.at, r.campaign_id, r.code, r.customer_id, r.redemption_id, r.rollback_id,
-        coalesce(r.uses, 0), r.discount_minor
+        coalesce(r.uses, 0), coalesce((r.takes ->> 'money')::bigint, 0)
     from written as w
     cross join json_to_record(w.body) as r (
         campaign_id text, code text, customer_id text, redemption_id text, rollback_id text, uses bigint,
-        discount_minor bigint
+        takes json
     )
     where w.kind = 'returned'
 ), stated as (

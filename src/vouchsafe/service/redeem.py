@@ -98,7 +98,9 @@ class Redeem:
             return unknown[0]
         claimed = False
         patience = Patience()
-        for _ in range(MAX_ROUNDS):
+        rounds = 0
+        while rounds < MAX_ROUNDS:
+            rounds += 1
             (candidate,) = await self._judge.candidates(entries)
             if _limits(candidate).partial_budget:
                 # In one step the first refusal would be final; a part that is held can be asked for again, for less.
@@ -112,6 +114,7 @@ class Redeem:
                 return await self.get(answer.position)
             if isinstance(answer, Waiting):
                 await patience.wait()
+                rounds = 0
             if isinstance(answer, Stale | Moved | Waiting):
                 self._must_judge_again([attempt], [answer])
                 continue

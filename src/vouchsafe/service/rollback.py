@@ -135,6 +135,7 @@ def _claim(
         reason=request.reason,
         codes=tuple(codes),
         left_minor=sum(left.total_minor for left in after.codes),
+        kept=after,
     )
 
 
@@ -145,7 +146,6 @@ def _returned(
     discount_minor = was.total_minor - left.total_minor
     is_single = isinstance(redemption.claim, Claim)
     place = redemption.id.partition("-")[2] if is_single else redemption.id
-    comes_back = left.is_ended and not policy.keeps_use
     return ReturnedCode(
         campaign_id=applied.campaign_id,
         code=applied.code,
@@ -156,8 +156,8 @@ def _returned(
         left_minor=left.total_minor,
         takes=policy.given_back(applied.takes, discount_minor, is_ended=left.is_ended),
         taken_ms=applied.taken_ms,
-        uses=int(comes_back),
-        reopens=place if comes_back else "",
+        place=place,
+        uses=int(left.is_ended and not policy.keeps_use),
         is_ended=left.is_ended,
     )
 
@@ -178,11 +178,21 @@ async def _return_left_behind(gate: Gate, checkout: Checkout) -> None:
     outages = Outages("rollbacks")
     while True:
         try:
-            for rollback in await gate.returning():
-                if rollback.at_ms < checkout.now_ms() - LEFT_BEHIND_MS:
-                    log.warning("went on with a rollback that was left behind", rollback=rollback.id)
-                    await give_back(checkout, rollback)
-            outages.end("returning")
+            left_behind = [one for one in await gate.returning() if one.at_ms < checkout.now_ms() - LEFT_BEHIND_MS]
+            results = [await _try_to_give_back(checkout, rollback) for rollback in left_behind]
+            if all(results):
+                outages.end("returning")
         except Unavailable as error:
             outages.begin("returning", error)
         await asyncio.sleep(RETURN_INTERVAL_S)
+
+
+async def _try_to_give_back(checkout: Checkout, rollback: Rollback) -> bool:
+    """One that cannot come back now is in no other's way."""
+    try:
+        await give_back(checkout, rollback)
+    except Unavailable as error:
+        log.warning("a rollback cannot be finished yet", rollback=rollback.id, error=str(error))
+        return False
+    log.warning("went on with a rollback that was left behind", rollback=rollback.id)
+    return True

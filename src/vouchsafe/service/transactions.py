@@ -97,14 +97,14 @@ class Transactions:
         holds = self._checkout.holds
         decided = await holds.decide(Decision(claim(held), transaction, deadline_ms))
         if isinstance(decided, Redemption):
-            await self._settle(parts, decided.id)
-            await holds.forget(transaction)
+            if await self._settle(parts, decided.id):
+                await holds.forget(transaction)
         else:
             await self._settle(parts, "")
         return decided
 
-    async def _settle(self, parts: Sequence[Part], redemption_id: str) -> None:
-        """Settles what it can; the rest is found behind its deadline."""
+    async def _settle(self, parts: Sequence[Part], redemption_id: str) -> bool:
+        """Settles what it can, and answers whether that was all; the rest is found behind its deadline."""
         results = await asyncio.gather(
             *(self._checkout.holds.settle(part, redemption_id) for part in parts), return_exceptions=True
         )
@@ -113,6 +113,7 @@ class Transactions:
                 log.warning("a part of a redemption is settled later", error=str(result))
             elif isinstance(result, BaseException):
                 raise result
+        return not any(results)
 
 
 class Patience:
@@ -147,6 +148,8 @@ async def _settle_overdue(gate: Gate) -> None:
             while parts := await gate.overdue(SETTLED_AT_ONCE):
                 settled = await gate.settle(parts)
                 log.warning("settled what was left behind", parts=len(parts), settled=settled)
+                if not settled:
+                    break  # they wait for a partition that is closed
             while await gate.expire(SETTLED_AT_ONCE):
                 pass
             outages.end("overdue")

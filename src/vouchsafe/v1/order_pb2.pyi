@@ -116,7 +116,7 @@ class OrderLine(_message.Message):
     QUANTITY_FIELD_NUMBER: _builtins.int
     UNIT_PRICE_MINOR_FIELD_NUMBER: _builtins.int
     sku: _builtins.str
-    """Stock keeping unit, 1 to 128 characters. Required."""
+    """Stock keeping unit, 1 to 128 characters, none of them a control character. Required."""
     product_id: _builtins.str
     """The product the sku is a variant of, at most 128 characters. Empty: not known."""
     quantity: _builtins.int

@@ -22,9 +22,10 @@ local FIELDS = { 'version', 'definition', 'created_ms', 'state', 'pause_reason' 
 local COUNTED = { 'uses', 'money', '?distinct', 'held', 'held_money' }
 
 -- Reservations whose time is over do not count; while there are very many of them, some still do.
-local function describe(keys, first, id, outbox, now)
-  if not load_campaign(keys, first, id, outbox, now) then
-    return false
+local function describe(keys, first, id, outbox, now, room)
+  local campaign, left = load_campaign(keys, first, id, outbox, now, room)
+  if not campaign then
+    return false, room
   end
   local described = redis.call('HMGET', keys[first], unpack(FIELDS))
   -- A campaign that is being stopped admits nothing any more.
@@ -33,7 +34,7 @@ local function describe(keys, first, id, outbox, now)
     described[#described + 1] = value or ''
   end
   described[#described + 1] = integer(now)
-  return described
+  return described, left
 end
 
 -- The parts of transactions that are held of a campaign.
@@ -82,14 +83,14 @@ register('set_state', function(keys, args)
     redis.call('HSET', campaign, 'state', args[3], 'pause_reason', args[4])
     add_event(keys[2], args[5], args[2], args[6], now)
   end
-  return describe(keys, 4, args[2], keys[2], now)
+  return (describe(keys, 4, args[2], keys[2], now, EXPIRED_AT_ONCE))
 end, { 'allow-oom' }) -- a full store must still be stoppable
 
 register('describe', function(keys, args)
   local now = now_ms()
-  local campaigns = {}
+  local campaigns, room = {}, EXPIRED_AT_ONCE
   for i = 2, #args do
-    campaigns[i - 1] = describe(keys, 3 + (i - 2) * KEYS_PER_CAMPAIGN, args[i], keys[2], now)
+    campaigns[i - 1], room = describe(keys, 3 + (i - 2) * KEYS_PER_CAMPAIGN, args[i], keys[2], now, room)
   end
   return campaigns
 end, { 'allow-oom' }) -- it only gives back

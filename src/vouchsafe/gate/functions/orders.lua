@@ -90,8 +90,9 @@ local function campaign_at(keys, first, id, outbox)
 end
 
 -- One campaign as of this call, without the reservations whose time is over; nil when it is not all there: then nothing
--- may be decided. `is_crowded`: there may be more of those, so nothing may be decided yet.
-local function load_campaign(keys, first, id, outbox, now)
+-- may be decided. `is_crowded`: there are more of those than there is `room` for in this call, so nothing may be decided
+-- yet. Answers also how much room is left.
+local function load_campaign(keys, first, id, outbox, now, room)
   local fields = redis.call('HMGET', keys[first], 'version', 'state')
   local uses = redis.call('HEXISTS', keys[first + 1], 'uses')
   if not fields[1] or not fields[2] or uses == 0 then
@@ -101,19 +102,20 @@ local function load_campaign(keys, first, id, outbox, now)
   campaign.version = fields[1]
   campaign.active = fields[2] == 'active'
   local expired =
-    redis.call('ZRANGE', campaign.holds, '-inf', integer(now), 'BYSCORE', 'LIMIT', 0, EXPIRED_AT_ONCE)
-  for _, order in ipairs(expired) do
-    give_up(campaign, order, read_standing(campaign, order), 'expired', now)
+    redis.call('ZRANGE', campaign.holds, '-inf', integer(now), 'BYSCORE', 'LIMIT', 0, room + 1)
+  campaign.is_crowded = #expired > room
+  for i = 1, math.min(#expired, room) do
+    give_up(campaign, expired[i], read_standing(campaign, expired[i]), 'expired', now)
   end
-  campaign.is_crowded = #expired == EXPIRED_AT_ONCE
-  return campaign
+  return campaign, room - math.min(#expired, room)
 end
 
 -- `count` campaigns with their keys from keys[first] and their ids from args[at] on.
 local function load_campaigns(keys, first, args, at, count, outbox, now)
-  local campaigns = {}
+  local campaigns, room = {}, EXPIRED_AT_ONCE
   for i = 1, count do
-    campaigns[i] = load_campaign(keys, first + (i - 1) * KEYS_PER_CAMPAIGN, args[at + i - 1], outbox, now)
+    local campaign, left = load_campaign(keys, first + (i - 1) * KEYS_PER_CAMPAIGN, args[at + i - 1], outbox, now, room)
+    campaigns[i], room = campaign, left or room
   end
   return campaigns
 end

@@ -13,20 +13,24 @@
 --            redemption, what was read of it before ('' for nothing), what is to be kept of it now, and digest and body
 --            of the event
 --          rolled: then ids of redemptions
---          give_back: 2 number of campaigns, then the id of each, then for each item 6 values: index of its campaign
---            (from 1), "<order id> <code>", the place of the redemption, as the order has it, when the order may redeem
---            the code again, else '', what is given back as counters.lua reads it ('' for nothing), when it was taken in
---            ms, and the body of the event
+--          give_back: 2 number of campaigns, then the id of each, then for each item 7 values: index of its campaign
+--            (from 1), "<order id> <code>", the place of the redemption as the order has it, "1" when the order may
+--            redeem the code again, what is given back as counters.lua reads it ('' for nothing), when it was taken in ms,
+--            and the body of the event
 --          given_back: then the places of rollbacks
 --          unmark: 2 after how many ms
 -- Returns: roll_back: for each item "R <place> <time in ms> <digest>", decided now or by this request before; the answer
 --            remembered for the request; "X" the request id is another's; "S" what was read is not so any more
 --          rolled: for each what is kept of it, or false
---          give_back: for each item 1 when it came back now, 0 when it had before
+--          give_back: for each item "1" when it came back now, "0" when it had before, or "W <transaction>" when the order
+--            has it in a transaction that is not settled yet: settle that first
 --          returning: flat pairs of places and bodies of rollbacks of which not everything may have come back
 --          given_back, unmark: 1
 -- Writes:  roll_back: for each R rolled, returning, the request, and one event. give_back: counters, one event and the
---          mark; the order, when it may redeem again. given_back: returning. unmark: when the marks expire.
+--          mark; the order: it may redeem again, or is not answered any more as if it had the whole. given_back: returning. unmark: when the marks expire.
+
+-- Of an order whose redemption is not whole any more: no request has the same contents.
+local NO_FINGERPRINT = ('-'):rep(FINGERPRINT_LENGTH)
 
 register('roll_back', function(keys, args)
   local now = now_ms()
@@ -66,26 +70,32 @@ register('give_back', function(keys, args)
   local outbox, count = keys[2], tonumber(args[2])
   local mark = 3 + count * KEYS_PER_CAMPAIGN
   local answers = {}
-  for at = 3 + count, #args, 6 do
-    local index, order, place = tonumber(args[at]), args[at + 1], args[at + 2]
+  for at = 3 + count, #args, 7 do
+    local index, order, place, reopens = tonumber(args[at]), args[at + 1], args[at + 2], args[at + 3] == '1'
     local campaign = campaign_at(keys, 3 + (index - 1) * KEYS_PER_CAMPAIGN, args[2 + index], outbox)
-    local came_back = 0
-    if redis.call('SETNX', keys[mark], 1) == 1 then
-      local takes = parse_takes(args[at + 3])
+    local standing = read_standing(campaign, order)
+    local answer = '0'
+    if standing and standing.held and standing.transaction ~= '' then
+      answer = 'W ' .. standing.transaction
+    elseif redis.call('SETNX', keys[mark], 1) == 1 then
+      local takes = parse_takes(args[at + 4])
       if #takes > 0 then
         local counters = load_counters(campaign.counters, now, takes)
-        change_counters(counters, takes, -1, tonumber(args[at + 4]))
+        change_counters(counters, takes, -1, tonumber(args[at + 5]))
         store_counters(counters)
       end
-      local standing = read_standing(campaign, order)
-      if place ~= '' and standing and standing.place == place then
-        redis.call('HDEL', campaign.orders, order)
+      if standing and standing.place == place then
+        if reopens then
+          redis.call('HDEL', campaign.orders, order)
+        else
+          keep_redeemed(campaign, order, NO_FINGERPRINT, place)
+        end
       end
-      add_event(outbox, 'returned', campaign.id, args[at + 5], now)
-      came_back = 1
+      add_event(outbox, 'returned', campaign.id, args[at + 6], now)
+      answer = '1'
     end
     mark = mark + 1
-    answers[#answers + 1] = came_back
+    answers[#answers + 1] = answer
   end
   return answers
 end, { 'allow-oom' }) -- it gives back

@@ -109,7 +109,7 @@ register('answer', function(keys, args)
     answers[i - 1] = known
   end
   return answers
-end)
+end, { 'allow-oom' }) -- what waits for it gives back
 
 register('decision', function(keys, args)
   local answers = {}
@@ -118,7 +118,7 @@ register('decision', function(keys, args)
     answers[i - 1] = redis.call('GET', keys[i])
   end
   return answers
-end)
+end, { 'allow-oom' })
 
 -- The event of a part names the redemption that it is a part of.
 local function part_body(hold, redemption)

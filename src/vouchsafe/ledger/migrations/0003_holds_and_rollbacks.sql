@@ -23,6 +23,7 @@ create table returns (
     rollback_id text collate "C" not null,
     -- 1 when the use itself came back, else 0.
     uses bigint not null,
+    -- What came back to the campaign, in minor units.
     discount_minor bigint not null,
     primary key (partition, epoch, event_ms, event_seq)
 );

@@ -14,6 +14,7 @@ from vouchsafe.domain.campaign import Campaign, CampaignStatus
 from vouchsafe.domain.limits import Limits
 from vouchsafe.domain.reasons import Reason, Refusal
 from vouchsafe.domain.redemption import STREAM_START, AppliedCode, Claim, CombinedClaim, Event, EventKind, Redemption
+from vouchsafe.domain.rollback import ReturnedCode
 from vouchsafe.gate.attempts import Attempt, Held, Redeemable, Standing, Undone, Waiting
 from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.gate import Gate
@@ -237,3 +238,33 @@ async def test_a_request_that_was_refused_cannot_be_decided(rig: Rig) -> None:
     assert await rig.checkout.claim_id(claim.request_id, claim.fingerprint) == refusal
     assert isinstance(await rig.hold(ONE), Held)
     assert await rig.decide() == refusal
+
+
+async def test_what_is_decided_and_not_settled_is_settled_before_it_comes_back(rig: Rig) -> None:
+    for campaign in (ONE, OTHER):
+        assert isinstance(await rig.hold(campaign), Held)
+    decided = await rig.decide()
+    assert isinstance(decided, Redemption)
+    for campaign in (ONE, OTHER):
+        attempt = rig.attempt(campaign)
+        returned = ReturnedCode(
+            campaign_id=campaign,
+            code=attempt.claim.code,
+            order_id=attempt.claim.order_id,
+            customer_id=attempt.claim.customer_id,
+            redemption_id=decided.id,
+            discount_minor=100,
+            left_minor=0,
+            takes={"uses": 1},
+            place=decided.id,
+            uses=1,
+            is_ended=True,
+            rollback_id="rollback",
+        )
+        for _ in range(2):
+            await rig.checkout.returns.give_back(returned)
+    assert await rig.uses() == [0, 0]
+    kinds = [event.kind for event in await rig.events()]
+    assert (kinds.count(EventKind.REDEEMED), kinds.count(EventKind.RETURNED)) == (2, 2)
+    # And the order has nothing of it any more: it is free to redeem again.
+    assert isinstance(await rig.checkout.redeem(rig.attempt(ONE)), Redemption)

@@ -86,6 +86,7 @@ BAD_REQUESTS: dict[str, tuple[Change, str]] = {
     "currency in words": (lambda r: setattr(r.order, "currency_code", "Euro"), "order.currency_code"),
     "no lines": (lambda r: r.order.ClearField("lines"), "order.lines"),
     "too many lines": (lambda r: r.order.lines.extend([r.order.lines[0]] * 200), "order.lines"),
+    "a NUL in a sku": (lambda r: setattr(r.order.lines[0], "sku", "a\0b"), "order.lines[0].sku"),
     "no sku": (lambda r: r.order.lines[0].ClearField("sku"), "order.lines[0].sku"),
     "quantity of zero": (lambda r: setattr(r.order.lines[0], "quantity", 0), "order.lines[0].quantity"),
     "negative quantity": (lambda r: setattr(r.order.lines[0], "quantity", -1), "order.lines[0].quantity"),

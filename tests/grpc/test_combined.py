@@ -142,3 +142,19 @@ async def test_a_refusal_is_answered_again(client: Client) -> None:
     again = await client.redeem_codes([good, paused], SHOPPER, order, request_id=request_id)
     assert again.refusal == first.refusal
     assert await uses(client, good, paused) == [0, 0]
+
+
+async def test_two_codes_of_one_campaign_share_its_window(client: Client) -> None:
+    code = f"c-{uuid.uuid4()}"
+    definition = {
+        "display_name": code,
+        "effects": [{"percent_off": {"basis_points": 1_000}}],
+        "stacking": {"mode": "COMBINE_MODE_JOINT"},
+        "limits": {"windows": [{"window": "3600s", "uses": 1}]},
+    }
+    await client.create_campaign(
+        code, ParseDict(definition, CampaignDefinition()), shared_codes=[f"{code}-a", f"{code}-b"]
+    )
+    response = await client.redeem_codes([f"{code}-a", f"{code}-b"], SHOPPER, an_order(f"o-{code}"))
+    assert reason(response.refusal) == "CUSTOMER_PERIOD_LIMIT_REACHED"
+    assert await uses(client, code) == [0]

@@ -164,7 +164,7 @@ async def test_a_campaign_says_what_comes_back_to_it(service: Service, client: C
         assert rollback.codes[0].use_returned == (kept != "use")
         found = await stats(service, client, code)
         assert found.gate.redeemed_count == found.ledger.redeemed_count == (1 if kept == "use" else 0)
-        assert found.gate.discount_minor == (500 if kept == "budget" else 0)
+        assert found.gate.discount_minor == found.ledger.discount_minor == (500 if kept == "budget" else 0)
         again = await client.redeem(code, SHOPPER, an_order(f"p-{code}"))
         assert isinstance(again, Refusal) == (kept == "periods")
         if isinstance(again, Refusal):
@@ -247,3 +247,52 @@ async def test_nothing_is_rolled_back_that_is_not_there(client: Client) -> None:
             await client.roll_back(redeemed.id, lines=lines)
         assert any(name.startswith(field) for name in caught.value.violations), caught.value.violations
     assert await uses(client, code) == [1]
+
+
+async def test_what_came_back_is_no_answer_to_a_new_request(client: Client) -> None:
+    kept = await create(client, rollback={"keeps_use": True})
+    order = an_order(f"o-{kept}")
+    redeemed = await redeem(client, kept, order)
+    await roll_back(client, redeemed)
+    code = await create(client)
+    other = two_lines(f"o-{code}")
+    partly = await redeem(client, code, other)
+    await roll_back(client, partly, lines=[ReturnedLine(line_index=0, quantity=2)])
+    for asked, again, first in ((kept, order, redeemed), (code, other, partly)):
+        for outcome in (await client.redeem(asked, SHOPPER, again), await client.validate(asked, SHOPPER, again)):
+            assert isinstance(outcome, Refusal)
+            assert (reason(outcome), outcome.metadata["redemption_id"]) == ("ORDER_ALREADY_REDEEMED", first.id)
+
+
+async def test_another_order_of_the_same_total_is_not_taken_for_it(client: Client) -> None:
+    code = await create(client)
+    redeemed = await redeem(client, code, two_lines(f"o-{code}"))
+    bogus = two_lines(f"o-{code}")
+    bogus.lines[0].quantity, bogus.lines[0].unit_price_minor = 9_999, 1
+    with pytest.raises(InvalidArgument) as caught:
+        await client.roll_back(redeemed.id, lines=[ReturnedLine(line_index=0, quantity=4_000)], order=bogus)
+    assert set(caught.value.violations) == {"order.lines[0]"}
+    assert (await client.get_campaign_stats(code)).gate.discount_minor == 1_100
+
+
+async def test_a_policy_that_changes_meanwhile_goes_on_from_what_is_left(client: Client) -> None:
+    code = await create(client, rollback={"on_partial": "ON_PARTIAL_EVALUATE_AGAIN"})
+    order = two_lines(f"o-{code}")
+    redeemed = await redeem(client, code, order)
+    first = await roll_back(client, redeemed, lines=[ReturnedLine(line_index=0, quantity=3)], order=order)
+    assert (first.discount_minor, first.left_minor) == (1_000, 100)
+    definition = (await client.get_campaign(code)).definition
+    definition.ClearField("rollback")
+    await client.update_campaign(code, definition)
+    last = await roll_back(client, redeemed, lines=[ReturnedLine(line_index=1, quantity=1)])
+    assert (last.discount_minor, last.left_minor, last.codes[0].use_returned) == (100, 0, True)
+
+
+async def test_all_units_are_everything_even_where_parts_are_kept(client: Client) -> None:
+    code = await create(client, rollback={"on_partial": "ON_PARTIAL_KEEP"})
+    order = two_lines(f"o-{code}")
+    redeemed = await redeem(client, code, order)
+    lines = [ReturnedLine(line_index=0, quantity=3), ReturnedLine(line_index=1, quantity=1)]
+    rollback = await roll_back(client, redeemed, lines=lines, order=order)
+    assert (rollback.discount_minor, rollback.left_minor) == (1_100, 0)
+    assert await uses(client, code) == [0]

@@ -14,6 +14,7 @@ from vouchsafe.domain.campaign import Campaign, CampaignStatus
 from vouchsafe.domain.limits import Limits
 from vouchsafe.domain.reasons import Reason, Refusal
 from vouchsafe.domain.redemption import STREAM_START, AppliedCode, Claim, CombinedClaim, Event, EventKind, Redemption
+from vouchsafe.domain.rollback import ReturnedCode
 from vouchsafe.gate.attempts import Attempt, Held, Redeemable, Standing, Undone, Waiting
 from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.gate import Gate
@@ -213,6 +214,36 @@ async def test_what_is_left_behind_decided_is_finished(rig: Rig) -> None:
     assert await rig.gate.settle(await rig.gate.overdue(10)) == 2
     assert await rig.uses() == [1, 1]
     assert await rig.checkout.redeem(rig.attempt(OTHER)) == Standing(decided.position)
+
+
+async def test_what_is_rolled_back_before_it_is_settled_comes_back_once_it_is(rig: Rig) -> None:
+    for campaign in (ONE, OTHER):
+        assert isinstance(await rig.hold(campaign), Held)
+    decided = await rig.decide()
+    assert isinstance(decided, Redemption)
+    claim = rig.attempt(ONE).claim
+    back = ReturnedCode(
+        campaign_id=ONE,
+        code=claim.code,
+        order_id=claim.order_id,
+        customer_id=claim.customer_id,
+        redemption_id=decided.id,
+        discount_minor=0,
+        left_minor=0,
+        takes={"uses": 1},
+        uses=1,
+        reopens=decided.id,
+        is_ended=True,
+        rollback_id="rollback",
+    )
+    assert await rig.checkout.returns.give_back(back) == Waiting(rig.transaction())
+    await rig.checkout.holds.settle(rig.part(ONE), decided.id)
+    assert await rig.uses() == [1, 1]
+    for _ in range(2):
+        assert await rig.checkout.returns.give_back(back) is None
+        assert await rig.uses() == [0, 1]
+    # The order may redeem it again.
+    assert isinstance(await rig.hold(ONE, name="again"), Held)
 
 
 async def test_16_who_settle_at_once_settle_once(rig: Rig) -> None:

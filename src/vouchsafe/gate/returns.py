@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from vouchsafe.domain.reasons import Refusal
 from vouchsafe.domain.redemption import Position
 from vouchsafe.domain.rollback import ReturnedCode, Rollback, RollbackClaim
-from vouchsafe.gate.attempts import Reused, Stale, Standing, decode_answer, decode_place, reused
+from vouchsafe.gate.attempts import Reused, Stale, Standing, Waiting, decode_answer, decode_place, reused
 from vouchsafe.gate.connection import Command, function_call
 from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.lanes import Function, Lane
@@ -39,7 +39,7 @@ class Returns:
         self._ttl_ms = ttl_ms
         self._roll_back = Function(self._encode_roll_back, _decode_roll_back)
         self._rolled = Function(self._encode_rolled, _decode_rolled)
-        self._give_back = Function(self._encode_give_back, _decode_nothing)
+        self._give_back = Function(self._encode_give_back, _decode_give_back)
         self._given_back = Function(self._encode_given_back, _decode_nothing)
         self._unmark = Function(self._encode_unmark, _decode_nothing)
 
@@ -52,9 +52,10 @@ class Returns:
         Raises RequestIdReused."""
         return await self._lane.submit(self._roll_back, rolling.redemption.partition, rolling)
 
-    async def give_back(self, returned: ReturnedCode) -> None:
-        """Gives back what one code has counted, for the rollback that it names. Safe to do twice."""
-        await self._lane.submit(self._give_back, self._gate.partition_of(returned.campaign_id), returned)
+    async def give_back(self, returned: ReturnedCode) -> Waiting | None:
+        """Gives back what one code has counted, for the rollback that it names, unless it has to wait for a part of the
+        redemption to be settled. Safe to do twice."""
+        return await self._lane.submit(self._give_back, self._gate.partition_of(returned.campaign_id), returned)
 
     async def given_back(self, rollback: Position, codes: Sequence[ReturnedCode]) -> None:
         """Everything of a rollback has come back: nobody needs to look after it any more."""
@@ -121,6 +122,10 @@ def _decode_roll_back(partition: int, rolling: RollingBack, answer: bytes) -> Ro
 
 def _decode_rolled(_partition: int, _redemption: Position, kept: bytes | None) -> bytes:
     return kept or b""
+
+
+def _decode_give_back(_partition: int, _returned: ReturnedCode, answer: int | bytes) -> Waiting | None:
+    return Waiting(answer.decode().partition(" ")[2]) if isinstance(answer, bytes) else None
 
 
 def _decode_nothing(_partition: int, _item: object, _answer: object) -> None:

@@ -163,10 +163,14 @@ def _returned(
 
 
 async def give_back(checkout: Checkout, rollback: Rollback) -> None:
-    """Gives back what every code of a rollback has counted. Safe to do twice, and twice at once."""
+    """Gives back what every code of a rollback has counted. Safe to do twice, and twice at once.
+
+    A redemption is decided a moment before its parts are settled; what is rolled back in between comes back later.
+    """
     codes = [msgspec.structs.replace(code, rollback_id=rollback.id) for code in rollback.claim.codes]
-    await asyncio.gather(*(checkout.returns.give_back(code) for code in codes))
-    await checkout.returns.given_back(rollback.position, codes)
+    waiting = await asyncio.gather(*(checkout.returns.give_back(code) for code in codes))
+    if not any(waiting):
+        await checkout.returns.given_back(rollback.position, codes)
 
 
 async def return_forever(gate: Gate, checkout: Checkout, stop: asyncio.Event) -> None:

@@ -22,7 +22,8 @@
 -- Returns: roll_back: for each item "R <place> <time in ms> <digest>", decided now or by this request before; the answer
 --            remembered for the request; "X" the request id is another's; "S" what was read is not so any more
 --          rolled: for each what is kept of it, or false
---          give_back: for each item 1 when it came back now, 0 when it had before
+--          give_back: for each item 1 when it came back now, 0 when it had before; "W <transaction>" when the order has
+--            the code in a transaction that is not settled yet, which may be the very redemption: ask again
 --          returning: flat pairs of places and bodies of rollbacks of which not everything may have come back
 --          given_back, unmark: 1
 -- Writes:  roll_back: for each R rolled, returning, the request, and one event. give_back: counters, one event and the
@@ -69,20 +70,22 @@ register('give_back', function(keys, args)
   for at = 3 + count, #args, 6 do
     local index, order, place = tonumber(args[at]), args[at + 1], args[at + 2]
     local campaign = campaign_at(keys, 3 + (index - 1) * KEYS_PER_CAMPAIGN, args[2 + index], outbox)
-    local came_back = 0
-    if redis.call('SETNX', keys[mark], 1) == 1 then
+    local standing = read_standing(campaign, order)
+    local came_back = redis.call('EXISTS', keys[mark]) == 1 and 0 or 1
+    if came_back == 1 and standing and standing.held and standing.transaction ~= '' then
+      came_back = 'W ' .. standing.transaction
+    elseif came_back == 1 then
+      redis.call('SET', keys[mark], 1)
       local takes = parse_takes(args[at + 3])
       if #takes > 0 then
         local counters = load_counters(campaign.counters, now, takes)
         change_counters(counters, takes, -1, tonumber(args[at + 4]))
         store_counters(counters)
       end
-      local standing = read_standing(campaign, order)
       if place ~= '' and standing and standing.place == place then
         redis.call('HDEL', campaign.orders, order)
       end
       add_event(outbox, 'returned', campaign.id, args[at + 5], now)
-      came_back = 1
     end
     mark = mark + 1
     answers[#answers + 1] = came_back

@@ -13,7 +13,7 @@ MARKDOWN := $(wildcard README.md docs/*.md docs/*/*.md)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo dev test bench load lint format proto proto-check wheel-check readme-check lock clean
+.PHONY: help setup demo dev test model bench load lint format proto proto-check wheel-check readme-check lock clean
 
 help: ## list every target
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "  %-13s%s\n", $$1, $$2 }'
@@ -28,6 +28,10 @@ dev: setup ## run everything on this machine until Ctrl+C, with its data in .vou
 
 test: setup ## run every test, two at a time
 	@$(BIN)/pytest --numprocesses 2 --dist worksteal
+
+# What `make test` does in 150 sequences.
+model: setup ## hold the gate against its model in 2,000 random sequences of 50 steps, in several minutes
+	@$(BIN)/pytest tests/gate/test_against_model.py --sequences 2000
 
 # Figures beside yardsticks; docs/performance.md says how to read them.
 bench: setup ## compare with an empty gRPC server and with the bare function, in about 70 s

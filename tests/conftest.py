@@ -17,9 +17,12 @@ from vouchsafe.ledger.migrate import migrate
 from vouchsafe.settings import Settings
 
 pytest_plugins = ["tests.service"]
+# What they assert is said as fully as what a test asserts.
+pytest.register_assert_rewrite("tests.gate")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--sequences", type=int, default=150, help="in how many the gate is held against its model")
     parser.addoption(
         "--repeat", type=int, default=1, help="how often to run each race, and how many more kills to make"
     )

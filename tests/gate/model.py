@@ -1,118 +1,372 @@
-"""What the gate should do, in plain Python: one dictionary per thing, no batching, no partitions."""
+"""What the gate should do, in plain Python: one dictionary per thing, no batching, no partitions.
+
+Nothing is counted up and down: what is used is added up, whenever it is asked for, from the uses of which something
+counts. Time is what the test says it is.
+
+Answers are tuples of words: ("decided", n) for the n-th redemption or rollback of all, now or before, ("refused",
+reason, and what belongs to it), ("held", since when, until when, the reservation that gave way), ("reserved", by which
+reservation), ("waiting", for which transaction), ("moved", to which time), ("gone", when), ("stale",), ("redeemable",),
+("released",), ("undone",), ("reused",).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from tests.gate.model_uses import Answer, Ask, Counters, Spot, Use, counted, counters, is_period, outlook, used
 from vouchsafe.domain.campaign import Definition
 from vouchsafe.domain.reasons import Reason
+from vouchsafe.domain.rollback import RollbackPolicy
 
-# An answer is ("redeemed", n) for the n-th use of all, ("refused", reason), ("standing", n) or "reused".
-Answer = tuple[str, int] | str
+UNDONE = -1
 
 
 @dataclass
 class CampaignModel:
-    """One campaign's counters."""
+    """A campaign is active, paused, or pausing: it admits nothing then, but what is held of it is not settled yet."""
 
     definition: Definition
-    paused: bool = False
-    used: int = 0
-    money: int = 0
-    customers: dict[str, int] = field(default_factory=dict)
-    customers_money: dict[str, int] = field(default_factory=dict)
-    codes: dict[str, int] = field(default_factory=dict)
-    orders: dict[tuple[str, str], tuple[str, int]] = field(default_factory=dict)
+    version: int = 1
+    state: str = "active"
+
+
+@dataclass(frozen=True)
+class Back:
+    """What of one code comes back with a rollback, as its campaign had it when that was decided."""
+
+    spot: Spot
+    minor: int
+    is_ended: bool
+    policy: RollbackPolicy
 
 
 @dataclass
 class GateModel:
-    """All campaigns of an installation, and every request that was answered."""
+    """All that a gate holds."""
 
+    now_ms: int
     campaigns: dict[str, CampaignModel] = field(default_factory=dict)
-    requests: dict[str, tuple[str, Answer]] = field(default_factory=dict)
-    events: list[tuple[str, str]] = field(default_factory=list)
-    redemptions: int = 0
+    uses: list[Use] = field(default_factory=list)  # of which something counts, or which an order has
+    orders: dict[Spot, Use] = field(default_factory=dict)
+    requests: dict[str, tuple[str, Answer | None]] = field(default_factory=dict)
+    decided: list[int] = field(default_factory=list)  # when each redemption and rollback was
+    transactions: dict[str, int] = field(default_factory=dict)  # the redemption, or UNDONE
+    redemptions: dict[int, list[Use]] = field(default_factory=dict)
+    holding: dict[str, int] = field(default_factory=dict)  # campaign -> when its first reservation ends, or before
+    rolled: dict[int, bytes] = field(default_factory=dict)  # redemption -> what is kept of it
+    rollbacks: dict[int, tuple[int, Sequence[Back]]] = field(default_factory=dict)
+    returning: set[int] = field(default_factory=set)  # rollbacks
+    came_back: set[tuple[int, Spot]] = field(default_factory=set)
+    # Kind, and what tells the partition: a campaign, a transaction, or the redemption that is rolled back.
+    events: list[tuple[str, str | int]] = field(default_factory=list)
 
-    def redeem(
-        self,
-        *,
-        request_id: str,
-        fingerprint: str,
-        campaign_id: str,
-        code: str,
-        code_limit: int | None,
-        customer: str,
-        order: str,
-        objection: Reason | None,
-        discount: int,
-        now_ms: int,
-    ) -> Answer:
-        """Decides one request."""
-        if request_id in self.requests:
-            first, answer = self.requests[request_id]
-            return answer if first == fingerprint else "reused"
-        campaign = self.campaigns[campaign_id]
-        answer = self._decide(campaign, fingerprint, code, code_limit, customer, order, objection, discount, now_ms)
-        if answer == ("redeemed", self.redemptions):
-            self.redemptions += 1
-            campaign.used += 1
-            campaign.money += discount
-            campaign.customers_money[customer] = campaign.customers_money.get(customer, 0) + discount
-            campaign.customers[customer] = campaign.customers.get(customer, 0) + 1
-            campaign.codes[code] = campaign.codes.get(code, 0) + 1
-            campaign.orders[order, code] = (fingerprint, self.redemptions - 1)
-            self.events.append(("redeemed", campaign_id))
-        self.requests[request_id] = (fingerprint, answer)
+    # -- requests ----------------------------------------------------------------------------------------------------
+
+    def claim(self, request: str, fingerprint: str) -> Answer | None:
+        """Makes sure that the id is this request's; what it was told, if anything."""
+        first, answer = self.requests.setdefault(request, (fingerprint, None))
+        return answer if first == fingerprint else ("reused",)
+
+    def remember(self, request: str, fingerprint: str, answer: Answer) -> Answer:
+        """Remembers an answer, if there is none; answers which stands."""
+        known = self._told(request, fingerprint)
+        if known is None:
+            self.requests[request] = (fingerprint, answer)
+        return known or answer
+
+    def _told(self, request: str, fingerprint: str) -> Answer | None:
+        first, answer = self.requests.get(request, (fingerprint, None))
+        return answer if first == fingerprint else ("reused",)
+
+    # -- one code ----------------------------------------------------------------------------------------------------
+
+    def validate(self, ask: Ask) -> Answer:
+        objection = self._objection(ask)
+        return ("redeemable",) if objection is None or objection[0] == "decided" else objection
+
+    def redeem(self, ask: Ask, *, is_claimed: bool) -> Answer:
+        """`is_claimed`: the id was claimed elsewhere before, so another request's is not even asked about."""
+        if is_claimed and self.claim(ask.request, ask.fingerprint) == ("reused",):
+            return ("reused",)
+        self.look_at(ask.spot[0])
+        known = self._told(ask.request, ask.fingerprint)
+        if known is not None:
+            return known
+        answer = self._objection(ask)
+        if answer is None:
+            use = self._take(ask)
+            use.number = self._decide()
+            self.redemptions[use.number] = [use]
+            self.events.append(("redeemed", ask.spot[0]))
+            answer = ("decided", use.number)
+        if answer[0] in ("decided", "refused"):
+            self.requests[ask.request] = (ask.fingerprint, answer)
         return answer
 
-    def _decide(
-        self,
-        campaign: CampaignModel,
-        fingerprint: str,
-        code: str,
-        code_limit: int | None,
-        customer: str,
-        order: str,
-        objection: Reason | None,
-        discount: int,
-        now_ms: int,
-    ) -> Answer:
-        if (order, code) in campaign.orders:
-            first, number = campaign.orders[order, code]
-            return ("standing", number) if first == fingerprint else ("refused", Reason.ORDER_ALREADY_REDEEMED)
-        definition = campaign.definition
-        limits = definition.limits
-        objections = [
-            (Reason.CAMPAIGN_PAUSED, campaign.paused),
-            (Reason.CAMPAIGN_NOT_STARTED, definition.start_time_ms is not None and now_ms < definition.start_time_ms),
-            (Reason.CAMPAIGN_ENDED, definition.end_time_ms is not None and now_ms >= definition.end_time_ms),
-            (objection, objection is not None),
-            (Reason.CODE_LIMIT_REACHED, _full(campaign.codes.get(code, 0), 1, code_limit or limits.per_code)),
-            (Reason.CUSTOMER_LIMIT_REACHED, _full(campaign.customers.get(customer, 0), 1, limits.per_customer)),
-            (
-                Reason.CUSTOMER_BUDGET_EXHAUSTED,
-                _full(campaign.customers_money.get(customer, 0), discount, limits.customer_budget_minor),
-            ),
-            (Reason.CAMPAIGN_LIMIT_REACHED, _full(campaign.used, 1, limits.total)),
-            (
-                Reason.DISTINCT_CUSTOMERS_REACHED,
-                customer not in campaign.customers and _full(len(campaign.customers), 1, limits.distinct_customers),
-            ),
-            (Reason.BUDGET_EXHAUSTED, _full(campaign.money, discount, limits.budget_minor)),
-        ]
-        for reason, holds in objections:
-            if holds and reason is not None:
-                return ("refused", reason)
-        return ("redeemed", self.redemptions)
-
-    def set_paused(self, campaign_id: str, paused: bool) -> None:
-        """Pauses or resumes."""
+    def _objection(self, ask: Ask) -> Answer | None:
+        """What speaks against a use now, in order of precedence."""
+        campaign_id = ask.spot[0]
         campaign = self.campaigns[campaign_id]
-        if campaign.paused != paused:
-            campaign.paused = paused
-            self.events.append(("paused" if paused else "resumed", campaign_id))
+        self.look_at(campaign_id)
+        standing = self.orders.get(ask.spot)
+        if standing is not None and not standing.is_reserved:
+            return _standing(standing, ask)
+        if ask.version != campaign.version:
+            return ("stale",)
+        if campaign.state != "active":
+            return ("refused", Reason.CAMPAIGN_PAUSED)
+        now_so = outlook(campaign.definition, self.now_ms)
+        if now_so != outlook(campaign.definition, ask.judged_ms):
+            return ("moved", self.now_ms)
+        if isinstance(now_so, Reason):
+            return ("refused", now_so)
+        if ask.minor == 0:
+            return ("refused", Reason.NO_EFFECT)
+        return self._misfit(ask, [use for use in self._counting(campaign_id) if use is not standing])
+
+    def _misfit(self, ask: Ask, others: Sequence[Use]) -> Answer | None:
+        """The first limit that the use does not fit in beside the others."""
+        for one in counted(self.campaigns[ask.spot[0]].definition, ask, self.now_ms):
+            amount = used(others, one.field, self.now_ms)
+            is_known = one.field.startswith("?") and any(one.field in use.counts for use in others)
+            if one.cap is not None and amount + (0 if is_known else one.amount) > one.cap:
+                return ("refused", one.reason, one.cap, amount)
+        return None
+
+    def _take(self, ask: Ask) -> Use:
+        """The use, to which the order's own reservation gives way."""
+        own = self.orders.get(ask.spot)
+        if own is not None:
+            self._end(own, "released")
+        definition = self.campaigns[ask.spot[0]].definition
+        counts = {one.field: one.amount for one in counted(definition, ask, self.now_ms)}
+        use = Use(ask, self.now_ms, counts)
+        self.uses.append(use)
+        self.orders[ask.spot] = use
+        return use
+
+    def _decide(self) -> int:
+        self.decided.append(self.now_ms)
+        return len(self.decided) - 1
+
+    # -- what is used ------------------------------------------------------------------------------------------------
+
+    def _counting(self, campaign_id: str) -> list[Use]:
+        return [use for use in self.uses if use.ask.spot[0] == campaign_id]
+
+    def counters(self, campaign_id: str) -> Counters:
+        """All that is used of a campaign."""
+        return counters(self._counting(campaign_id), self.now_ms)
+
+    def _end(self, use: Use, kind: str) -> None:
+        """What is held comes back."""
+        self.uses.remove(use)
+        del self.orders[use.ask.spot]
+        if use.reservation:
+            self.events.append((kind, use.ask.spot[0]))
+
+    def look_at(self, campaign_id: str) -> None:
+        """Whoever looks at a campaign finds those reservations given back whose time is over."""
+        for use in self._reserved(campaign_id):
+            if use.expire_ms <= self.now_ms:
+                self._end(use, "expired")
+
+    def _reserved(self, campaign_id: str) -> list[Use]:
+        found = [use for use in self._counting(campaign_id) if use.is_reserved]
+        return sorted(found, key=lambda use: (use.expire_ms, use.ask.spot))
+
+    # -- several codes -----------------------------------------------------------------------------------------------
+
+    def hold(self, ask: Ask, transaction: str, deadline_ms: int) -> Answer:
+        self.look_at(ask.spot[0])
+        standing = self.orders.get(ask.spot)
+        if standing is not None and standing.transaction == transaction:
+            return standing.held()
+        return self._hold(ask, transaction=transaction, deadline_ms=deadline_ms)
+
+    def _hold(
+        self, ask: Ask, *, transaction: str = "", deadline_ms: int = 0, reservation: str = "", expire_ms: int = 0
+    ) -> Answer:
+        objection = self._objection(ask)
+        if objection is not None:
+            return objection
+        own = self.orders.get(ask.spot)
+        use = self._take(ask)
+        use.transaction, use.deadline_ms = transaction, deadline_ms
+        use.reservation, use.expire_ms = reservation, expire_ms
+        return use.held(own.reservation if own else "")
+
+    def decide(self, transaction: str, request: str, fingerprint: str, deadline_ms: int) -> Answer:
+        known = self._told(request, fingerprint)
+        if known is not None:
+            return known
+        if transaction in self.transactions or self.now_ms >= deadline_ms:
+            return ("undone",)
+        number = self._decide()
+        self.transactions[transaction] = number
+        self.redemptions[number] = [use for use in self.uses if use.transaction == transaction]
+        self.requests[request] = (fingerprint, ("decided", number))
+        self.events.append(("combined", transaction))
+        return ("decided", number)
+
+    def settle(self, spot: Spot, transaction: str, number: int) -> int:
+        """Settles a part by the redemption's number, or UNDONE; answers how many were held."""
+        use = self.orders.get(spot)
+        if use is None or use.number is not None or use.transaction != transaction:
+            return 0
+        if number != UNDONE:
+            use.number = number
+            self.events.append(("redeemed", spot[0]))
+        elif use.reservation:
+            use.transaction = ""
+            self._will_end(use)
+        else:
+            self._end(use, "")
+        return 1
+
+    def pending(self, campaign_id: str | None = None) -> Iterator[tuple[int, str, Use]]:
+        """Parts of transactions that are held, in order of their deadlines."""
+        parts = []
+        for (campaign, order), use in self.orders.items():
+            if use.number is None and use.transaction and campaign_id in (None, campaign):
+                parts.append((use.deadline_ms, f"{campaign} {order} {use.transaction}", use))
+        return iter(sorted(parts, key=lambda part: part[:2]))
+
+    def overdue(self) -> list[Use]:
+        return [use for deadline_ms, _, use in self.pending() if deadline_ms <= self.now_ms]
+
+    def settle_by_decision(self, uses: Sequence[Use]) -> int:
+        """Settles parts as was decided; what was not decided is undone for ever."""
+        found = [(use.ask.spot, use.transaction, self.transactions.setdefault(use.transaction, UNDONE)) for use in uses]
+        return sum(self.settle(*part) for part in found)
+
+    # -- reservations ------------------------------------------------------------------------------------------------
+
+    def reserve(self, ask: Ask, reservation: str, ttl_ms: int) -> Answer:
+        self.look_at(ask.spot[0])
+        standing = self.orders.get(ask.spot)
+        if standing is not None and standing.number is None:
+            if standing.reservation == reservation:
+                return standing.held()
+            if standing.is_reserved and standing.ask.fingerprint == ask.fingerprint:
+                return ("reserved", standing.reservation)
+        answer = self._hold(ask, reservation=reservation, expire_ms=self.now_ms + ttl_ms)
+        if answer[0] == "held":
+            self._will_end(self.orders[ask.spot])
+            self.events.append(("held", ask.spot[0]))
+        return answer
+
+    def _will_end(self, use: Use) -> None:
+        campaign_id = use.ask.spot[0]
+        self.holding[campaign_id] = min(use.expire_ms, self.holding.get(campaign_id, use.expire_ms))
+
+    def pin(self, spot: Spot, reservation: str, transaction: str, deadline_ms: int) -> Answer:
+        self.look_at(spot[0])
+        use = self.orders.get(spot)
+        if use is not None and use.number is not None:
+            return ("refused", Reason.ORDER_ALREADY_REDEEMED, use.number)
+        if use is None or use.reservation != reservation:
+            return ("gone", self.now_ms)
+        if use.transaction:
+            return use.held() if use.transaction == transaction else ("waiting", use.transaction)
+        if self.campaigns[spot[0]].state != "active":
+            return ("refused", Reason.CAMPAIGN_PAUSED)
+        use.transaction, use.deadline_ms = transaction, deadline_ms
+        return use.held()
+
+    def release(self, spot: Spot, reservation: str) -> Answer:
+        use = self.orders.get(spot)
+        if use is not None and use.number is None and use.reservation == reservation:
+            if use.transaction:
+                return ("waiting", use.transaction)
+            self._end(use, "released")
+        return ("gone", self.now_ms)
+
+    def expire(self) -> int:
+        """Looks at all campaigns with reservations whose time is over; answers how many those are."""
+        due = [campaign_id for campaign_id, end_ms in self.holding.items() if end_ms <= self.now_ms]
+        for campaign_id in due:
+            self.look_at(campaign_id)
+            left = self._reserved(campaign_id)
+            del self.holding[campaign_id]
+            if left:
+                self.holding[campaign_id] = left[0].expire_ms
+        return len(due)
+
+    # -- campaigns ---------------------------------------------------------------------------------------------------
+
+    def publish(self, campaign_id: str, version: int, definition: Definition) -> None:
+        campaign = self.campaigns.setdefault(campaign_id, CampaignModel(definition, version))
+        if version > campaign.version:
+            campaign.version, campaign.definition = version, definition
+
+    def begin_pause(self, campaign_id: str) -> list[Use]:
+        """Stops a campaign; the parts of transactions that must be settled before that is written down."""
+        campaign = self.campaigns[campaign_id]
+        if campaign.state != "paused":
+            if parts := [use for _, _, use in self.pending(campaign_id)]:
+                campaign.state = "pausing"
+                return parts
+            campaign.state = "paused"
+            self.events.append(("paused", campaign_id))
+        self.look_at(campaign_id)
+        return []
+
+    def resume(self, campaign_id: str) -> None:
+        campaign = self.campaigns[campaign_id]
+        if campaign.state != "active":
+            campaign.state = "active"
+            self.events.append(("resumed", campaign_id))
+        self.look_at(campaign_id)
+
+    # -- rollbacks ---------------------------------------------------------------------------------------------------
+
+    def roll_back(
+        self, request: str, fingerprint: str, redemption: int, seen: bytes, kept: bytes, back: Sequence[Back]
+    ) -> Answer:
+        known = self._told(request, fingerprint)
+        if known is not None:
+            return known
+        if self.rolled.get(redemption, b"") != seen:
+            return ("stale",)
+        number = self._decide()
+        self.rolled[redemption] = kept
+        self.rollbacks[number] = (redemption, back)
+        self.returning.add(number)
+        self.requests[request] = (fingerprint, ("decided", number))
+        self.events.append(("rolled_back", redemption))
+        return ("decided", number)
+
+    def give_back(self, rollback: int, back: Back) -> Answer | None:
+        """What a code has counted comes back, once."""
+        if (rollback, back.spot) in self.came_back:
+            return None
+        standing = self.orders.get(back.spot)
+        if standing is not None and standing.number is None and standing.transaction:
+            return ("waiting", standing.transaction)
+        self.came_back.add((rollback, back.spot))
+        redemption, _ = self.rollbacks[rollback]
+        policy = back.policy
+        for use in self.redemptions[redemption]:
+            if use.ask.spot != back.spot:
+                continue
+            for name in list(use.counts):
+                if name.partition(":")[0] == "money":
+                    use.counts[name] -= 0 if policy.keeps_budget else back.minor
+                elif back.is_ended and not (policy.keeps_periods if is_period(name) else policy.keeps_use):
+                    del use.counts[name]
+            if back.is_ended and not policy.keeps_use and self.orders.get(back.spot) is use:
+                del self.orders[back.spot]
+            use.is_whole = False
+        self.events.append(("returned", back.spot[0]))
+        return None
 
 
-def _full(used: int, more: int, cap: int | None) -> bool:
-    return cap is not None and used + more > cap
+def _standing(use: Use, ask: Ask) -> Answer:
+    """What who asks is told of what the order has of the code already."""
+    if use.number is None:
+        return ("waiting", use.transaction)
+    if use.is_whole and use.ask.fingerprint == ask.fingerprint:
+        return ("decided", use.number)
+    return ("refused", Reason.ORDER_ALREADY_REDEEMED, use.number)

@@ -261,8 +261,12 @@ async def test_what_is_decided_and_not_settled_is_settled_before_it_comes_back(r
             is_ended=True,
             rollback_id="rollback",
         )
-        for _ in range(2):
-            await rig.checkout.returns.give_back(returned)
+        for _ in range(3):
+            waiting = await rig.checkout.returns.give_back(returned)
+            if waiting is not None:
+                assert waiting.transaction_id == rig.transaction()
+                await rig.checkout.settle_by_decision(rig.part(campaign))
+        assert waiting is None
     assert await rig.uses() == [0, 0]
     kinds = [event.kind for event in await rig.events()]
     assert (kinds.count(EventKind.REDEEMED), kinds.count(EventKind.RETURNED)) == (2, 2)

@@ -26,7 +26,7 @@ from vouchsafe.gate.holds import Holds
 from vouchsafe.gate.lanes import Function, Lane
 from vouchsafe.gate.outbox import event_from_fields
 from vouchsafe.gate.returns import Returns
-from vouchsafe.gate.transactions import campaign_call
+from vouchsafe.gate.transactions import Part, campaign_call
 from vouchsafe.settings import Settings
 
 
@@ -107,6 +107,10 @@ class Checkout:
         while isinstance(answer := await self._lane.submit(self._validate, partition, attempt), Crowded):
             pass
         return answer
+
+    async def settle_by_decision(self, part: Part) -> None:
+        """Settles a part of a transaction by what was decided of it, and if that is nothing, then for ever."""
+        await self._gate.settle([part])
 
     async def event(self, position: Position) -> Event | None:
         """The event at a position, or None when the outbox does not hold it (any more)."""

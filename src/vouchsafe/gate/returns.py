@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from vouchsafe.domain.reasons import Refusal
 from vouchsafe.domain.redemption import Position
 from vouchsafe.domain.rollback import ReturnedCode, Rollback, RollbackClaim
-from vouchsafe.gate.attempts import Reused, Stale, Standing, decode_answer, decode_place, reused
+from vouchsafe.gate.attempts import Reused, Stale, Standing, Waiting, decode_answer, decode_place, reused
 from vouchsafe.gate.connection import Command, function_call
 from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.lanes import Function, Lane
-from vouchsafe.gate.transactions import Part, campaign_call
+from vouchsafe.gate.transactions import campaign_call
 
 
 class RollingBack:
@@ -52,12 +52,10 @@ class Returns:
         Raises RequestIdReused."""
         return await self._lane.submit(self._roll_back, rolling.redemption.partition, rolling)
 
-    async def give_back(self, returned: ReturnedCode) -> None:
-        """Gives back what one code has counted, for the rollback that it names. Safe to do twice."""
-        partition = self._gate.partition_of(returned.campaign_id)
-        while (transaction_id := await self._lane.submit(self._give_back, partition, returned)) is not None:
-            # Decided, and not settled yet: what is held is no redemption that could come back.
-            await self._gate.settle([Part(returned.campaign_id, returned.order_and_code, transaction_id)])
+    async def give_back(self, returned: ReturnedCode) -> Waiting | None:
+        """Gives back what one code has counted, for the rollback that it names; unless the order has it in a
+        transaction that is decided and not settled yet: that has to be settled first. Safe to do twice."""
+        return await self._lane.submit(self._give_back, self._gate.partition_of(returned.campaign_id), returned)
 
     async def given_back(self, rollback: Position, codes: Sequence[ReturnedCode]) -> None:
         """Everything of a rollback has come back: nobody needs to look after it any more."""
@@ -135,10 +133,9 @@ def _decode_rolled(_partition: int, _redemption: Position, kept: bytes | None) -
     return kept or b""
 
 
-def _decode_give_back(_partition: int, _returned: ReturnedCode, answer: bytes) -> str | None:
-    """The transaction that has to be settled first, None when it has come back."""
+def _decode_give_back(_partition: int, _returned: ReturnedCode, answer: bytes) -> Waiting | None:
     kind, _, transaction_id = answer.decode().partition(" ")
-    return transaction_id if kind == "W" else None
+    return Waiting(transaction_id) if kind == "W" else None
 
 
 def _decode_nothing(_partition: int, _item: object, _answer: object) -> None:

@@ -25,6 +25,7 @@ from vouchsafe.gate.attempts import Standing
 from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.returns import RollingBack
+from vouchsafe.gate.transactions import Part
 from vouchsafe.ledger.ledger import Ledger
 from vouchsafe.service.combined import remember
 from vouchsafe.service.judge import Judge
@@ -165,8 +166,14 @@ def _returned(
 async def give_back(checkout: Checkout, rollback: Rollback) -> None:
     """Gives back what every code of a rollback has counted. Safe to do twice, and twice at once."""
     codes = [msgspec.structs.replace(code, rollback_id=rollback.id) for code in rollback.claim.codes]
-    await asyncio.gather(*(checkout.returns.give_back(code) for code in codes))
+    await asyncio.gather(*(_give_back(checkout, code) for code in codes))
     await checkout.returns.given_back(rollback.position, codes)
+
+
+async def _give_back(checkout: Checkout, code: ReturnedCode) -> None:
+    while (waiting := await checkout.returns.give_back(code)) is not None:
+        # Decided, and not settled yet: what is held is no redemption that could come back.
+        await checkout.settle_by_decision(Part(code.campaign_id, code.order_and_code, waiting.transaction_id))
 
 
 async def return_forever(gate: Gate, checkout: Checkout, stop: asyncio.Event) -> None:

@@ -74,10 +74,11 @@ register('give_back', function(keys, args)
     local index, order, place, reopens = tonumber(args[at]), args[at + 1], args[at + 2], args[at + 3] == '1'
     local campaign = campaign_at(keys, 3 + (index - 1) * KEYS_PER_CAMPAIGN, args[2 + index], outbox)
     local standing = read_standing(campaign, order)
-    local answer = '0'
-    if standing and standing.held and standing.transaction ~= '' then
+    local answer = redis.call('EXISTS', keys[mark]) == 1 and '0' or '1'
+    if answer == '1' and standing and standing.held and standing.transaction ~= '' then
       answer = 'W ' .. standing.transaction
-    elseif redis.call('SETNX', keys[mark], 1) == 1 then
+    elseif answer == '1' then
+      redis.call('SET', keys[mark], 1)
       local takes = parse_takes(args[at + 4])
       if #takes > 0 then
         local counters = load_counters(campaign.counters, now, takes)
@@ -92,7 +93,6 @@ register('give_back', function(keys, args)
         end
       end
       add_event(outbox, 'returned', campaign.id, args[at + 6], now)
-      answer = '1'
     end
     mark = mark + 1
     answers[#answers + 1] = answer

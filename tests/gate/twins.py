@@ -97,6 +97,10 @@ class Twins:
         except RequestIdReused as error:
             return self._plain(error)
 
+    async def asked_of_each(self, asking: Awaitable[Sequence[object]]) -> list[Answer | None]:
+        """What the gate answers about each of several, in the model's words."""
+        return [self._plain(answer) for answer in await asking]
+
     def _plain(self, answer: object) -> Answer | None:
         match answer:
             case RequestIdReused():
@@ -215,11 +219,23 @@ class Twins:
         return attempt, Ask(request, claim.fingerprint, spot, limit, customer, order, minor, version, judged_ms)
 
     async def validate(self, wishes: Sequence[Wish]) -> None:
+        """Those for one cart are to be taken together."""
         asks = [self.ask(wish, "", "redeem") for wish in wishes]
-        answers = await together(self.checkout.validate(attempt) for attempt, _ in asks)
-        for _, ask in asks:
-            self.model.look_at(ask.spot[0])
-        assert [self._plain(answer) for answer in answers] == [self.model.validate(ask) for _, ask in asks]
+        others = [
+            [other for other in wishes if other != wish and (other.cart, other.code[0]) == (wish.cart, wish.code[0])]
+            for wish in wishes
+        ]
+        answers = await together(
+            self.checkout.validate(attempt, [other.code for other in beside])
+            for (attempt, _), beside in zip(asks, others, strict=True)
+        )
+        spots = [
+            [(ask.spot[0], f"{ask.order.id} {other.code}") for other in beside]
+            for (_, ask), beside in zip(asks, others, strict=True)
+        ]
+        assert [self._plain(answer) for answer in answers] == [
+            self.model.validate(ask, beside) for (_, ask), beside in zip(asks, spots, strict=True)
+        ]
 
     async def redeem(self, wishes: Sequence[tuple[Wish, str]]) -> None:
         """Requests, each with its id, in as few calls as the gate needs."""

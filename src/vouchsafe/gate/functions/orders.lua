@@ -75,7 +75,7 @@ end
 -- Ends a hold: what it counted comes back. Only reservations have events, `kind` says why this one ends.
 local function give_up(campaign, order, hold, kind, now)
   local takes = counted(hold)
-  local counters = load_counters(campaign.counters, now, takes)
+  local counters = load_counters(campaign.counters, now, { takes })
   change_counters(counters, takes, -1, hold.taken_ms)
   store_counters(counters)
   redis.call('HDEL', campaign.orders, order)

@@ -82,10 +82,12 @@ class GateModel:
 
     # -- one code ----------------------------------------------------------------------------------------------------
 
-    def validate(self, ask: Ask, others: Sequence[Spot] = ()) -> Answer:
-        """`others` are of the same campaign, and to be taken together with this one."""
+    def validate(self, ask: Ask, first: Sequence[Ask] = (), then: Sequence[Ask] = ()) -> Answer:
+        """`first` and `then` are of the same campaign and order, to be taken together with this one, before and after
+        it."""
         self.look_at(ask.spot[0])
-        objection = self._objection(ask, self._reservations([ask.spot, *others]))
+        own = self._reservations(one.spot for one in (*first, ask, *then))
+        objection = self._objection(ask, own, [Use(one, self.now_ms, self._counts(one)) for one in first])
         return ("redeemable",) if objection is None or objection[0] == "decided" else objection
 
     def redeem(self, ask: Ask, *, is_claimed: bool) -> Answer:

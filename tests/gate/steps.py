@@ -114,6 +114,8 @@ class Steps:
     ) -> None:
         codes, cart = self._basket(codes, cart, like)
         await self._flows.reserve(codes, cart, judged, request, ttl_ms, dies=dies)
+        # What the order holds now is not in its way.
+        await self._twins.validate([Wish(code, cart) for code in codes])
 
     async def confirm(self, pick: int, ttl_ms: int, then: str) -> None:
         for booking in chosen(self._flows.bookings, pick):

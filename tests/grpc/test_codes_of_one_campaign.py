@@ -12,7 +12,7 @@ from tests.service import Service, an_order, rows_once_settled
 from vouchsafe.client import Client, Customer, Redemption, Refusal
 
 # Each has room for the two codes on an order of 50.00, and for nothing more: 5.00 and 4.50.
-FULL = [
+FULL: list[dict[str, Any]] = [
     {"total": 2},
     {"per_customer": 2},
     {"budget_minor": 950},

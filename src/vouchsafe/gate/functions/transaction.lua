@@ -1,7 +1,8 @@
--- Purpose: several codes on one order, all or none, wherever their campaigns lie. Each part is held in the partition of
---          its campaign, then the whole is decided in the partition of the request id, then each part is settled. Until
---          it is settled a part counts as used: nothing is oversold whoever dies when. Whoever finds a part behind its
---          deadline asks for the decision, which makes one if there is none: then the transaction is undone.
+-- Purpose: several codes on one order, all or none, wherever their campaigns lie. The parts of a campaign are held in one
+--          step in its partition, then the whole is decided in the partition of the request id, then each part is
+--          settled. Until it is settled a part counts as used: nothing is oversold whoever dies when. Whoever finds a
+--          part behind its deadline asks for the decision, which makes one if there is none: then the transaction is
+--          undone.
 -- KEYS:    1 meta
 --          hold: 2 outbox, 3 pending, then for each campaign 4 (orders.lua)
 --          decide: 2 outbox, then for each item 2: transaction, and what its answer is remembered under

@@ -23,6 +23,7 @@ from vouchsafe.ledger.audit import Book
 from vouchsafe.ledger.ledger import Installation, Ledger
 from vouchsafe.service.audit import Auditor
 from vouchsafe.service.campaigns import Campaigns
+from vouchsafe.service.committed import Committed
 from vouchsafe.service.persist import Persister
 from vouchsafe.service.recover import open_partitions, reconcile_forever
 from vouchsafe.service.redeem import Redeem
@@ -97,7 +98,13 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
                 campaigns = Campaigns(stores.gate, stores.ledger, has_secret=bool(settings.secret))
                 watch = Watch(campaigns.stats, max_watchers=settings.max_watchers)
                 server.open(
-                    Redeem(checkout, stores.ledger, hold_ms=settings.combined_hold_ms, secret=settings.secret),
+                    Redeem(
+                        checkout,
+                        stores.ledger,
+                        Committed(stores.ledger, settings),
+                        hold_ms=settings.combined_hold_ms,
+                        secret=settings.secret,
+                    ),
                     campaigns,
                     watch,
                 )
@@ -186,10 +193,11 @@ async def _watch(stores: Stores, server: Server | None, stop: asyncio.Event) -> 
     ready: bool | None = None
     while not stop.is_set():
         try:
+            await stores.gate.check_store()
             closed = await open_partitions(stores.gate, stores.ledger, stores.installation)
             now_ready, problem = len(closed) < stores.gate.partitions, f"closed partitions: {closed}" if closed else ""
-        except Unavailable as error:
-            now_ready, problem = False, f"{error} ({error.__cause__!r})"
+        except (Unavailable, Misconfigured) as error:
+            now_ready, problem = False, f"{error} ({error.__cause__!r})" if error.__cause__ else str(error)
         if now_ready != ready:
             ready = now_ready
             log.info("ready", problem=problem) if ready else log.warning("not ready", problem=problem)

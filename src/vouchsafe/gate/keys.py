@@ -36,6 +36,11 @@ class Keys:
         return f"{self._tag}:outbox"
 
     @cached_property
+    def touched(self) -> str:
+        """String, empty: what an exchange writes to have a write of its own that a replica can confirm."""
+        return f"{self._tag}:touched"
+
+    @cached_property
     def codes(self) -> str:
         """Hash: code -> "<use limit, 0 for none> <campaign id>", followed by " <holder> <when in ms>" for a code that
         was given to a customer; for the codes that belong to this partition."""

@@ -28,10 +28,12 @@ class Function(Generic[Item, Answer]):
     """A Lua function that takes a batch of items of one partition and replies with a list of one answer for each.
 
     `encode` makes the command; `decode` reads one answer (it gets the partition, the item and the reply) and may raise.
+    `decides`: it decides, or tells what was decided, and is not answered before that is as safe as was promised.
     """
 
     encode: Callable[[int, Sequence[Item]], Command]
     decode: Callable[[int, Item, Any], Answer]
+    decides: bool = True
 
 
 @dataclass(slots=True)
@@ -61,11 +63,20 @@ class _Call:
 class Lane:
     """One connection and one task that flushes what waits for it.
 
-    Callers await futures and never touch the connection: cancelling one leaves no reply unread.
+    Callers await futures and never touch the connection: cancelling one leaves no reply unread. `own_write` is the call
+    that writes in a partition what a replica has to confirm; None where no replica is waited for.
     """
 
-    def __init__(self, connection: Connection, *, batch_size: int, max_waiting: int) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        own_write: Callable[[int], Command | None],
+        batch_size: int,
+        max_waiting: int,
+    ) -> None:
         self._connection = connection
+        self._own_write = own_write
         self._batch_size = batch_size
         self._max_waiting = max_waiting
         self._waiting: dict[tuple[Function[Any, Any], int], list[tuple[Any, asyncio.Future[Any]]]] = {}
@@ -136,7 +147,9 @@ class Lane:
         if not sent:
             return
         try:
-            replies = await self._connection.call(commands)
+            deciding = next((call.partition for call in sent if call.function.decides), None)
+            own_write = None if deciding is None else self._own_write(deciding)
+            replies = await self._connection.call(commands, own_write)
             for call, reply in zip(sent, replies, strict=True):
                 call.settle(reply)
         except Exception as error:  # whatever it is, it must not stop the lane

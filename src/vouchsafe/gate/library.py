@@ -12,6 +12,7 @@ from importlib import resources
 FILES = (
     "common",
     "open",
+    "touch",
     "codes",
     "outbox",
     "counters",

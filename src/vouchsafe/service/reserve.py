@@ -25,6 +25,7 @@ from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.holds import Note, Noted, Pin, Reserve
 from vouchsafe.gate.transactions import Part, home_of, new_reservation_id
 from vouchsafe.service.combined import Answer, Plan, answer_of, claim_of, key_of, remember
+from vouchsafe.service.committed import Committed
 from vouchsafe.service.judge import RedeemRequest
 from vouchsafe.service.transactions import Patience, Problem, Step, Transactions
 
@@ -51,11 +52,13 @@ class Reservations:
         self,
         checkout: Checkout,
         transactions: Transactions,
+        committed: Committed,
         plan: Callable[[RedeemRequest], Awaitable[Plan | Answer]],
         get: Callable[[Position], Awaitable[Redemption]],
     ) -> None:
         self._checkout = checkout
         self._transactions = transactions
+        self._committed = committed
         self._plan = plan
         self._get = get
         self._running: set[asyncio.Task[Reservation | Reserved | Part | Problem]] = set()
@@ -104,6 +107,11 @@ class Reservations:
 
     async def confirm(self, id_: str) -> Answer:
         """Redeems what is held, once: the same answer however often this is asked. Raises NotFound."""
+        answer = await self._confirm(id_)
+        await self._committed.wait(answer.outcome)
+        return answer
+
+    async def _confirm(self, id_: str) -> Answer:
         patience = Patience()
         while True:
             noted = await self._noted(id_)

@@ -36,7 +36,7 @@ async def find_problem(connection: Connection, acknowledge: Acknowledge) -> str 
     server, replication, functions, config = await connection.execute(COMMANDS)
     facts = {**_facts(server), **_facts(replication)}
     return (
-        _version_problem(facts, acknowledge)
+        version_problem(facts, acknowledge)
         or _command_problem(functions, "FUNCTION", "decides with functions")
         or _command_problem(config, "CONFIG", "has to see whether the store keeps what it is told")
         or _config_problem(config)
@@ -54,8 +54,9 @@ def _facts(reply: Any) -> dict[str, str]:
     return {name: value for name, colon, value in pairs if colon}
 
 
-def _version_problem(facts: Mapping[str, str], acknowledge: Acknowledge) -> str | None:
-    if "valkey_version" in facts:
+def version_problem(facts: Mapping[str, str], acknowledge: Acknowledge) -> str | None:
+    """What is wrong with the release that INFO tells, None for nothing."""
+    if "valkey_version" in facts:  # beside a redis_version for old clients
         return None
     version = facts.get("redis_version")
     match = re.match(r"(\d+)\.(\d+)", version or "")

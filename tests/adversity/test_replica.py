@@ -166,6 +166,15 @@ async def test_a_pause_that_a_failover_could_forget_is_none(
     assert await server.gate.waiting_events() == 1
 
 
+async def test_while_nothing_is_confirmed_nothing_more_is_taken(server: Server, replica: EmbeddedValkey) -> None:
+    with standing_still(replica):
+        for number in range(4):
+            await not_confirmed(server.checkout.redeem(attempt(number)))
+        assert await redeemed_count(server) == 1
+    assert isinstance(await server.checkout.redeem(attempt(3)), Redemption)
+    assert await redeemed_count(server) == 2
+
+
 async def test_what_only_reads_does_not_wait(server: Server, replica: EmbeddedValkey) -> None:
     redeemed = await server.checkout.redeem(attempt(1))
     assert isinstance(redeemed, Redemption)

@@ -81,14 +81,33 @@ async def test_a_refusal_and_another_contract_wait_for_nothing(ledger: Ledger) -
 async def test_too_many_are_not_kept_waiting_and_who_leaves_makes_room(ledger: Ledger) -> None:
     acknowledgements = committed(ledger, max_waiting=2)
     waiting = [asyncio.create_task(acknowledgements.wait(outcome(number))) for number in range(2)]
+    acknowledgements.check()
     await asyncio.sleep(0)
     with pytest.raises(Overloaded):
-        await acknowledgements.wait(outcome(2))
+        acknowledgements.check()
     waiting[0].cancel()
     await asyncio.gather(waiting[0], return_exceptions=True)
+    acknowledgements.check()
     waiting.append(asyncio.create_task(acknowledgements.wait(outcome(2))))
     await ledger.persist(PARTITION, EPOCH, STREAM_START, [redeemed(number) for number in range(3)])
     await asyncio.gather(*waiting[1:])
+
+
+async def test_while_nothing_is_confirmed_one_at_a_time_finds_out(ledger: Ledger) -> None:
+    acknowledgements = committed(ledger, ledger_timeout_ms=500)
+    with pytest.raises(Unavailable, match=NOT_YET):
+        await acknowledgements.wait(outcome(0))
+    acknowledgements.check()
+    waiting = asyncio.create_task(acknowledgements.wait(outcome(1)))
+    await asyncio.sleep(0)
+    with pytest.raises(Unavailable, match="confirms nothing at the moment"):
+        acknowledgements.check()
+    await ledger.persist(PARTITION, EPOCH, STREAM_START, [redeemed(0), redeemed(1)])
+    await waiting
+    waiting = asyncio.create_task(acknowledgements.wait(outcome(2)))
+    await asyncio.sleep(0)
+    acknowledgements.check()
+    await asyncio.gather(waiting, return_exceptions=True)
 
 
 async def test_nobody_asks_postgresql_while_nobody_waits(ledger: Ledger) -> None:

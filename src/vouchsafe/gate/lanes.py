@@ -81,6 +81,8 @@ class Lane:
         self._max_waiting = max_waiting
         self._waiting: dict[tuple[Function[Any, Any], int], list[tuple[Any, asyncio.Future[Any]]]] = {}
         self._count = 0
+        # Whether the last exchange that had to be confirmed was not.
+        self._in_doubt = False
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -147,9 +149,7 @@ class Lane:
         if not sent:
             return
         try:
-            deciding = next((call.partition for call in sent if call.function.decides), None)
-            own_write = None if deciding is None else self._own_write(deciding)
-            replies = await self._connection.call(commands, own_write)
+            replies = await self._replies(sent, commands)
             for call, reply in zip(sent, replies, strict=True):
                 call.settle(reply)
         except Exception as error:  # whatever it is, it must not stop the lane
@@ -157,3 +157,17 @@ class Lane:
                 log.exception("an exchange with Valkey went wrong")
             for call in sent:
                 call.fail(error)
+
+    async def _replies(self, sent: list[_Call], commands: list[Command]) -> list[Any]:
+        """The replies, once they are as safe as was promised."""
+        deciding = next((call.partition for call in sent if call.function.decides), None)
+        own_write = None if deciding is None else self._own_write(deciding)
+        if own_write is None:
+            return await self._connection.call(commands)
+        if self._in_doubt:
+            # What no replica would confirm is better not decided.
+            await self._connection.call((), own_write)
+        self._in_doubt = True
+        replies = await self._connection.call(commands, own_write)
+        self._in_doubt = False
+        return replies

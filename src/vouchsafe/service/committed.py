@@ -35,18 +35,25 @@ class Committed:
         self._timeout_s = settings.ledger_timeout_ms / 1000
         self._max_waiting = settings.max_waiting
         self._waiting: dict[asyncio.Future[None], Position] = {}
+        # Whether the last that is known is that somebody waits in vain.
+        self._is_stalled = False
         self._polling: asyncio.Task[None] | None = None
         self._outages = Outages("acknowledgements")
 
-    async def wait(self, outcome: Decided | Refusal) -> None:
-        """Returns once the ledger holds the event of an outcome; at once for a refusal, which has none, and under
-        another contract. Raises Unavailable when that takes too long, Overloaded when too many wait; what was decided
-        stands.
-        """
-        if isinstance(outcome, Refusal) or not self._is_asked_for:
-            return
+    def check(self) -> None:
+        """To be asked before anything is decided that would then wait: what nobody would be told of is better not
+        taken. While PostgreSQL confirms nothing, one at a time finds out whether it does again. Raises Unavailable for
+        the others, and Overloaded when too many wait."""
+        if self._is_stalled and self._waiting:
+            raise Unavailable("PostgreSQL confirms nothing at the moment; repeat with the same request id")
         if len(self._waiting) >= self._max_waiting:
             raise Overloaded(f"{len(self._waiting)} calls are waiting for PostgreSQL already")
+
+    async def wait(self, outcome: Decided | Refusal) -> None:
+        """Returns once the ledger holds the event of an outcome; at once for a refusal, which has none, and under
+        another contract. Raises Unavailable when that takes too long; what was decided stands."""
+        if isinstance(outcome, Refusal) or not self._is_asked_for:
+            return
         committed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[committed] = outcome.position
         if self._polling is None or self._polling.done():
@@ -54,7 +61,9 @@ class Committed:
         try:
             async with asyncio.timeout(self._timeout_s):
                 await committed
+            self._is_stalled = False
         except TimeoutError:
+            self._is_stalled = True
             raise Unavailable(
                 "PostgreSQL has not confirmed in time; the outcome is recorded: repeat with the same request id"
             ) from None
@@ -67,6 +76,7 @@ class Committed:
                 held = await self._held(set(self._waiting.values()))
             except Unavailable as error:
                 # Those who wait are told when their time is over.
+                self._is_stalled = True
                 self._outages.begin("offsets", error)
                 await asyncio.sleep(RETRY_S)
                 continue

@@ -90,6 +90,7 @@ class Redeem:
         Repeating a request gives its first answer again. The one exception is an unknown code: no campaign decides
         it, so nothing remembers it.
         """
+        self._committed.check()
         if len(request.codes) > 1:
             answer = await self._combined.redeem(request)
         else:

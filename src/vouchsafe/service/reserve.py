@@ -107,6 +107,7 @@ class Reservations:
 
     async def confirm(self, id_: str) -> Answer:
         """Redeems what is held, once: the same answer however often this is asked. Raises NotFound."""
+        self._committed.check()
         answer = await self._confirm(id_)
         await self._committed.wait(answer.outcome)
         return answer

@@ -75,6 +75,7 @@ class Rollbacks:
 
         Repeating a request gives its first answer again.
         """
+        self._committed.check()
         told = await self._checkout.claim_id(request.request_id, request.fingerprint)
         if isinstance(told, Refusal):
             return told

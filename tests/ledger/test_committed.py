@@ -93,21 +93,33 @@ async def test_too_many_are_not_kept_waiting_and_who_leaves_makes_room(ledger: L
     await asyncio.gather(*waiting[1:])
 
 
-async def test_while_nothing_is_confirmed_one_at_a_time_finds_out(ledger: Ledger) -> None:
+async def test_while_nothing_is_confirmed_one_now_and_then_finds_out(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vouchsafe.service.committed.RETRY_S", 60.0)
     acknowledgements = committed(ledger, ledger_timeout_ms=500)
     with pytest.raises(Unavailable, match=NOT_YET):
         await acknowledgements.wait(outcome(0))
     acknowledgements.check()
-    waiting = asyncio.create_task(acknowledgements.wait(outcome(1)))
-    await asyncio.sleep(0)
     with pytest.raises(Unavailable, match="confirms nothing at the moment"):
         acknowledgements.check()
-    await ledger.persist(PARTITION, EPOCH, STREAM_START, [redeemed(0), redeemed(1)])
-    await waiting
-    waiting = asyncio.create_task(acknowledgements.wait(outcome(2)))
+    await ledger.persist(PARTITION, EPOCH, STREAM_START, [redeemed(0)])
+    await acknowledgements.wait(outcome(0))
+    for _ in range(2):
+        acknowledgements.check()
+
+
+async def test_a_partition_that_nobody_persists_is_in_no_others_way(ledger: Ledger) -> None:
+    await ledger.persist(PARTITION, EPOCH, STREAM_START, [redeemed(0)])
+    acknowledgements = committed(ledger, ledger_timeout_ms=500)
+    elsewhere = Outcome(Position(PARTITION + 1, EPOCH, stream_id(0)))
+    waiting = asyncio.create_task(acknowledgements.wait(elsewhere))
     await asyncio.sleep(0)
-    acknowledgements.check()
-    await asyncio.gather(waiting, return_exceptions=True)
+    await acknowledgements.wait(outcome(0))
+    with pytest.raises(Unavailable, match=NOT_YET):
+        await waiting
+    for _ in range(2):
+        acknowledgements.check()
 
 
 async def test_nobody_asks_postgresql_while_nobody_waits(ledger: Ledger) -> None:

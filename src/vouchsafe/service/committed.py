@@ -13,7 +13,7 @@ from vouchsafe.ledger.ledger import Ledger
 from vouchsafe.service.persist import Outages
 from vouchsafe.settings import Settings
 
-# How often PostgreSQL is asked while somebody waits, and while it is away.
+# How often PostgreSQL is asked while somebody waits, and while it is away or confirms nothing.
 POLL_S = 0.003
 RETRY_S = 0.1
 
@@ -35,17 +35,22 @@ class Committed:
         self._timeout_s = settings.ledger_timeout_ms / 1000
         self._max_waiting = settings.max_waiting
         self._waiting: dict[asyncio.Future[None], Position] = {}
-        # Whether the last that is known is that somebody waits in vain.
+        # Whether nothing at all is confirmed; when to try that again and when something was, by the loop's clock.
         self._is_stalled = False
+        self._next_try = 0.0
+        self._last_success = 0.0
         self._polling: asyncio.Task[None] | None = None
         self._outages = Outages("acknowledgements")
 
     def check(self) -> None:
         """To be asked before anything is decided that would then wait: what nobody would be told of is better not
-        taken. While PostgreSQL confirms nothing, one at a time finds out whether it does again. Raises Unavailable for
-        the others, and Overloaded when too many wait."""
-        if self._is_stalled and self._waiting:
-            raise Unavailable("PostgreSQL confirms nothing at the moment; repeat with the same request id")
+        taken. While PostgreSQL confirms nothing, one now and then finds out whether it does again. Raises Unavailable
+        for the others, and Overloaded when too many wait."""
+        if self._is_stalled:
+            now = asyncio.get_running_loop().time()
+            if now < self._next_try:
+                raise Unavailable("PostgreSQL confirms nothing at the moment; repeat with the same request id")
+            self._next_try = now + RETRY_S
         if len(self._waiting) >= self._max_waiting:
             raise Overloaded(f"{len(self._waiting)} calls are waiting for PostgreSQL already")
 
@@ -54,16 +59,19 @@ class Committed:
         another contract. Raises Unavailable when that takes too long; what was decided stands."""
         if isinstance(outcome, Refusal) or not self._is_asked_for:
             return
-        committed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        committed: asyncio.Future[None] = loop.create_future()
         self._waiting[committed] = outcome.position
         if self._polling is None or self._polling.done():
             self._polling = asyncio.create_task(self._poll(), name="committed")
         try:
             async with asyncio.timeout(self._timeout_s):
                 await committed
-            self._is_stalled = False
+            self._is_stalled, self._last_success = False, loop.time()
         except TimeoutError:
-            self._is_stalled = True
+            # It may be this partition alone, which is nobody else's fault.
+            self._is_stalled |= self._last_success < began
             raise Unavailable(
                 "PostgreSQL has not confirmed in time; the outcome is recorded: repeat with the same request id"
             ) from None

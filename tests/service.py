@@ -128,7 +128,7 @@ class CreateCampaign(Protocol):
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with Service(Path(tmp_path_factory.mktemp("service")), workers=2) as running:
         yield running
-        _check_agrees(running)
+        check_agrees(running)
 
 
 @pytest.fixture
@@ -136,10 +136,10 @@ def own_service(tmp_path: Path) -> Iterator[Service]:
     """To stop and to kill."""
     with Service(tmp_path / "service", workers=2) as running:
         yield running
-        _check_agrees(running)
+        check_agrees(running)
 
 
-def _check_agrees(service: Service) -> None:
+def check_agrees(service: Service) -> None:
     """Whatever a test has done, gate and ledger say the same in the end."""
     if service.agrees:
         asyncio.run(settle(service.settings))

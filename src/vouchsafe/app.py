@@ -24,6 +24,7 @@ from vouchsafe.ledger.audit import Book
 from vouchsafe.ledger.ledger import Installation, Ledger
 from vouchsafe.service.audit import Auditor
 from vouchsafe.service.campaigns import Campaigns
+from vouchsafe.service.committed import Committed
 from vouchsafe.service.persist import Persister
 from vouchsafe.service.publish import reconcile_forever
 from vouchsafe.service.rebuild import Rebuild
@@ -131,11 +132,17 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
                 campaigns = Campaigns(stores.gate, stores.ledger, has_secret=bool(settings.secret))
                 watch = Watch(campaigns.stats, max_watchers=settings.max_watchers)
                 server.open(
-                    Redeem(checkout, stores.ledger, hold_ms=settings.combined_hold_ms, secret=settings.secret),
+                    Redeem(
+                        checkout,
+                        stores.ledger,
+                        Committed(stores.ledger, settings),
+                        hold_ms=settings.combined_hold_ms,
+                        secret=settings.secret,
+                    ),
                     campaigns,
                     watch,
                 )
-                await _watch(recovery, stores.gate.partitions, server, stop)
+                await _watch(recovery, stores.gate, server, stop)
                 # Watchers would never finish by themselves.
                 watch.close()
                 await server.stop(settings.shutdown_grace_ms)
@@ -161,7 +168,7 @@ async def _persist(settings: Settings, stop: asyncio.Event) -> None:
                 reconcile_forever(stores.gate, stores.ledger, stop),
                 settle_forever(stores.gate, stop),
                 return_forever(stores.gate, checkout, stop),
-                _watch(recovery, stores.gate.partitions, None, stop),
+                _watch(recovery, stores.gate, None, stop),
             )
         finally:
             await checkout.close()
@@ -217,15 +224,16 @@ async def _persevere(attempt: Callable[[], Awaitable[Result]], stop: asyncio.Eve
     return None
 
 
-async def _watch(recovery: Recovery, partitions: int, server: Server | None, stop: asyncio.Event) -> None:
+async def _watch(recovery: Recovery, gate: Gate, server: Server | None, stop: asyncio.Event) -> None:
     """Until `stop`: keeps open what the gate holds, closes what it no longer holds, and tells health and the log."""
     ready: bool | None = None
     while not stop.is_set():
         try:
+            await gate.check_store()
             closed = sorted(await recovery.look())
-            now_ready, problem = len(closed) < partitions, f"closed partitions: {closed}" if closed else ""
-        except Unavailable as error:
-            now_ready, problem = False, f"{error} ({error.__cause__!r})"
+            now_ready, problem = len(closed) < gate.partitions, f"closed partitions: {closed}" if closed else ""
+        except (Unavailable, Misconfigured) as error:
+            now_ready, problem = False, f"{error} ({error.__cause__!r})" if error.__cause__ else str(error)
         if now_ready != ready:
             ready = now_ready
             log.info("ready", problem=problem) if ready else log.warning("not ready", problem=problem)

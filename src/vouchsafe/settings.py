@@ -8,6 +8,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+Acknowledge = Literal["gate", "replica", "ledger"]
+
 
 class Settings(BaseSettings):
     """Read once at start from variables `VOUCHSAFE_<NAME>`; immutable afterwards. `vouchsafe settings` prints it."""
@@ -20,6 +22,11 @@ class Settings(BaseSettings):
     )
     postgres_url: str = Field(
         "postgresql://127.0.0.1:5432/vouchsafe", description="The ledger: a PostgreSQL 15+ database of its own."
+    )
+    acknowledge: Acknowledge = Field(
+        "gate",
+        description="When a decision is answered: once Valkey has it on disk (gate), once a replica has it on disk as "
+        "well (replica), or once PostgreSQL has committed it (ledger). docs/durability.md says what each survives.",
     )
     host: str = Field("127.0.0.1", description="Address that the gRPC server listens on.")
     port: int = Field(50051, ge=1, le=65535, description="Port that the gRPC server listens on; all workers share it.")

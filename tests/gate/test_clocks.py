@@ -19,6 +19,7 @@ from vouchsafe.gate.attempts import Attempt, Moved
 from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.gate import Gate
 from vouchsafe.ledger.ledger import Ledger
+from vouchsafe.service.committed import Committed
 from vouchsafe.service.judge import RedeemRequest
 from vouchsafe.service.redeem import Offer, Redeem
 from vouchsafe.settings import Settings
@@ -86,7 +87,7 @@ async def test_a_server_whose_clock_is_wrong_answers_by_the_gates(
     }
     ledger = await Ledger.connect(settings.postgres_url, pool_size=1, timeout_ms=5_000)
     try:
-        redeem = Redeem(checkout, ledger, hold_ms=5_000, secret="")
+        redeem = Redeem(checkout, ledger, Committed(ledger, settings), hold_ms=5_000, secret="")
         for name, (start_ms, end_ms, _) in spans.items():
             definition = Definition(
                 display_name=name, effects=percent(1_000), start_time_ms=start_ms, end_time_ms=end_ms
@@ -127,7 +128,7 @@ async def test_a_quote_is_as_old_as_the_gate_says(
     quotes = Quotes(SECRET)
     ledger = await Ledger.connect(settings.postgres_url, pool_size=1, timeout_ms=5_000)
     try:
-        redeem = Redeem(checkout, ledger, hold_ms=5_000, secret=SECRET)
+        redeem = Redeem(checkout, ledger, Committed(ledger, settings), hold_ms=5_000, secret=SECRET)
         now_ms = gate.clock.now_ms()
 
         async def ask(number: int, age_ms: int | None) -> Redemption | Refusal:

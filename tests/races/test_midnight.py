@@ -29,6 +29,7 @@ from vouchsafe.gate import library
 from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.gate import Gate
 from vouchsafe.ledger.ledger import Ledger
+from vouchsafe.service.committed import Committed
 from vouchsafe.service.judge import RedeemRequest
 from vouchsafe.service.redeem import Redeem
 from vouchsafe.settings import Settings
@@ -68,7 +69,7 @@ async def world(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
             await open_all(gate)
             checkout = Checkout(gate, settings)
             stack.push_async_callback(checkout.close)
-            servers.append(Redeem(checkout, ledger, hold_ms=5_000, secret=""))
+            servers.append(Redeem(checkout, ledger, Committed(ledger, settings), hold_ms=5_000, secret=""))
         yield World(gates[0], servers)
 
 

@@ -297,6 +297,12 @@ class Ledger:
             return None
         return await self._fetchrow("get_event", partition, epoch, *stream_id, kind.value)
 
+    async def which_events(self, positions: Sequence[Position]) -> set[Position]:
+        """Those of these positions, at least one, at which the ledger has an event."""
+        places = [(partition, epoch, *stream_id) for partition, epoch, stream_id in positions]
+        rows = await self._fetch("which_events", *map(list, zip(*places, strict=True)))
+        return {Position(row["partition"], row["epoch"], StreamId(row["ms"], row["seq"])) for row in rows}
+
     async def count_redemptions(self, campaign_id: str) -> int:
         """How many redemptions of a campaign the ledger holds."""
         return int(await self._fetchval("count_redemptions", campaign_id))

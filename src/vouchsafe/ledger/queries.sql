@@ -193,6 +193,13 @@ where r.id = $1;
 -- The event at a place, if it is of a kind.
 select at, body from events where partition = $1 and epoch = $2 and ms = $3 and seq = $4 and kind = $5;
 
+-- name: which_events
+-- Those of these places, column by column, at which there is an event.
+select partition, epoch, ms, seq
+from events
+join unnest($1::smallint[], $2::integer[], $3::bigint[], $4::bigint[]) as asked (partition, epoch, ms, seq)
+    using (partition, epoch, ms, seq);
+
 -- name: count_redemptions
 -- How many redemptions of a campaign the ledger holds.
 select count(*) from redemptions where campaign_id = $1;

@@ -22,6 +22,7 @@ from vouchsafe.gate.attempts import Attempt, Moved, Stale, Standing, Waiting
 from vouchsafe.gate.checkout import Checkout
 from vouchsafe.ledger.ledger import Ledger
 from vouchsafe.service.combined import Answer, Combined, Plan
+from vouchsafe.service.committed import Committed
 from vouchsafe.service.judge import Judge, RedeemRequest
 from vouchsafe.service.reserve import Reservations
 from vouchsafe.service.rollback import Rollbacks
@@ -72,15 +73,16 @@ class Validation:
 class Redeem:
     """Validates and redeems. Every method raises Unavailable or Overloaded as the gate does."""
 
-    def __init__(self, checkout: Checkout, ledger: Ledger, *, hold_ms: int, secret: str) -> None:
+    def __init__(self, checkout: Checkout, ledger: Ledger, committed: Committed, *, hold_ms: int, secret: str) -> None:
         self._checkout = checkout
         self._ledger = ledger
+        self._committed = committed
         self._judge = Judge(checkout, derived_key(secret, Purpose.IDENTITIES))
         self._quotes = Quotes(secret)
         transactions = Transactions(checkout, hold_ms)
         self._combined = Combined(checkout, transactions, self._plan, self.get)
-        self.reservations = Reservations(checkout, transactions, self._plan, self.get)
-        self.rollbacks = Rollbacks(checkout, ledger, self._judge, self.get)
+        self.reservations = Reservations(checkout, transactions, committed, self._plan, self.get)
+        self.rollbacks = Rollbacks(checkout, ledger, committed, self._judge, self.get)
 
     async def redeem(self, request: RedeemRequest) -> Answer:
         """Takes the uses, or says why not. Raises RequestIdReused.
@@ -88,9 +90,13 @@ class Redeem:
         Repeating a request gives its first answer again. The one exception is an unknown code: no campaign decides
         it, so nothing remembers it.
         """
+        self._committed.check()
         if len(request.codes) > 1:
-            return await self._combined.redeem(request)
-        return Answer(await self._redeem_one(request))
+            answer = await self._combined.redeem(request)
+        else:
+            answer = Answer(await self._redeem_one(request))
+        await self._committed.wait(answer.outcome)
+        return answer
 
     async def _redeem_one(self, request: RedeemRequest) -> Redemption | Refusal:
         entries, unknown = await self._judge.resolve(request.codes)

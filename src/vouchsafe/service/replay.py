@@ -148,7 +148,7 @@ class Replay:
             case EventKind.RELEASED | EventKind.EXPIRED:
                 self._given_up(campaign_id, at_ms, body)
             case EventKind.RESERVED:
-                self._reserved(at_ms, body)
+                self._reserved(place, at_ms, body)
             case EventKind.COMBINED:
                 self._combined(place, at_ms, body)
             case EventKind.ROLLED_BACK:
@@ -189,12 +189,12 @@ class Replay:
         if use.is_end and home in self._rebuilt:
             self._end_reservation(home, use.reservation_id, f"{use.fingerprint}L", at_ms)
 
-    def _reserved(self, at_ms: int, body: bytes) -> None:
+    def _reserved(self, place: str, at_ms: int, body: bytes) -> None:
         told = _reserved(body)
         note = bytes(told.reservation)
         reservation = _reservation(note)
         key = self._keys[self._partition].reservation(reservation.id)
-        self._keep(self._partition, key, note, reservation.expire_ms + self._ttl_ms)
+        self._keep(self._partition, key, place.encode() + b" " + note, reservation.expire_ms + self._ttl_ms)
         self._answer(reservation.claim.request_id, told.request_fingerprint, f"Y {reservation.id}", at_ms)
 
     def _combined(self, place: str, at_ms: int, body: bytes) -> None:

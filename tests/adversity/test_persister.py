@@ -54,9 +54,6 @@ class World:
         self.recorded += count
         await self._execute(commands)
 
-    async def record_nonsense(self, partition: int) -> None:
-        await self._execute([_event(partition, EventKind.REDEEMED, b"{}")])
-
     async def _execute(self, commands: Sequence[Command]) -> None:
         connection = Connection(self.settings.valkey_url, 5_000)
         try:
@@ -224,26 +221,6 @@ async def test_a_persister_whose_locks_are_lost_takes_them_again(world: World) -
             await world.assert_settled()
     finally:
         await connection.close()
-
-
-async def test_an_event_that_cannot_be_written_waits_and_nothing_overtakes_it(world: World) -> None:
-    await world.record(10, partitions=[0])
-    await world.record_nonsense(1)
-    await world.record(10, partitions=[1])
-    world.recorded = 10
-    with structlog.testing.capture_logs() as lines:
-        async with running(world.persister()):
-
-            async def ten_wait() -> bool:
-                return await world.gate.waiting_events() == 11
-
-            await until(ten_wait, "the other partition is held up as well")
-            await asyncio.sleep(0.5)
-    assert await world.gate.waiting_events() == 11
-    assert await world.ledger.count_redemptions("summer") == 10
-    errors = [line for line in lines if line["log_level"] == "error"]
-    assert len(errors) >= 2
-    assert {line["who"] for line in errors} == {"partition 1"}
 
 
 async def test_stopping_is_quick_when_idle_and_when_busy(world: World) -> None:

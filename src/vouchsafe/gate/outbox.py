@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from redis.exceptions import ResponseError
 
@@ -12,16 +13,42 @@ from vouchsafe.gate.connection import CLOSED, Connection, as_unavailable, functi
 from vouchsafe.gate.keys import Keys
 
 
+@dataclass(frozen=True, slots=True)
+class NoEvent:
+    """An entry of an outbox that is no event: its fields, names and values in turn, and why it is none."""
+
+    position: Position
+    fields: Sequence[bytes]
+    reason: str
+
+
 def event_from_fields(position: Position, fields: Sequence[bytes]) -> Event:
-    """Reads the flat field list of a stream entry. Raises KeyError or ValueError when it is not an event."""
+    """Reads the flat field list of a stream entry. Raises ValueError, without saying what stands there, when it is not
+    an event."""
     values = dict(zip(fields[::2], fields[1::2], strict=True))
-    return Event(
-        position=position,
-        kind=EventKind(values[b"kind"].decode()),
-        at_ms=int(values[b"at"]),
-        campaign_id=values[b"campaign"].decode(),
-        body=values[b"body"],
-    )
+    try:
+        event = Event(
+            position=position,
+            kind=EventKind(values[b"kind"].decode()),
+            at_ms=int(values[b"at"]),
+            campaign_id=values[b"campaign"].decode(),
+            body=values[b"body"],
+        )
+    except KeyError as error:
+        raise ValueError(f"a field is missing: {error.args[0].decode()}") from None
+    except ValueError:
+        raise ValueError("a field says what no event does") from None
+    if not event.body.startswith(b"{"):
+        raise ValueError("the body is no JSON object")
+    return event
+
+
+def fields_of(entry: Event | NoEvent) -> Sequence[bytes]:
+    """The flat field list of an entry."""
+    if isinstance(entry, NoEvent):
+        return entry.fields
+    kind, at, campaign = entry.kind.encode(), b"%d" % entry.at_ms, entry.campaign_id.encode()
+    return [b"kind", kind, b"at", at, b"campaign", campaign, b"body", entry.body]
 
 
 class Outbox:
@@ -34,11 +61,8 @@ class Outbox:
         self._keys = Keys(partition)
         self._connection = Connection(url, timeout_ms)
 
-    async def read(self, after: StreamId, count: int, block_ms: int) -> list[Event]:
-        """At most `count` events after that id, in order; waits `block_ms` (0: not at all) for the first, then [].
-
-        Raises ValueError or KeyError when an entry is not an event.
-        """
+    async def read(self, after: StreamId, count: int, block_ms: int) -> list[Event | NoEvent]:
+        """At most `count` entries after that id, in order; waits `block_ms` (0: not at all) for the first, then []."""
         blocking = ("BLOCK", block_ms) if block_ms else ()  # to Valkey a block of 0 is one without end
         command = ("XREAD", "COUNT", count, *blocking, "STREAMS", self._keys.outbox, str(after))
         commands = [command, ("GET", self._keys.meta)]
@@ -52,7 +76,7 @@ class Outbox:
             return []
         ((_, entries),) = reply
         return [
-            event_from_fields(Position(self._partition, self._epoch, StreamId.parse(entry_id.decode())), fields)
+            _entry(Position(self._partition, self._epoch, StreamId.parse(entry_id.decode())), fields)
             for entry_id, fields in entries
         ]
 
@@ -68,3 +92,10 @@ class Outbox:
     async def close(self) -> None:
         """Closes the connection."""
         await self._connection.close()
+
+
+def _entry(position: Position, fields: Sequence[bytes]) -> Event | NoEvent:
+    try:
+        return event_from_fields(position, fields)
+    except ValueError as error:
+        return NoEvent(position, fields, str(error))

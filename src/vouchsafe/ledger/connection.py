@@ -33,7 +33,11 @@ def domain_errors() -> Iterator[None]:
         yield
     except TimeoutError:
         raise Unavailable("PostgreSQL did not answer in time") from None
-    except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
+    except (
+        asyncpg.DataError,
+        asyncpg.IntegrityConstraintViolationError,
+        asyncpg.ProgramLimitExceededError,  # nested too deeply, or too long for an index
+    ) as error:
         # Its own text shows the values, and codes are secrets.
         raise Rejected(f"PostgreSQL does not take these values ({type(error).__name__})") from None
     except (

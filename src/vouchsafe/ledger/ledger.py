@@ -284,6 +284,16 @@ class Ledger:
         if not await self._fetchval("persist", partition, epoch, *offset, *last, *values, *_states(events)):
             raise OffsetMoved(f"the ledger does not hold partition {partition} at epoch {epoch}, offset {offset}")
 
+    async def set_aside(
+        self, partition: int, epoch: int, offset: StreamId, position: Position, fields: Sequence[bytes], reason: str
+    ) -> None:
+        """Keeps the entry at `position`, which follows `offset`, beside the book and moves the offset to it, as
+        `persist` does. `fields` are its names and values in turn. Raises OffsetMoved."""
+        if not await self._fetchval(
+            "set_aside", partition, epoch, *offset, *position.stream_id, position.epoch, fields, reason
+        ):
+            raise OffsetMoved(f"the ledger does not hold partition {partition} at epoch {epoch}, offset {offset}")
+
 
 def columns(previous: Position, events: Sequence[Event]) -> Iterable[Sequence[object]]:
     """The events, which follow `previous`, column by column: ms, seq, at, kind, campaign, body."""
@@ -300,7 +310,10 @@ def columns(previous: Position, events: Sequence[Event]) -> Iterable[Sequence[ob
 def _storable(event: Event) -> str:
     """The body of an event; of one that rows are drawn from without NULs, which PostgreSQL has no text for: what it
     cannot write would hold up all that is behind."""
-    text = event.body.decode()
+    try:
+        text = event.body.decode()
+    except UnicodeDecodeError:
+        raise Rejected("the body is not UTF-8") from None
     return text.replace("\\u0000", "\\ufffd") if event.kind in DRAWN_FROM else text
 
 
@@ -310,12 +323,19 @@ def _states(events: Sequence[Event]) -> Iterable[Sequence[str]]:
     for event in events:
         if event.kind is EventKind.PAUSED:
             # The column is text and cannot hold all that JSON can; the event itself keeps the reason as it was given.
-            reason = str(json.loads(event.body)["reason"]).replace("\0", "?").encode(errors="replace").decode()
+            reason = _reason(event.body).replace("\0", "?").encode(errors="replace").decode()
             states[event.campaign_id] = (CampaignState.PAUSED, reason)
         elif event.kind is EventKind.RESUMED:
             states[event.campaign_id] = (CampaignState.ACTIVE, "")
     values = states.values()
     return list(states), [state for state, _ in values], [reason for _, reason in values]
+
+
+def _reason(body: bytes) -> str:
+    try:
+        return str(json.loads(body)["reason"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise Rejected("the pause has no reason that can be read") from None
 
 
 def _installation(rows: Sequence[asyncpg.Record]) -> Installation | None:

@@ -159,6 +159,19 @@ with moved as (
 )
 select exists (select from moved);
 
+-- name: set_aside
+-- Keeps the entry behind an offset ($3, $4), written in epoch $7, as it is and moves the offset to it ($5, $6); false when
+-- the partition is not at that offset in its epoch.
+with moved as (
+    update partitions set offset_ms = $5, offset_seq = $6
+    where partition = $1 and epoch = $2 and offset_ms = $3 and offset_seq = $4
+    returning partition, offset_ms, offset_seq
+), kept as (
+    insert into set_aside (partition, epoch, ms, seq, fields, reason)
+    select partition, $7, offset_ms, offset_seq, $8::bytea[], $9 from moved
+)
+select exists (select from moved);
+
 -- name: get_redemption
 -- A redemption by its id, with what its event says beside.
 select
@@ -393,4 +406,12 @@ from counted
 group by campaign_id, drawn
 having sum(found) <> sum(events)
 order by campaign_id, drawn
+limit $2;
+
+-- name: audit_set_aside
+-- Entries that were set aside, in the partitions $1, oldest first, $2 at most, and how many there are.
+select partition, epoch, ms || '-' || seq as entry, reason, count(*) over () as entries
+from set_aside
+where partition = any($1::smallint[])
+order by set_aside_at, partition, epoch, ms, seq
 limit $2;

@@ -62,7 +62,7 @@ class World:
             await connection.close()
 
     def persister(self) -> Persister:
-        return _persister(self.settings, self.ledger, self.installation)
+        return persister_of(self.settings, self.ledger, self.installation)
 
     async def assert_settled(self) -> None:
         """Everything that was recorded gets to the ledger, exactly once and in order, and nothing stays behind."""
@@ -93,7 +93,7 @@ def _event(partition: int, kind: EventKind, body: bytes) -> Command:
     return ("XADD", Keys(partition).outbox, "*", "kind", kind, "at", now_ms, "campaign", "summer", "body", body)
 
 
-def _persister(settings: Settings, ledger: Ledger, installation: Installation) -> Persister:
+def persister_of(settings: Settings, ledger: Ledger, installation: Installation) -> Persister:
     def outbox(partition: int, epoch: int) -> Outbox:
         return Outbox(settings.valkey_url, partition, installation.id, epoch, settings.gate_timeout_ms)
 
@@ -269,7 +269,7 @@ async def _die(_: Outbox, __: StreamId) -> int:
 async def _persist_until_the_first_trim() -> None:
     settings = Settings()
     ledger = await Ledger.connect(settings.postgres_url, pool_size=2, timeout_ms=settings.ledger_timeout_ms)
-    await _persister(settings, ledger, await ledger.bootstrap(PARTITIONS)).run(asyncio.Event())
+    await persister_of(settings, ledger, await ledger.bootstrap(PARTITIONS)).run(asyncio.Event())
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from vouchsafe.domain.pricing import Discount
 from vouchsafe.domain.redemption import Claim, CombinedClaim, Event, EventKind, Position, Redemption, StreamId
 from vouchsafe.domain.rollback import Rollback, RollbackClaim
 from vouchsafe.ledger.connection import (
+    ENDED_SOON,
     Rejected,
     check_server,
     connect_options,
@@ -169,8 +170,9 @@ class Ledger:
 
     @asynccontextmanager
     async def partition_locks(self) -> AsyncIterator[PartitionLocks]:
-        """Locks on partitions over a connection of their own; leaving frees them all."""
-        async with connected(self._url, self._timeout_s) as connection:
+        """Locks on partitions over a connection of their own; leaving frees them all, and so does the end of this
+        process, at once, and that of this machine, within three seconds."""
+        async with connected(self._url, self._timeout_s, ENDED_SOON) as connection:
             yield PartitionLocks(connection, self._timeout_s)
 
     # -- campaigns and codes -----------------------------------------------------------------------------------------

@@ -16,12 +16,14 @@ from vouchsafe.domain.audit import Audit
 from vouchsafe.domain.errors import Misconfigured, NotFound, Unavailable
 from vouchsafe.edge.server import Server
 from vouchsafe.gate.audit import CounterReader
+from vouchsafe.gate.backlog import BacklogReader
 from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.outbox import Outbox
 from vouchsafe.ledger.audit import Book
 from vouchsafe.ledger.ledger import Installation, Ledger
 from vouchsafe.service.audit import Auditor
+from vouchsafe.service.backlog import Backlog
 from vouchsafe.service.campaigns import Campaigns
 from vouchsafe.service.persist import Persister
 from vouchsafe.service.recover import open_partitions, reconcile_forever
@@ -90,22 +92,26 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
             if stores is None:
                 return
             checkout = Checkout(stores.gate, settings)
+            reader = _backlog_reader(settings, stores)
+            backlog = Backlog(reader, settings)
             try:
                 # Before the first call, so that none is told that a healthy gate has lost its data.
                 with contextlib.suppress(Unavailable):
                     await open_partitions(stores.gate, stores.ledger, stores.installation)
+                    await backlog.look()
                 campaigns = Campaigns(stores.gate, stores.ledger, has_secret=bool(settings.secret))
                 watch = Watch(campaigns.stats, max_watchers=settings.max_watchers)
                 server.open(
-                    Redeem(checkout, stores.ledger, hold_ms=settings.combined_hold_ms, secret=settings.secret),
+                    Redeem(checkout, stores.ledger, backlog, hold_ms=settings.combined_hold_ms, secret=settings.secret),
                     campaigns,
                     watch,
                 )
-                await _watch(stores, server, stop)
+                await asyncio.gather(_watch(stores, server, stop), backlog.watch(stop))
                 # Watchers would never finish by themselves.
                 watch.close()
                 await server.stop(settings.shutdown_grace_ms)
             finally:
+                await reader.close()
                 await checkout.close()
     finally:
         await server.stop(0)
@@ -139,6 +145,10 @@ def _outboxes(settings: Settings, installation: Installation) -> Callable[[int, 
         return Outbox(settings.valkey_url, partition, installation.id, epoch, settings.gate_timeout_ms)
 
     return outbox
+
+
+def _backlog_reader(settings: Settings, stores: Stores) -> BacklogReader:
+    return BacklogReader(settings.valkey_url, stores.gate.partitions, settings.gate_timeout_ms)
 
 
 @contextlib.asynccontextmanager

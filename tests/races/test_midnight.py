@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from tests.gate.moved_clock import moved_library, set_time
+from tests.service import a_backlog
 from tests.values import percent
 from vouchsafe.domain.campaign import Campaign, CodeEntry, Definition
 from vouchsafe.domain.combine import Combining
@@ -69,7 +70,7 @@ async def world(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
             assert await gate.has_partition(0, INSTALLATION, 1)
             checkout = Checkout(gate, settings)
             stack.push_async_callback(checkout.close)
-            servers.append(Redeem(checkout, ledger, hold_ms=5_000, secret=""))
+            servers.append(Redeem(checkout, ledger, a_backlog(settings), hold_ms=5_000, secret=""))
         yield World(gates[0], servers)
 
 

@@ -24,6 +24,7 @@ from vouchsafe.gate.attempts import Gone, Held, Reserved, Standing, Waiting
 from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.holds import Note, Noted, Pin, Reserve
 from vouchsafe.gate.transactions import Part, home_of, new_reservation_id
+from vouchsafe.service.backlog import Backlog
 from vouchsafe.service.combined import Answer, Plan, answer_of, claim_of, key_of, remember
 from vouchsafe.service.judge import RedeemRequest
 from vouchsafe.service.transactions import Patience, Problem, Step, Transactions
@@ -44,18 +45,20 @@ class ReserveAnswer:
 
 
 class Reservations:
-    """`plan` says what the rules and the gate make of a request now, or why not; `get` reads a redemption. Every method
-    raises Unavailable and Overloaded as the gate does."""
+    """`plan` says what the rules and the gate make of a request now, or why not; `get` reads a redemption; `backlog`
+    says whether anything new may be held. Every method raises Unavailable and Overloaded as the gate does."""
 
     def __init__(
         self,
         checkout: Checkout,
         transactions: Transactions,
+        backlog: Backlog,
         plan: Callable[[RedeemRequest], Awaitable[Plan | Answer]],
         get: Callable[[Position], Awaitable[Redemption]],
     ) -> None:
         self._checkout = checkout
         self._transactions = transactions
+        self._backlog = backlog
         self._plan = plan
         self._get = get
         self._running: set[asyncio.Task[Reservation | Reserved | Part | Problem]] = set()
@@ -66,6 +69,7 @@ class Reservations:
         One order has one reservation of a code: with the same contents it is answered again, its time unchanged; with
         others it gives way, if the new one can be held.
         """
+        self._backlog.check()
         fingerprint = _fingerprint(request, ttl_ms)
         told = await self._checkout.claim_id(request.request_id, fingerprint)
         patience = Patience()

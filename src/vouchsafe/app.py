@@ -23,8 +23,10 @@ from vouchsafe.gate.outbox import Outbox
 from vouchsafe.ledger.audit import Book
 from vouchsafe.ledger.ledger import Installation, Ledger
 from vouchsafe.service.audit import Auditor
+from vouchsafe.service.audits import audit_forever
 from vouchsafe.service.backlog import Backlog
 from vouchsafe.service.campaigns import Campaigns
+from vouchsafe.service.monitor import monitor_forever
 from vouchsafe.service.persist import Persister
 from vouchsafe.service.recover import open_partitions, reconcile_forever
 from vouchsafe.service.redeem import Redeem
@@ -32,6 +34,7 @@ from vouchsafe.service.rollback import return_forever
 from vouchsafe.service.transactions import settle_forever
 from vouchsafe.service.watch import Watch
 from vouchsafe.settings import Settings
+from vouchsafe.telemetry import metrics_served
 
 log = structlog.get_logger()
 
@@ -119,23 +122,33 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
 
 
 async def _persist(settings: Settings, stop: asyncio.Event) -> None:
-    async with _stores(settings, stop) as stores:
-        if stores is None:
-            return
-        installation = stores.installation
-        outbox = _outboxes(settings, installation)
-        checkout = Checkout(stores.gate, settings)
-        try:
-            await asyncio.gather(
-                Persister(stores.ledger, installation, outbox, settings).run(stop),
-                reconcile_forever(stores.gate, stores.ledger, stop),
-                settle_forever(stores.gate, stop),
-                return_forever(stores.gate, checkout, stop),
-                _watch(stores, None, stop),
-            )
-        finally:
-            await checkout.close()
+    with metrics_served(settings):
+        async with _stores(settings, stop) as stores:
+            if stores is not None:
+                await _persist_between(stores, settings, stop)
     log.info("persister stopped")
+
+
+async def _persist_between(stores: Stores, settings: Settings, stop: asyncio.Event) -> None:
+    installation = stores.installation
+    outbox = _outboxes(settings, installation)
+    checkout = Checkout(stores.gate, settings)
+    reader = _backlog_reader(settings, stores)
+    try:
+        await asyncio.gather(
+            Persister(stores.ledger, installation, outbox, settings).run(stop),
+            monitor_forever(stores.gate, stores.ledger, reader, stop),
+            audit_forever(
+                stores.ledger, lambda: audit(settings, None, lambda _: None), settings.audit_interval_ms, stop
+            ),
+            reconcile_forever(stores.gate, stores.ledger, stop),
+            settle_forever(stores.gate, stop),
+            return_forever(stores.gate, checkout, stop),
+            _watch(stores, None, stop),
+        )
+    finally:
+        await reader.close()
+        await checkout.close()
 
 
 def _outboxes(settings: Settings, installation: Installation) -> Callable[[int, int], Outbox]:

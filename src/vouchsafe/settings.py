@@ -72,6 +72,12 @@ class Settings(BaseSettings):
     persist_batch: int = Field(
         2_000, ge=1, le=50_000, description="Events that one transaction of the persister writes at most."
     )
+    metrics_port: int = Field(
+        0, ge=0, le=65535, description="Port on which a persister tells Prometheus its metrics; 0: none."
+    )
+    audit_interval_ms: int = Field(
+        3_600_000, ge=0, description="How often one of the persisters audits the counters of the gate; 0: never."
+    )
     outbox_max_entries: int = Field(
         2_000_000,
         ge=1,

@@ -77,6 +77,21 @@ class Audit:
         return not (self.closed or self.differing or self.rows_differ or self.set_aside)
 
 
+@dataclass(frozen=True, slots=True)
+class LastAudit:
+    """What the last scheduled audit found that came to its end, in numbers; times in ms since 1970 UTC."""
+
+    begin_time_ms: int
+    end_time_ms: int
+    campaigns: int
+    counters: int
+    events: int
+    closed_partitions: int
+    counters_differ: int
+    tables_differ: int
+    set_aside: int
+
+
 def moments_since(counter: str, now_ms: int) -> int | None:
     """From behind when the moments that a counter `~<span in ms>:…` keeps still count; None for other counters."""
     span = counter[1:].partition(":")[0]

@@ -116,6 +116,11 @@ class Gate:
         self._tokens[partition] = (token, epoch)
         return True
 
+    @property
+    def opened(self) -> int:
+        """How many partitions are open."""
+        return len(self._tokens)
+
     def partition_of(self, text: str) -> int:
         """The partition of a campaign id, a code or a request id."""
         return partition_of(text, self.partitions)

@@ -14,6 +14,7 @@ import asyncpg
 import msgspec
 from asyncpg.pool import PoolConnectionProxy
 
+from vouchsafe.domain.audit import Audit, LastAudit
 from vouchsafe.domain.campaign import Campaign, CampaignState, CodeEntry, Definition
 from vouchsafe.domain.errors import AlreadyExists, Misconfigured, VouchsafeError
 from vouchsafe.domain.pricing import Discount
@@ -295,6 +296,29 @@ class Ledger:
             "set_aside", partition, epoch, *offset, *position.stream_id, position.epoch, fields, reason
         ):
             raise OffsetMoved(f"the ledger does not hold partition {partition} at epoch {epoch}, offset {offset}")
+
+    async def count_set_aside(self) -> int:
+        """How many entries are set aside."""
+        return int(await self._fetchval("count_set_aside"))
+
+    # -- audits ------------------------------------------------------------------------------------------------------
+
+    async def is_audit_due(self, interval_ms: int) -> bool:
+        """Whether no audit has ended within the interval."""
+        return bool(await self._fetchval("audit_due", interval_ms))
+
+    async def save_audit(self, found: Audit, took_ms: int) -> None:
+        """Keeps the numbers of an audit that has just ended."""
+        differ = (len(found.closed), found.differing, len(found.rows_differ), found.set_aside)
+        await self._fetchval("save_audit", took_ms, found.campaigns, found.counters, found.events, *differ)
+
+    async def last_audit(self) -> LastAudit | None:
+        """What `save_audit` has kept last, or None."""
+        row = await self._fetchrow("last_audit")
+        if row is None:
+            return None
+        _, began_at, ended_at, *numbers = row
+        return LastAudit(_milliseconds(began_at), _milliseconds(ended_at), *numbers)
 
 
 def columns(previous: Position, events: Sequence[Event]) -> Iterable[Sequence[object]]:

@@ -172,6 +172,10 @@ with moved as (
 )
 select exists (select from moved);
 
+-- name: count_set_aside
+-- How many entries are set aside.
+select count(*) from set_aside;
+
 -- name: get_redemption
 -- A redemption by its id, with what its event says beside.
 select
@@ -415,3 +419,23 @@ from set_aside
 where partition = any($1::smallint[])
 order by set_aside_at, partition, epoch, ms, seq
 limit $2;
+
+-- name: audit_due
+-- Whether no audit has ended within the last $1 ms.
+select coalesce((select ended_at <= now() - $1 * interval '1 ms' from last_audit), true);
+
+-- name: save_audit
+-- Puts the audit that has just ended, after $1 ms, in the place of the last.
+insert into last_audit (
+    began_at, campaigns, counters, events, closed_partitions, counters_differ, tables_differ, set_aside
+)
+values (now() - $1 * interval '1 ms', $2, $3, $4, $5, $6, $7, $8)
+on conflict (one_row) do update set
+    began_at = excluded.began_at, ended_at = excluded.ended_at, campaigns = excluded.campaigns,
+    counters = excluded.counters, events = excluded.events, closed_partitions = excluded.closed_partitions,
+    counters_differ = excluded.counters_differ, tables_differ = excluded.tables_differ,
+    set_aside = excluded.set_aside;
+
+-- name: last_audit
+-- The last audit.
+select * from last_audit;

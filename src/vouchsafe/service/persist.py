@@ -21,6 +21,7 @@ from vouchsafe.ledger.ledger import Installation, Ledger, OffsetMoved
 from vouchsafe.ledger.locks import PartitionLocks
 from vouchsafe.service.aside import Entry, write_apart
 from vouchsafe.settings import Settings
+from vouchsafe.telemetry import EVENTS_PERSISTED
 
 log = structlog.get_logger()
 
@@ -138,6 +139,7 @@ class Persister:
             nonlocal offset
             await self._ledger.persist(partition, epoch, offset, events)
             offset = events[-1].position.stream_id
+            EVENTS_PERSISTED.inc(len(events))
 
         async def refuse(entry: Entry, reason: str) -> None:
             nonlocal offset

@@ -147,7 +147,7 @@ async def test_drift_is_found_and_told_without_names(measured: Service) -> None:
 
         async def is_told_when() -> bool:
             told = await asyncio.to_thread(metrics, measured)
-            return told["audit_last_success_timestamp_seconds"] > ended_s - 0.001  # told in whole milliseconds
+            return bool(told["audit_last_success_timestamp_seconds"] > ended_s - 0.001)  # told in whole milliseconds
 
         await until(is_told_when)
         said = measured.said("persist")

@@ -42,6 +42,12 @@ POISON: dict[str, Sequence[bytes]] = {
     "no JSON": [b"kind", b"held", b"at", b"1", b"campaign", b"summer", b"body", b"{"],
     "no object": [b"kind", b"held", b"at", b"1", b"campaign", b"summer", b"body", b"[]"],
     "without what a row needs": [b"kind", b"redeemed", b"at", b"1", b"campaign", b"summer", b"body", b"{}"],
+    "moving what is no number": [
+        *(b"kind", b"held", b"at", b"1", b"campaign", b"summer", b"body", b'{"takes":{"uses":"many"}}')
+    ],
+    "moving too much": [
+        *(b"kind", b"held", b"at", b"1", b"campaign", b"summer", b"body", b'{"takes":{"uses":9223372036854775808}}')
+    ],
     "a NUL in the campaign": [b"kind", b"held", b"at", b"1", b"campaign", b"sum\0mer", b"body", b"{}"],
     "a pause without a reason": [b"kind", b"paused", b"at", b"1", b"campaign", b"summer", b"body", b"{}"],
     "nested without end": [
@@ -217,7 +223,7 @@ async def test_an_audit_goes_on_and_names_what_was_set_aside(own_service: Servic
             code = await create(client)
             outbox = Keys(partition_of(code, own_service.settings.partitions)).outbox
             with own_service.frozen("persist"):
-                for poison in (NO_EVENT, POISON["no JSON"]):
+                for poison in (NO_EVENT, POISON["no JSON"], POISON["moving what is no number"]):
                     (reply,) = await connection.execute([("XADD", outbox, "*", *poison)])
                     assert isinstance(reply, bytes)
                 await client.redeem(code, Customer(id="c"), an_order(code))
@@ -229,13 +235,13 @@ async def test_an_audit_goes_on_and_names_what_was_set_aside(own_service: Servic
     await settle(own_service.settings)
     for found in (await audit(own_service), await audit(own_service, code)):
         assert not found.agrees
-        assert (found.differing, found.set_aside, len(found.entries_set_aside)) == (0, 2, 2)
+        assert (found.differing, found.set_aside, len(found.entries_set_aside)) == (0, 3, 3)
         assert found.entries_set_aside[0].reason == "a field is missing: kind"
     ran = await asyncio.to_thread(vouchsafe_audit, own_service)
     assert ran.returncode == 4, ran.stderr
-    heading, first, _, verdict = ran.stdout.splitlines()
+    heading, first, *_, verdict = ran.stdout.splitlines()
     assert heading.strip().split(maxsplit=3) == ["partition", "epoch", "entry", "set aside because"]
     assert first.strip().endswith("a field is missing: kind")
-    assert verdict.endswith("2 events set aside")
+    assert verdict.endswith("3 events set aside")
     assert A_CODE not in ran.stdout + own_service.said("persist")
-    assert own_service.said("persist").count("was set aside") == 2
+    assert own_service.said("persist").count("was set aside") == 3

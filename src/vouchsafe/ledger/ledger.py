@@ -20,6 +20,7 @@ from vouchsafe.domain.errors import AlreadyExists, Misconfigured, VouchsafeError
 from vouchsafe.domain.pricing import Discount
 from vouchsafe.domain.redemption import Claim, CombinedClaim, Event, EventKind, Position, Redemption, StreamId
 from vouchsafe.domain.rollback import Rollback, RollbackClaim
+from vouchsafe.ledger.bodies import pause_reason, storable
 from vouchsafe.ledger.connection import (
     ENDED_SOON,
     Rejected,
@@ -38,10 +39,6 @@ from vouchsafe.ledger.queries import SQL
 # What the column can hold.
 MAX_EPOCH = 2**31 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-# The kinds of events whose bodies PostgreSQL reads.
-DRAWN_FROM = (EventKind.REDEEMED, EventKind.RETURNED, EventKind.HELD, EventKind.RELEASED, EventKind.EXPIRED)
 
 
 class OffsetMoved(VouchsafeError):
@@ -329,18 +326,8 @@ def columns(previous: Position, events: Sequence[Event]) -> Iterable[Sequence[ob
         if position <= previous or position[:2] != previous[:2]:
             raise ValueError(f"{position} does not follow {previous} in the outbox of one partition and epoch")
         previous = position
-        rows.append((*position.stream_id, _time(event.at_ms), event.kind, event.campaign_id, _storable(event)))
+        rows.append((*position.stream_id, _time(event.at_ms), event.kind, event.campaign_id, storable(event)))
     return zip(*rows, strict=True)
-
-
-def _storable(event: Event) -> str:
-    """The body of an event; of one that rows are drawn from without NULs, which PostgreSQL has no text for: what it
-    cannot write would hold up all that is behind."""
-    try:
-        text = event.body.decode()
-    except UnicodeDecodeError:
-        raise Rejected("the body is not UTF-8") from None
-    return text.replace("\\u0000", "\\ufffd") if event.kind in DRAWN_FROM else text
 
 
 def _states(events: Sequence[Event]) -> Iterable[Sequence[str]]:
@@ -348,20 +335,11 @@ def _states(events: Sequence[Event]) -> Iterable[Sequence[str]]:
     states: dict[str, tuple[CampaignState, str]] = {}
     for event in events:
         if event.kind is EventKind.PAUSED:
-            # The column is text and cannot hold all that JSON can; the event itself keeps the reason as it was given.
-            reason = _reason(event.body).replace("\0", "?").encode(errors="replace").decode()
-            states[event.campaign_id] = (CampaignState.PAUSED, reason)
+            states[event.campaign_id] = (CampaignState.PAUSED, pause_reason(event))
         elif event.kind is EventKind.RESUMED:
             states[event.campaign_id] = (CampaignState.ACTIVE, "")
     values = states.values()
     return list(states), [state for state, _ in values], [reason for _, reason in values]
-
-
-def _reason(body: bytes) -> str:
-    try:
-        return str(json.loads(body)["reason"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise Rejected("the pause has no reason that can be read") from None
 
 
 def _installation(rows: Sequence[asyncpg.Record]) -> Installation | None:

@@ -20,7 +20,6 @@ from vouchsafe.client import CampaignDefinition, Client, Limits, Order, OrderLin
 from vouchsafe.domain.audit import Audit
 from vouchsafe.gate.backlog import BacklogReader
 from vouchsafe.gate.connection import Connection
-from vouchsafe.gate.gate import Gate
 from vouchsafe.ledger.ledger import Ledger
 from vouchsafe.local import LocalService
 from vouchsafe.service.backlog import Backlog
@@ -104,9 +103,13 @@ class Service(LocalService):
     def start_valkey(self) -> None:
         self._valkey.start()
 
+    @property
+    def valkey_data(self) -> Path:
+        """Where Valkey keeps what it was told."""
+        return self._valkey.data_dir
+
     async def flush_valkey(self) -> None:
         """What an operator's slip or a lost disk does."""
-        self.agrees = False
         connection = Connection(self.settings.valkey_url, 1_000)
         try:
             assert await connection.execute([("FLUSHALL",)]) == [b"OK"]
@@ -218,11 +221,8 @@ def a_backlog(settings: Settings) -> Backlog:
 
 
 async def settle(settings: Settings) -> None:
-    gate = await Gate.connect(settings, settings.partitions)
+    """Returns once every partition is open and every event in the ledger."""
     deadline = time.monotonic() + SETTLE_S
-    try:
-        while waiting := await gate.waiting_events():
-            assert time.monotonic() < deadline, f"{waiting} events have not reached the ledger"
-            await asyncio.sleep(0.02)
-    finally:
-        await gate.close()
+    while (found := await app.status(settings)).closed or found.waiting_events:
+        assert time.monotonic() < deadline, f"not settled: {found}"
+        await asyncio.sleep(0.02)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -28,9 +29,12 @@ from vouchsafe.service.backlog import Backlog
 from vouchsafe.service.campaigns import Campaigns
 from vouchsafe.service.monitor import monitor_forever
 from vouchsafe.service.persist import Persister
-from vouchsafe.service.recover import open_partitions, reconcile_forever
+from vouchsafe.service.publish import reconcile_forever
+from vouchsafe.service.rebuild import Rebuild
+from vouchsafe.service.recover import Recovery
 from vouchsafe.service.redeem import Redeem
 from vouchsafe.service.rollback import return_forever
+from vouchsafe.service.status import Status, look
 from vouchsafe.service.transactions import settle_forever
 from vouchsafe.service.watch import Watch
 from vouchsafe.settings import Settings
@@ -39,7 +43,8 @@ from vouchsafe.telemetry import metrics_served
 log = structlog.get_logger()
 
 # How often a process looks whether the gate is still the one that it trusts.
-WATCH_INTERVAL_S = 1.0
+WATCH_INTERVAL_S = 0.25
+RETRY_INTERVAL_S = 0.5
 
 Result = TypeVar("Result")
 
@@ -66,24 +71,52 @@ def persister(settings: Settings) -> None:
 async def audit(settings: Settings, campaign_id: str | None, advance: Callable[[int], None]) -> Audit:
     """Holds the gate's counters against the ledger's events, of one campaign or of all, while everything runs; calls
     `advance` with the number of partitions after each. Raises Unavailable, NotFound and Misconfigured."""
+    async with _existing_stores(settings) as stores:
+        gate, ledger, installation = stores.gate, stores.ledger, stores.installation
+        if campaign_id is not None and await ledger.get_campaign(campaign_id) is None:
+            raise NotFound(f"there is no campaign {campaign_id}")
+        counters = CounterReader(gate, settings.valkey_url, settings.gate_timeout_ms)
+        try:
+            async with Book.open(settings.postgres_url, settings.ledger_timeout_ms, campaign_id) as book:
+                auditor = Auditor(gate, counters, book, installation, _outboxes(settings, installation))
+                return await auditor.audit(campaign_id, lambda: advance(gate.partitions))
+        finally:
+            await counters.close()
+
+
+async def status(settings: Settings) -> Status:
+    """Looks at both stores and changes nothing. Raises Unavailable and Misconfigured."""
+    async with _existing_stores(settings) as stores:
+        return await look(stores.gate, stores.ledger, stores.installation)
+
+
+async def recover(settings: Settings, advance: Callable[[int, int], None]) -> Status:
+    """Opens and rebuilds what can be, here or by waiting for whoever is at it; calls `advance` with the events read and
+    all that there are. Raises Unavailable and Misconfigured."""
+    async with _existing_stores(settings) as stores:
+        gate, ledger, installation = stores.gate, stores.ledger, stores.installation
+        rebuild = Rebuild(gate, ledger, installation.id, settings)
+        recovery = Recovery(gate, ledger, installation, functools.partial(rebuild, advance=advance))
+        while any(finding in recovery.mendable for finding in (await recovery.look()).values()):
+            noted = await ledger.last_recovery()
+            if noted is not None and noted.events:
+                advance(noted.events_read, noted.events)
+            await asyncio.sleep(WATCH_INTERVAL_S)
+        return await look(gate, ledger, await ledger.installation() or installation)
+
+
+@contextlib.asynccontextmanager
+async def _existing_stores(settings: Settings) -> AsyncIterator[Stores]:
+    """The stores of an installation that there is already. Raises Misconfigured when there is none."""
     async with contextlib.AsyncExitStack() as stack:
         ledger = await Ledger.connect(settings.postgres_url, pool_size=1, timeout_ms=settings.ledger_timeout_ms)
         stack.push_async_callback(ledger.close)
         installation = await ledger.installation()
         if installation is None:
-            raise Misconfigured("there is nothing to audit: no server has ever used this database")
-        if campaign_id is not None and await ledger.get_campaign(campaign_id) is None:
-            raise NotFound(f"there is no campaign {campaign_id}")
-        partitions = len(installation.partitions)
-        gate = await Gate.connect(settings, partitions)
+            raise Misconfigured("there is no installation: no server has ever used this database")
+        gate = await Gate.connect(settings, len(installation.partitions))
         stack.push_async_callback(gate.close)
-        counters = CounterReader(gate, settings.valkey_url, settings.gate_timeout_ms)
-        stack.push_async_callback(counters.close)
-        book = await stack.enter_async_context(
-            Book.open(settings.postgres_url, settings.ledger_timeout_ms, campaign_id)
-        )
-        auditor = Auditor(gate, counters, book, installation, _outboxes(settings, installation))
-        return await auditor.audit(campaign_id, lambda: advance(partitions))
+        yield Stores(gate, ledger, installation)
 
 
 async def _serve(settings: Settings, stop: asyncio.Event) -> None:
@@ -95,12 +128,13 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
             if stores is None:
                 return
             checkout = Checkout(stores.gate, settings)
+            recovery = Recovery(stores.gate, stores.ledger, stores.installation)
             reader = _backlog_reader(settings, stores)
             backlog = Backlog(reader, settings)
             try:
                 # Before the first call, so that none is told that a healthy gate has lost its data.
                 with contextlib.suppress(Unavailable):
-                    await open_partitions(stores.gate, stores.ledger, stores.installation)
+                    await recovery.look()
                     await backlog.look()
                 campaigns = Campaigns(stores.gate, stores.ledger, has_secret=bool(settings.secret))
                 watch = Watch(campaigns.stats, max_watchers=settings.max_watchers)
@@ -109,7 +143,7 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
                     campaigns,
                     watch,
                 )
-                await asyncio.gather(_watch(stores, server, stop), backlog.watch(stop))
+                await asyncio.gather(_watch(recovery, stores.gate.partitions, server, stop), backlog.watch(stop))
                 # Watchers would never finish by themselves.
                 watch.close()
                 await server.stop(settings.shutdown_grace_ms)
@@ -134,6 +168,8 @@ async def _persist_between(stores: Stores, settings: Settings, stop: asyncio.Eve
     outbox = _outboxes(settings, installation)
     checkout = Checkout(stores.gate, settings)
     reader = _backlog_reader(settings, stores)
+    rebuild = Rebuild(stores.gate, stores.ledger, installation.id, settings)
+    recovery = Recovery(stores.gate, stores.ledger, installation, rebuild)
     try:
         await asyncio.gather(
             Persister(stores.ledger, installation, outbox, settings).run(stop),
@@ -144,7 +180,7 @@ async def _persist_between(stores: Stores, settings: Settings, stop: asyncio.Eve
             reconcile_forever(stores.gate, stores.ledger, stop),
             settle_forever(stores.gate, stop),
             return_forever(stores.gate, checkout, stop),
-            _watch(stores, None, stop),
+            _watch(recovery, stores.gate.partitions, None, stop),
         )
     finally:
         await reader.close()
@@ -200,17 +236,17 @@ async def _persevere(attempt: Callable[[], Awaitable[Result]], stop: asyncio.Eve
                 log.warning("waiting for the stores", error=str(error), cause=repr(error.__cause__))
             waiting = True
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), WATCH_INTERVAL_S / 2)
+            await asyncio.wait_for(stop.wait(), RETRY_INTERVAL_S)
     return None
 
 
-async def _watch(stores: Stores, server: Server | None, stop: asyncio.Event) -> None:
+async def _watch(recovery: Recovery, partitions: int, server: Server | None, stop: asyncio.Event) -> None:
     """Until `stop`: keeps open what the gate holds, closes what it no longer holds, and tells health and the log."""
     ready: bool | None = None
     while not stop.is_set():
         try:
-            closed = await open_partitions(stores.gate, stores.ledger, stores.installation)
-            now_ready, problem = len(closed) < stores.gate.partitions, f"closed partitions: {closed}" if closed else ""
+            closed = sorted(await recovery.look())
+            now_ready, problem = len(closed) < partitions, f"closed partitions: {closed}" if closed else ""
         except Unavailable as error:
             now_ready, problem = False, f"{error} ({error.__cause__!r})"
         if now_ready != ready:

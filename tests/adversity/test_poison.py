@@ -41,12 +41,29 @@ POISON: dict[str, Sequence[bytes]] = {
     "not UTF-8": [b"kind", b"held", b"at", b"1", b"campaign", b"summer", b"body", b'{"code": "\xff"}'],
     "no JSON": [b"kind", b"held", b"at", b"1", b"campaign", b"summer", b"body", b"{"],
     "no object": [b"kind", b"held", b"at", b"1", b"campaign", b"summer", b"body", b"[]"],
-    "without what a row needs": [b"kind", b"redeemed", b"at", b"1", b"campaign", b"summer", b"body", b"{}"],
+    "without anything": [b"kind", b"redeemed", b"at", b"1", b"campaign", b"summer", b"body", b"{}"],
+    # Only PostgreSQL notices.
+    "without what a row needs": [
+        *(b"kind", b"redeemed", b"at", b"1", b"campaign", b"summer"),
+        *(b"body", b'{"request_id":"r","fingerprint":"f","order_id":"o","code":"%s"}' % A_CODE.encode()),
+    ],
     "moving what is no number": [
         *(b"kind", b"held", b"at", b"1", b"campaign", b"summer", b"body", b'{"takes":{"uses":"many"}}')
     ],
     "moving too much": [
         *(b"kind", b"held", b"at", b"1", b"campaign", b"summer", b"body", b'{"takes":{"uses":9223372036854775808}}')
+    ],
+    "of an epoch to come": [
+        *(b"kind", b"held", b"epoch", b"2", b"at", b"1", b"campaign", b"summer"),
+        *(b"body", a_claim().to_json()[:-1] + b',"expire_ms":9}'),
+    ],
+    "held until nobody knows when": [
+        *(b"kind", b"held", b"epoch", b"1", b"at", b"1", b"campaign", b"summer", b"body", a_claim().to_json())
+    ],
+    "what no rebuild could read": [b"kind", b"reserved", b"at", b"1", b"campaign", b"", b"body", b"{}"],
+    "what no query could read": [
+        *(b"kind", b"combined", b"at", b"1", b"campaign", b""),
+        *(b"body", b'{"request_id":"r","fingerprint":"f","applied":7}'),
     ],
     "a NUL in the campaign": [b"kind", b"held", b"at", b"1", b"campaign", b"sum\0mer", b"body", b"{}"],
     "a pause without a reason": [b"kind", b"paused", b"at", b"1", b"campaign", b"summer", b"body", b"{}"],

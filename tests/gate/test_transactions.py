@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from tests.opened import INSTALLATION, open_all
 from tests.values import a_claim, a_definition, attempt_of
 from vouchsafe.domain.campaign import Campaign, CampaignStatus
 from vouchsafe.domain.limits import Limits
@@ -24,7 +25,6 @@ from vouchsafe.gate.transactions import Part, transaction_id
 from vouchsafe.settings import Settings
 
 PARTITIONS = 2
-INSTALLATION = "00000000-0000-0000-0000-000000000000"
 # One in each partition.
 ONE, OTHER = "a-campaign", "b-campaign"
 LIMITS = Limits(total=1)
@@ -46,24 +46,27 @@ class Rig:
 
     async def hold(self, campaign: str, number: int = 0, *, ms: int = 60_000, name: str = "x") -> object:
         deadline_ms = self.checkout.now_ms() + ms
-        return await self.checkout.holds.hold(
-            Hold(self.attempt(campaign, number), self.transaction(number, name), deadline_ms)
-        )
+        hold = Hold([self.attempt(campaign, number)], self.transaction(number, name), deadline_ms)
+        (answer,) = await self.checkout.holds.hold(hold)
+        return answer
 
-    async def decide(self, number: int = 0, *, ms: int = 60_000, name: str = "x") -> object:
+    def combined(self, number: int = 0) -> CombinedClaim:
         claims = [self.attempt(campaign, number).claim for campaign in (ONE, OTHER)]
-        claim = CombinedClaim(
+        return CombinedClaim(
             request_id=claims[0].request_id,
             fingerprint=claims[0].fingerprint,
             customer_id=claims[0].customer_id,
             order_id=claims[0].order_id,
             currency_code="EUR",
             order_amount_minor=1_000,
-            applied=tuple(AppliedCode(one.code, one.campaign_id, 1, one.discount) for one in claims),
+            applied=tuple(AppliedCode(one.code, one.campaign_id, 1, one.discount, one.takes, 1) for one in claims),
         )
-        return await self.checkout.holds.decide(
-            Decision(claim, self.transaction(number, name), self.checkout.now_ms() + ms)
-        )
+
+    async def decide(
+        self, number: int = 0, *, ms: int = 60_000, name: str = "x", claim: CombinedClaim | None = None
+    ) -> object:
+        decision = Decision(claim or self.combined(number), self.transaction(number, name), self.checkout.now_ms() + ms)
+        return await self.checkout.holds.decide(decision)
 
     def part(self, campaign: str, number: int = 0, name: str = "x") -> Part:
         return Part(campaign, self.attempt(campaign, number).order_and_code, self.transaction(number, name))
@@ -91,10 +94,9 @@ async def rig(settings: Settings) -> AsyncIterator[Rig]:
         gate = await Gate.connect(settings, PARTITIONS)
         stack.push_async_callback(gate.close)
         outboxes = [Outbox(settings.valkey_url, partition, INSTALLATION, 1, 1_000) for partition in range(PARTITIONS)]
-        for partition, outbox in enumerate(outboxes):
+        for outbox in outboxes:
             stack.push_async_callback(outbox.close)
-            assert await gate.open_partition(partition, INSTALLATION, 1)
-            assert await gate.has_partition(partition, INSTALLATION, 1)
+        await open_all(gate)
         assert {gate.partition_of(campaign) for campaign in (ONE, OTHER)} == {0, 1}
         for campaign in (ONE, OTHER):
             await gate.publish(Campaign(campaign, 1, a_definition(campaign, limits=LIMITS), 0))

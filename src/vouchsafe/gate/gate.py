@@ -15,6 +15,7 @@ from redis.exceptions import ResponseError
 
 from vouchsafe.domain.campaign import Campaign, CampaignStatus, CodeEntry, Definition
 from vouchsafe.domain.errors import Misconfigured, Unavailable
+from vouchsafe.domain.partitions import PartitionSeen, token_of
 from vouchsafe.domain.redemption import STREAM_START, EventKind, StreamId
 from vouchsafe.domain.rollback import Rollback, RollbackClaim
 from vouchsafe.gate.attempts import decode_place
@@ -86,35 +87,29 @@ class Gate:
         """Returns when Valkey answers."""
         await self._execute(("PING",))
 
-    async def open_partition(self, partition: int, installation: str, epoch: int) -> bool:
-        """Opens a partition that was never opened; False when it stands open under another token.
+    async def inspect(self) -> list[PartitionSeen]:
+        """What stands in every partition, in order; sets the clock right as well."""
+        calls = [function_call("inspect", [keys.meta, keys.outbox, keys.trimmed, keys.run], []) for keys in self._keys]
+        replies = await self._call(*calls, ("TIME",))
+        now = replies.pop()
+        self.clock.set(int(now[0]) * 1000 + int(now[1]) // 1000)
+        return [_seen(partition, [word.decode() for word in reply]) for partition, reply in enumerate(replies)]
 
-        To use it, ask `has_partition`, once the ledger knows that it was opened.
-        """
-        token = f"{installation}:{epoch}"
-        (opened,) = await self._call(function_call("open", [self._keys[partition].meta], [token]))
+    async def open_partition(self, seen: PartitionSeen, installation: str, epoch: int) -> bool:
+        """Lets a partition decide in this epoch, from now on in no earlier one; False when it is not any more as it was
+        seen. It has to be verified before. To use it, call `use_partition`."""
+        keys = self._keys[seen.partition]
+        args = [token_of(installation, epoch), seen.standing, seen.run]
+        (opened,) = await self._call(function_call("open", [keys.meta, keys.run], args))
         return bool(opened)
 
-    async def has_partition(
-        self, partition: int, installation: str, epoch: int, offset: StreamId = STREAM_START
-    ) -> bool:
-        """Whether the partition is open under this token; if so, this gate uses it from now on.
+    def use_partition(self, partition: int, installation: str, epoch: int) -> None:
+        """From now on every call to the partition names this epoch."""
+        self._tokens[partition] = (token_of(installation, epoch), epoch)
 
-        `offset` is the last event that the ledger holds. A gate whose stream ends before it was restored from an older
-        copy: it would give out again what was taken since, so it is not used.
-        """
-        token = f"{installation}:{epoch}"
-        keys = self._keys[partition]
-        async with self._lock:
-            standing, stream, now = await self._connection.execute(
-                [("GET", keys.meta), ("XINFO", "STREAM", keys.outbox), ("TIME",)]
-            )
-        self.clock.set(int(now[0]) * 1000 + int(now[1]) // 1000)
-        if standing != token.encode() or _last_id(stream) < offset:
-            self._tokens.pop(partition, None)
-            return False
-        self._tokens[partition] = (token, epoch)
-        return True
+    def close_partition(self, partition: int) -> None:
+        """Calls to the partition are Unavailable from now on."""
+        self._tokens.pop(partition, None)
 
     @property
     def opened(self) -> int:
@@ -163,8 +158,7 @@ class Gate:
         by_partition: dict[int, list[str]] = {}
         for entry in entries:
             flat = by_partition.setdefault(self.partition_of(entry.code), [])
-            holder = f" {entry.holder_id} {entry.assign_time_ms}" if entry.holder_id else ""
-            flat += (entry.code, f"{entry.use_limit or 0} {entry.campaign_id}{holder}")
+            flat += (entry.code, code_entry_text(entry))
         calls = []
         for partition, flat in by_partition.items():
             keys, token = self.keys_and_token(partition)
@@ -293,6 +287,17 @@ class Gate:
         """How many events of all partitions the ledger does not hold yet."""
         return sum(await self._execute_all([("XLEN", keys.outbox) for keys in self._keys]))
 
+    async def outboxes(self) -> list[tuple[int, StreamId | None]]:
+        """Of every partition how many events the ledger does not hold yet, and the first of them."""
+        commands: list[Command] = []
+        for keys in self._keys:
+            commands += [("XLEN", keys.outbox), ("XRANGE", keys.outbox, "-", "+", "COUNT", 1)]
+        replies = await self._execute_all(commands)
+        return [
+            (length, StreamId.parse(entries[0][0].decode()) if entries else None)
+            for length, entries in zip(replies[::2], replies[1::2], strict=True)
+        ]
+
     async def _execute(self, command: Command) -> Any:
         return (await self._execute_all([command]))[0]
 
@@ -307,11 +312,16 @@ class Gate:
         return _checked(replies)
 
 
-def _last_id(stream: Any) -> StreamId:
-    """The id that a stream gave last, trimmed or not, out of what XINFO STREAM says of it."""
-    if isinstance(stream, ResponseError):  # no such key: it never gave one
-        return STREAM_START
-    return StreamId.parse(stream[stream.index(b"last-generated-id") + 1].decode())
+def _seen(partition: int, words: Sequence[str]) -> PartitionSeen:
+    standing, open_under, last, first_kept, opened_in, run = words
+    kept = StreamId.parse(first_kept) if first_kept else STREAM_START
+    return PartitionSeen(partition, standing, open_under, StreamId.parse(last), kept, opened_in, run)
+
+
+def code_entry_text(entry: CodeEntry) -> str:
+    """A code as the directory keeps it (codes.lua)."""
+    holder = f" {entry.holder_id} {entry.assign_time_ms}" if entry.holder_id else ""
+    return f"{entry.use_limit or 0} {entry.campaign_id}{holder}"
 
 
 def _checked(replies: list[Any]) -> list[Any]:

@@ -6,11 +6,14 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
+
+import msgspec
 
 from vouchsafe.domain.errors import Unavailable
 from vouchsafe.domain.reasons import Refusal
-from vouchsafe.domain.redemption import CombinedClaim, Redemption
-from vouchsafe.domain.reservation import Reservation
+from vouchsafe.domain.redemption import CombinedClaim, Position, Redemption
+from vouchsafe.domain.reservation import Reservation, ReservedEvent
 from vouchsafe.gate.attempts import (
     Answer,
     Attempt,
@@ -28,6 +31,7 @@ from vouchsafe.gate.attempts import (
     Waiting,
     decode_answer,
     decode_for,
+    decode_place,
     encode_refusal,
     reused,
 )
@@ -40,21 +44,25 @@ from vouchsafe.gate.transactions import Part, campaign_call, forget_call, home_o
 # How long a reservation can last, as the protos say.
 MAX_TTL_MS = 86_400_000
 
+# Why a part is not held.
+Hindrance = Refusal | Standing | Reserved | Stale | Moved | Waiting
+
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """A part of a transaction to be held until it is settled; its deadline is milliseconds by the gate's clock."""
+    """Parts of a transaction, of one campaign, to be held until they are settled; its deadline is milliseconds by the
+    gate's clock."""
 
-    attempt: Attempt
+    attempts: Sequence[Attempt]
     transaction_id: str
     deadline_ms: int
 
 
 @dataclass(frozen=True, slots=True)
 class Reserve:
-    """A part of a reservation to be held for `ttl_ms`."""
+    """Parts of a reservation, of one campaign, to be held for `ttl_ms`."""
 
-    attempt: Attempt
+    attempts: Sequence[Attempt]
     reservation_id: str
     ttl_ms: int
 
@@ -78,7 +86,7 @@ class Decision:
         self.claim = claim
         self.transaction_id = transaction_id
         self.deadline_ms = deadline_ms
-        self.body = claim.to_json()
+        self.body = msgspec.structs.replace(claim, transaction_id=transaction_id).to_json()
         self.digest = zlib.crc32(self.body)
 
 
@@ -118,25 +126,26 @@ class Holds:
         self._ttl_ms = ttl_ms
         # The end of a reservation is known for longer than the reservation itself.
         self._end_ttl_ms = ttl_ms + 2 * MAX_TTL_MS
-        self._hold = Function(self._encode_hold, self._decode_hold)
-        self._reserve = Function(self._encode_reserve, self._decode_reserve)
+        self._hold = Function(self._encode_hold, self._decode_held)
+        self._reserve = Function(self._encode_reserve, self._decode_held)
         self._pin = Function(self._encode_pin, _decode_pin)
         self._release = Function(self._encode_release, _decode_release)
         self._decide = Function(self._encode_decide, _decode_decision)
         self._settle = Function(self._encode_settle, _decode_nothing)
         self._forget = Function(self._encode_forget, _decode_nothing)
         self._answer = Function(self._encode_answer, _decode_answered)
-        self._note = Function(self._encode_note, _decode_nothing)
+        self._note = Function(self._encode_note, _decode_note)
         self._noted = Function(self._encode_noted, _decode_noted)
 
     # -- transactions ------------------------------------------------------------------------------------------------
 
-    async def hold(self, hold: Hold) -> Held | Refusal | Standing | Stale | Moved | Waiting:
-        """Takes one part of a transaction, until it is settled. Doing so again changes nothing."""
-        partition = self._gate.partition_of(hold.attempt.claim.campaign_id)
-        while isinstance(answer := await self._lane.submit(self._hold, partition, hold), Crowded):
+    async def hold(self, hold: Hold) -> list[Held | Hindrance]:
+        """Takes parts of a transaction in one step, until they are settled: all, or none. Doing so again changes
+        nothing. Answers for each part, in order; the last may be why one is not held, and then none is."""
+        partition = self._gate.partition_of(hold.attempts[0].claim.campaign_id)
+        while isinstance(answers := await self._lane.submit(self._hold, partition, hold), Crowded):
             pass
-        return answer
+        return answers
 
     async def decide(self, decision: Decision) -> Redemption | Standing | Refusal | Released | Undone:
         """Makes all parts of a transaction one redemption, in one atomic step, unless it was undone or is late, or the
@@ -163,16 +172,17 @@ class Holds:
 
     # -- reservations ------------------------------------------------------------------------------------------------
 
-    async def reserve(self, reserve: Reserve) -> Held | Reserved | Refusal | Standing | Stale | Moved | Waiting:
-        """Holds one part of a reservation until its time is over. Doing so again changes nothing."""
-        partition = self._gate.partition_of(reserve.attempt.claim.campaign_id)
-        while isinstance(answer := await self._lane.submit(self._reserve, partition, reserve), Crowded):
+    async def reserve(self, reserve: Reserve) -> list[Held | Hindrance]:
+        """Holds parts of a reservation in one step, until its time is over: all, or none. Doing so again changes
+        nothing. Answers as `hold` does."""
+        partition = self._gate.partition_of(reserve.attempts[0].claim.campaign_id)
+        while isinstance(answers := await self._lane.submit(self._reserve, partition, reserve), Crowded):
             pass
-        return answer
+        return answers
 
-    async def note(self, note: Note) -> None:
-        """Notes a reservation under its id, and as the answer to its request."""
-        await self._lane.submit(self._note, home_of(note.reservation.id), note)
+    async def note(self, note: Note) -> Position:
+        """Notes a reservation under its id, and as the answer to its request; answers where its event is."""
+        return await self._lane.submit(self._note, home_of(note.reservation.id), note)
 
     async def noted(self, reservation_id: str) -> Noted | None:
         """The reservation of this id, or None."""
@@ -192,26 +202,21 @@ class Holds:
         assert isinstance(found, Standing | Released)
         return found
 
-    async def release(self, part: Part) -> Gone | Waiting:
-        """Gives a part of a reservation back, unless it is one of a transaction at the moment."""
-        return await self._lane.submit(self._release, self._gate.partition_of(part.campaign_id), part)
+    async def release(self, part: Part, *, is_end: bool) -> Gone | Waiting:
+        """Gives a part of a reservation back, unless it is one of a transaction at the moment. `is_end`: the whole
+        reservation has ended, by `end_released`."""
+        return await self._lane.submit(self._release, self._gate.partition_of(part.campaign_id), (part, is_end))
 
     # -- the wire format ---------------------------------------------------------------------------------------------
 
     def _encode_hold(self, partition: int, holds: Sequence[Hold]) -> Command:
         keys, token = self._gate.keys_and_token(partition)
-        items = [
-            (campaign_id, (*fields, hold.transaction_id, hold.deadline_ms))
-            for hold, (campaign_id, fields) in ((hold, hold.attempt.part) for hold in holds)
-        ]
+        items = [_held_item(hold.attempts, hold.transaction_id, hold.deadline_ms) for hold in holds]
         return campaign_call("hold", keys, (keys.outbox, keys.pending), (token,), items)
 
     def _encode_reserve(self, partition: int, reserves: Sequence[Reserve]) -> Command:
         keys, token = self._gate.keys_and_token(partition)
-        items = [
-            (campaign_id, (*fields, reserve.reservation_id, reserve.ttl_ms))
-            for reserve, (campaign_id, fields) in ((reserve, reserve.attempt.part) for reserve in reserves)
-        ]
+        items = [_held_item(reserve.attempts, reserve.reservation_id, reserve.ttl_ms) for reserve in reserves]
         return campaign_call("reserve", keys, (keys.outbox, keys.holding), (token,), items)
 
     def _encode_pin(self, partition: int, pins: Sequence[Pin]) -> Command:
@@ -222,9 +227,9 @@ class Holds:
         ]
         return campaign_call("pin", keys, (keys.outbox, keys.pending), (token,), items)
 
-    def _encode_release(self, partition: int, parts: Sequence[Part]) -> Command:
+    def _encode_release(self, partition: int, released: Sequence[tuple[Part, bool]]) -> Command:
         keys, token = self._gate.keys_and_token(partition)
-        items = [(part.campaign_id, (part.order_and_code, part.holder_id)) for part in parts]
+        items = [(part.campaign_id, (part.order_and_code, part.holder_id, int(is_end))) for part, is_end in released]
         return campaign_call("release", keys, (keys.outbox,), (token,), items)
 
     def _encode_decide(self, partition: int, decisions: Sequence[Decision]) -> Command:
@@ -269,31 +274,35 @@ class Holds:
             names += (keys.reservation(reservation.id), keys.request(reservation.claim.request_id))
             # Kept for as long after its end as requests are, so that a late confirmation gets its reason.
             kept_ms = note.ttl_ms + self._ttl_ms
-            args += (note.request_fingerprint, kept_ms, f"Y {reservation.id}", reservation.to_json())
-        return function_call("note", [keys.meta, *names], args)
+            event = ReservedEvent(note.request_fingerprint, reservation)
+            args += (note.request_fingerprint, kept_ms, f"Y {reservation.id}", reservation.to_json(), event.to_json())
+        return function_call("note", [keys.meta, keys.outbox, *names], args)
 
     def _encode_noted(self, partition: int, reservation_ids: Sequence[str]) -> Command:
         keys, token = self._gate.keys_and_token(partition)
         names = [name for id_ in reservation_ids for name in (keys.reservation(id_), keys.reservation_end(id_))]
         return function_call("noted", [keys.meta, *names], [token])
 
-    def _decode_hold(
-        self, partition: int, hold: Hold, answer: bytes
-    ) -> Held | Refusal | Standing | Stale | Moved | Waiting | Crowded:
-        match decode_for(hold.attempt, partition, answer, self._gate.clock.set):
-            case Held() | Refusal() | Standing() | Stale() | Moved() | Waiting() | Crowded() as found:
-                return found
-            case found:
-                raise _unexpected(found)
+    def _decode_held(
+        self, partition: int, item: Hold | Reserve, answers: Sequence[bytes]
+    ) -> list[Held | Hindrance] | Crowded:
+        found: list[Held | Hindrance] = []
+        # There are fewer answers than parts when one before the last is not held.
+        for attempt, answer in zip(item.attempts, answers, strict=False):
+            match decode_for(attempt, partition, answer, self._gate.clock.set):
+                case Crowded() as crowded:
+                    return crowded
+                case Held() | Refusal() | Standing() | Reserved() | Stale() | Moved() | Waiting() as one:
+                    found.append(one)
+                case other:
+                    raise _unexpected(other)
+        return found
 
-    def _decode_reserve(
-        self, partition: int, reserve: Reserve, answer: bytes
-    ) -> Held | Reserved | Refusal | Standing | Stale | Moved | Waiting | Crowded:
-        match decode_for(reserve.attempt, partition, answer, self._gate.clock.set):
-            case Held() | Reserved() | Refusal() | Standing() | Stale() | Moved() | Waiting() | Crowded() as found:
-                return found
-            case found:
-                raise _unexpected(found)
+
+def _held_item(attempts: Sequence[Attempt], holder_id: str, time_ms: int) -> tuple[str, tuple[bytes | str | int, ...]]:
+    """The id of the campaign, and the parts that are held together as transaction.lua and reservation.lua read them."""
+    parts = [attempt.part for attempt in attempts]
+    return parts[0][0], (holder_id, time_ms, len(parts), *chain.from_iterable(fields for _, fields in parts))
 
 
 def _decode_pin(partition: int, pin: Pin, answer: bytes) -> Held | Gone | Waiting | Refusal:
@@ -307,7 +316,7 @@ def _decode_pin(partition: int, pin: Pin, answer: bytes) -> Held | Gone | Waitin
             raise _unexpected(found)
 
 
-def _decode_release(partition: int, _part: Part, answer: bytes) -> Gone | Waiting:
+def _decode_release(partition: int, _released: object, answer: bytes) -> Gone | Waiting:
     match decode_answer(partition, "", answer.decode()):
         case Gone() | Waiting() as found:
             return found
@@ -330,6 +339,10 @@ def _decode_decision(
 
 def _decode_answered(partition: int, _item: object, answer: bytes) -> Answer:
     return decode_answer(partition, "", answer.decode())
+
+
+def _decode_note(partition: int, _note: Note, place: bytes) -> Position:
+    return decode_place(partition, place.decode())
 
 
 def _decode_noted(partition: int, _reservation_id: str, reply: list[bytes | None]) -> Noted | None:

@@ -15,20 +15,20 @@ from vouchsafe.gate.keys import Keys
 
 @dataclass(frozen=True, slots=True)
 class NoEvent:
-    """An entry of an outbox that is no event: its fields, names and values in turn, and why it is none."""
+    """An entry of an outbox that is no event, and why it is none."""
 
     position: Position
-    fields: Sequence[bytes]
     reason: str
 
 
-def event_from_fields(position: Position, fields: Sequence[bytes]) -> Event:
+def event_from_fields(partition: int, stream_id: StreamId, fields: Sequence[bytes]) -> Event:
     """Reads the flat field list of a stream entry. Raises ValueError, without saying what stands there, when it is not
     an event."""
     values = dict(zip(fields[::2], fields[1::2], strict=True))
     try:
         event = Event(
-            position=position,
+            # Entries from before they told it are of the first.
+            position=Position(partition, int(values.get(b"epoch", b"1")), stream_id),
             kind=EventKind(values[b"kind"].decode()),
             at_ms=int(values[b"at"]),
             campaign_id=values[b"campaign"].decode(),
@@ -43,16 +43,9 @@ def event_from_fields(position: Position, fields: Sequence[bytes]) -> Event:
     return event
 
 
-def fields_of(entry: Event | NoEvent) -> Sequence[bytes]:
-    """The flat field list of an entry."""
-    if isinstance(entry, NoEvent):
-        return entry.fields
-    kind, at, campaign = entry.kind.encode(), b"%d" % entry.at_ms, entry.campaign_id.encode()
-    return [b"kind", kind, b"at", at, b"campaign", campaign, b"body", entry.body]
-
-
 class Outbox:
-    """Reads and trims one partition's stream over a connection of its own. Every method raises Unavailable."""
+    """Reads and trims one partition's stream over a connection of its own. Entries tell their epoch themselves: some
+    may be from before the one that the partition is open under. Every method raises Unavailable."""
 
     def __init__(self, url: str, partition: int, installation: str, epoch: int, timeout_ms: int) -> None:
         self._partition = partition
@@ -75,15 +68,21 @@ class Outbox:
         if reply is None:
             return []
         ((_, entries),) = reply
-        return [
-            _entry(Position(self._partition, self._epoch, StreamId.parse(entry_id.decode())), fields)
-            for entry_id, fields in entries
-        ]
+        return [self._entry(StreamId.parse(entry_id.decode()), fields) for entry_id, fields in entries]
+
+    async def fields(self, stream_id: StreamId) -> Sequence[bytes]:
+        """An entry as it is, names and values in turn; empty when it is not there (any more)."""
+        command = ("XRANGE", self._keys.outbox, str(stream_id), str(stream_id))
+        (reply,) = await self._connection.execute([command])
+        if isinstance(reply, ResponseError):
+            raise as_unavailable(reply)
+        return reply[0][1] if reply else ()
 
     async def trim(self, upto: StreamId) -> int:
         """Removes the entries up to and including that id; answers how many went."""
         first_kept = StreamId(upto.ms, upto.seq + 1)
-        call = function_call("trim", [self._keys.meta, self._keys.outbox], [self._token, str(first_kept)])
+        names = [self._keys.meta, self._keys.outbox, self._keys.trimmed]
+        call = function_call("trim", names, [self._token, str(first_kept)])
         (reply,) = await self._connection.call([call])
         if isinstance(reply, ResponseError):
             raise as_unavailable(reply)
@@ -93,9 +92,13 @@ class Outbox:
         """Closes the connection."""
         await self._connection.close()
 
-
-def _entry(position: Position, fields: Sequence[bytes]) -> Event | NoEvent:
-    try:
-        return event_from_fields(position, fields)
-    except ValueError as error:
-        return NoEvent(position, fields, str(error))
+    def _entry(self, stream_id: StreamId, fields: Sequence[bytes]) -> Event | NoEvent:
+        try:
+            event = event_from_fields(self._partition, stream_id, fields)
+        except ValueError as error:
+            reason = str(error)
+        else:
+            if 1 <= event.position.epoch <= self._epoch:
+                return event
+            reason = "the epoch has not come"
+        return NoEvent(Position(self._partition, self._epoch, stream_id), reason)

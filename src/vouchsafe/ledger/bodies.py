@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import msgspec
@@ -12,20 +12,30 @@ from vouchsafe.domain.redemption import MAX_PART, Event, EventKind
 from vouchsafe.ledger.connection import Rejected
 
 # The kinds of events whose bodies PostgreSQL reads.
-DRAWN_FROM = (EventKind.REDEEMED, EventKind.RETURNED, EventKind.HELD, EventKind.RELEASED, EventKind.EXPIRED)
+DRAWN_FROM = (
+    EventKind.REDEEMED,
+    EventKind.COMBINED,
+    EventKind.RETURNED,
+    EventKind.ROLLED_BACK,
+    EventKind.HELD,
+    EventKind.RELEASED,
+    EventKind.EXPIRED,
+)
 
 Number = Annotated[int, msgspec.Meta(ge=-MAX_PART, le=MAX_PART)]
 
 
-class _Moves(msgspec.Struct):
-    """What an audit adds up of those: an event that says something else would end every audit."""
+class _Told(msgspec.Struct):
+    """What queries read of those: a body that says something else would end every audit, or every recovery."""
 
     takes: Mapping[str, Number] = {}
     taken_ms: Number = 0
     reservation_id: str = ""
+    applied: Sequence[msgspec.Raw] = ()
+    codes: Sequence[msgspec.Raw] = ()
 
 
-_read_moves = msgspec.json.Decoder(_Moves).decode
+_read = msgspec.json.Decoder(_Told).decode
 
 
 def storable(event: Event) -> str:
@@ -37,9 +47,9 @@ def storable(event: Event) -> str:
     if event.kind not in DRAWN_FROM:
         return text
     try:
-        _read_moves(event.body)
+        _read(event.body)
     except (msgspec.DecodeError, RecursionError):
-        raise Rejected("the body does not say which counters it moves") from None
+        raise Rejected("the body does not tell what one of its kind does") from None
     return text.replace("\\u0000", "\\ufffd")
 
 

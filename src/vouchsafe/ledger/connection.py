@@ -17,10 +17,11 @@ Connection = asyncpg.Connection | PoolConnectionProxy
 
 OLDEST_SERVER = 15
 
-# The first key of every advisory lock that vouchsafe takes; the second is a partition, or one of those below.
+# The first key of every advisory lock that vouchsafe takes; the second is a partition, or one of these.
 LOCK_SPACE = int.from_bytes(b"vouc", "big")
 MIGRATION_LOCK = -1
-AUDIT_LOCK = -2
+RECOVERY_LOCK = -2
+AUDIT_LOCK = -3
 
 
 class Rejected(VouchsafeError):

@@ -17,12 +17,14 @@ from asyncpg.pool import PoolConnectionProxy
 from vouchsafe.domain.audit import Audit, LastAudit
 from vouchsafe.domain.campaign import Campaign, CampaignState, CodeEntry, Definition
 from vouchsafe.domain.errors import AlreadyExists, Misconfigured, VouchsafeError
+from vouchsafe.domain.partitions import PartitionState
 from vouchsafe.domain.pricing import Discount
 from vouchsafe.domain.redemption import Claim, CombinedClaim, Event, EventKind, Position, Redemption, StreamId
 from vouchsafe.domain.rollback import Rollback, RollbackClaim
 from vouchsafe.ledger.bodies import pause_reason, storable
 from vouchsafe.ledger.connection import (
     ENDED_SOON,
+    RECOVERY_LOCK,
     Rejected,
     check_server,
     connect_options,
@@ -46,21 +48,24 @@ class OffsetMoved(VouchsafeError):
 
 
 @dataclass(frozen=True, slots=True)
-class PartitionState:
-    """One partition: every entry of its outbox up to and including `offset` is in the ledger."""
-
-    partition: int
-    epoch: int
-    opened: bool
-    offset: StreamId
-
-
-@dataclass(frozen=True, slots=True)
 class Installation:
     """Whose ledger this is; `partitions` are in order, from 0."""
 
     id: str
     partitions: tuple[PartitionState, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryNoted:
+    """A recovery of partitions: what was found of them, when it began and ended (milliseconds since 1970 UTC; None: it
+    is under way, or was cut off), and of a rebuild how many events there are and how many are read."""
+
+    partitions: tuple[int, ...]
+    finding: str
+    begin_time_ms: int
+    end_time_ms: int | None
+    events: int | None
+    events_read: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +86,6 @@ class Ledger:
         self._pool = pool
         self._url = url
         self._timeout_s = timeout_s
-        self._opened: set[tuple[int, int]] = set()
 
     @classmethod
     async def connect(cls, url: str, *, pool_size: int, timeout_ms: int) -> Ledger:
@@ -153,18 +157,45 @@ class Ledger:
         (row,) = await self._fetch("get_partition", partition)
         return _partition_state(row)
 
-    async def is_opened(self, partition: int, epoch: int) -> bool:
-        """Whether the partition was opened in this epoch. That never ends, so once true it is known without asking."""
-        if (partition, epoch) in self._opened:
-            return True
-        state = await self.partition(partition)
-        if state.opened and state.epoch == epoch:
-            self._opened.add((partition, epoch))
-        return (partition, epoch) in self._opened
+    async def begin_epoch(self, state: PartitionState, epoch_seen: int, last: StreamId | None) -> PartitionState | None:
+        """Begins the next epoch of a partition: from then on nothing of an earlier one is written here. `epoch_seen` is
+        the gate's. With `last` only if the ledger holds nothing behind it. None: the ledger is not as `state` says."""
+        ms, seq = (None, None) if last is None else last
+        row = await self._fetchrow("begin_epoch", state.partition, state.epoch, epoch_seen, ms, seq)
+        return _partition_state(row) if row else None
 
     async def mark_opened(self, partition: int, epoch: int) -> None:
         """Notes that the gate holds the partition. Doing so again changes nothing."""
         await self._fetchval("mark_opened", partition, epoch)
+
+    @asynccontextmanager
+    async def recovery_lock(self) -> AsyncIterator[bool]:
+        """Whether this is the only process that recovers partitions, for as long as the context is entered."""
+        async with connected(self._url, self._timeout_s, ENDED_SOON) as connection:
+            yield await PartitionLocks(connection, self._timeout_s).try_lock(RECOVERY_LOCK)
+
+    async def begin_recovery(self, partitions: Sequence[int], finding: str, events: int | None = None) -> int:
+        """Notes that partitions are being recovered; answers the number of the note."""
+        return int(await self._fetchval("begin_recovery", partitions, finding, events))
+
+    async def last_recovery(self) -> RecoveryNoted | None:
+        """The newest recovery, which may be under way; None when there never was one."""
+        row = await self._fetchrow("last_recovery")
+        if row is None:
+            return None
+        began_at, ended_at = row["began_at"], row["ended_at"]
+        return RecoveryNoted(
+            tuple(row["partitions"]),
+            row["finding"],
+            _milliseconds(began_at),
+            None if ended_at is None else _milliseconds(ended_at),
+            row["events"],
+            row["events_read"],
+        )
+
+    async def note_recovery(self, number: int, events_read: int, *, has_ended: bool) -> None:
+        """Notes how far a recovery is."""
+        await self._fetchval("note_recovery", number, events_read, has_ended)
 
     @asynccontextmanager
     async def partition_locks(self) -> AsyncIterator[PartitionLocks]:
@@ -191,7 +222,7 @@ class Ledger:
                 free = {record["code"] for record in created}
                 taken = next(name for name in names if name not in free)
                 raise AlreadyExists(f"the code {taken} belongs to another campaign")
-            return _campaign(row)
+            return campaign_of(row)
 
     async def taken_codes(self, codes: Sequence[str]) -> list[str]:
         """Which of these codes exist already, in order."""
@@ -201,25 +232,25 @@ class Ledger:
         """Puts a definition in the place of this version, or of whatever stands with None. None: there is no such
         campaign, or it is at another version."""
         row = await self._fetchrow("update_campaign", campaign_id, definition.to_json(), version)
-        return _campaign(row) if row else None
+        return campaign_of(row) if row else None
 
     async def get_campaign(self, campaign_id: str) -> Campaign | None:
         """A definition, or None."""
         row = await self._fetchrow("get_campaign", campaign_id)
-        return _campaign(row) if row else None
+        return campaign_of(row) if row else None
 
     async def list_campaigns(self, limit: int, after: tuple[int, str] | None) -> list[Campaign]:
         """At most `limit` campaigns, newest first by (create_time_ms, id), from behind that pair on."""
         created_at, campaign_id = (None, "") if after is None else (_time(after[0]), after[1])
-        return [_campaign(row) for row in await self._fetch("list_campaigns", limit, created_at, campaign_id)]
+        return [campaign_of(row) for row in await self._fetch("list_campaigns", limit, created_at, campaign_id)]
 
     async def unpublished(self, limit: int, after: str = "") -> list[Campaign]:
         """At most `limit` campaigns that the gate may not have in this version, by id, from behind `after` on."""
-        return [_campaign(row) for row in await self._fetch("unpublished", limit, after)]
+        return [campaign_of(row) for row in await self._fetch("unpublished", limit, after)]
 
     async def codes_of(self, campaign_id: str, after: str, limit: int) -> list[CodeEntry]:
         """At most `limit` codes of a campaign in order, from behind `after` on ("" to begin)."""
-        return [_code(row) for row in await self._fetch("codes_of", campaign_id, after, limit)]
+        return [code_of(row) for row in await self._fetch("codes_of", campaign_id, after, limit)]
 
     async def mark_published(self, campaign_id: str, version: int) -> None:
         """Notes that the gate has this version or a later one."""
@@ -280,7 +311,7 @@ class Ledger:
         (any more), and Rejected when an event cannot be written.
         """
         last = events[-1].position.stream_id
-        values = columns(Position(partition, epoch, offset), events)
+        values = columns(partition, offset, events)
         if not await self._fetchval("persist", partition, epoch, *offset, *last, *values, *_states(events)):
             raise OffsetMoved(f"the ledger does not hold partition {partition} at epoch {epoch}, offset {offset}")
 
@@ -318,15 +349,20 @@ class Ledger:
         return LastAudit(_milliseconds(began_at), _milliseconds(ended_at), *numbers)
 
 
-def columns(previous: Position, events: Sequence[Event]) -> Iterable[Sequence[object]]:
-    """The events, which follow `previous`, column by column: ms, seq, at, kind, campaign, body."""
+def columns(partition: int, offset: StreamId, events: Sequence[Event]) -> Iterable[Sequence[object]]:
+    """The events, which follow `offset` in the partition's outbox, column by column: epoch, ms, seq, at, kind,
+    campaign, body."""
     rows = []
+    epoch = 0
     for event in events:
         position = event.position
-        if position <= previous or position[:2] != previous[:2]:
-            raise ValueError(f"{position} does not follow {previous} in the outbox of one partition and epoch")
-        previous = position
-        rows.append((*position.stream_id, _time(event.at_ms), event.kind, event.campaign_id, storable(event)))
+        if position.partition != partition or position.stream_id <= offset:
+            raise ValueError(f"{position} does not follow {epoch}-{offset} in the outbox of partition {partition}")
+        if position.epoch < epoch:
+            raise Rejected(f"{position} is of an epoch that was over")
+        epoch, offset = position[1:]
+        row = (epoch, *offset, _time(event.at_ms), event.kind, event.campaign_id, storable(event))
+        rows.append(row)
     return zip(*rows, strict=True)
 
 
@@ -350,12 +386,14 @@ def _partition_state(row: asyncpg.Record) -> PartitionState:
     return PartitionState(row["partition"], row["epoch"], row["opened"], StreamId(row["offset_ms"], row["offset_seq"]))
 
 
-def _campaign(row: asyncpg.Record) -> Campaign:
+def campaign_of(row: asyncpg.Record) -> Campaign:
+    """A row of `campaigns`."""
     definition = Definition.from_json(row["definition"])
     return Campaign(row["id"], row["version"], definition, _milliseconds(row["created_at"]))
 
 
-def _code(row: asyncpg.Record) -> CodeEntry:
+def code_of(row: asyncpg.Record) -> CodeEntry:
+    """A row of `codes`."""
     assigned_at = row["assigned_at"]
     return CodeEntry(
         row["code"],

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from vouchsafe.domain.redemption import Event
 from vouchsafe.gate.outbox import NoEvent
 from vouchsafe.ledger.connection import Rejected
+from vouchsafe.service.replay import check_body
 
 Entry = Event | NoEvent
 
@@ -17,7 +18,8 @@ async def write_apart(
     refuse: Callable[[Entry, str], Awaitable[None]],
 ) -> None:
     """Writes the entries in their order, in as few steps as that takes; calls `refuse` in its turn, with a reason, for
-    each that is no event or is Rejected by itself. Raises whatever else the two raise."""
+    each that is no event, that no rebuild could read, or that is Rejected by itself. Raises whatever else they raise.
+    """
     if not entries:
         return
     try:
@@ -36,5 +38,9 @@ def _events(entries: Sequence[Entry]) -> Sequence[Event]:
     for entry in entries:
         if isinstance(entry, NoEvent):
             raise Rejected(entry.reason)
+        try:
+            check_body(entry.kind, entry.body)
+        except (ValueError, RecursionError):
+            raise Rejected("a rebuild could not read the body") from None
         events.append(entry)
     return events

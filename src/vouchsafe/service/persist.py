@@ -16,7 +16,7 @@ import structlog
 
 from vouchsafe.domain.errors import Unavailable, VouchsafeError
 from vouchsafe.domain.redemption import STREAM_START, Event, StreamId
-from vouchsafe.gate.outbox import Outbox, fields_of
+from vouchsafe.gate.outbox import Outbox
 from vouchsafe.ledger.ledger import Installation, Ledger, OffsetMoved
 from vouchsafe.ledger.locks import PartitionLocks
 from vouchsafe.service.aside import Entry, write_apart
@@ -123,7 +123,7 @@ class Persister:
             while True:
                 entries = await outbox.read(offset, self._batch, READ_BLOCK_MS)
                 if entries:
-                    await self._write(partition, state.epoch, offset, entries)
+                    await self._write(outbox, state.partition, state.epoch, offset, entries)
                     offset = entries[-1].position.stream_id
                     await outbox.trim(offset)
                 well()
@@ -132,7 +132,9 @@ class Persister:
         finally:
             await outbox.close()
 
-    async def _write(self, partition: int, epoch: int, offset: StreamId, entries: Sequence[Entry]) -> None:
+    async def _write(
+        self, outbox: Outbox, partition: int, epoch: int, offset: StreamId, entries: Sequence[Entry]
+    ) -> None:
         """Moves what follows the offset, each entry to the book or, if that does not take it, aside."""
 
         async def write(events: Sequence[Event]) -> None:
@@ -143,7 +145,8 @@ class Persister:
 
         async def refuse(entry: Entry, reason: str) -> None:
             nonlocal offset
-            await self._ledger.set_aside(partition, epoch, offset, entry.position, fields_of(entry), reason)
+            fields = await outbox.fields(entry.position.stream_id)
+            await self._ledger.set_aside(partition, epoch, offset, entry.position, fields, reason)
             offset = entry.position.stream_id
             # Never what stands in it: codes are secrets.
             log.error("an entry of the outbox was set aside", entry=str(entry.position), reason=reason)

@@ -35,7 +35,6 @@ local NO_FINGERPRINT = ('-'):rep(FINGERPRINT_LENGTH)
 register('roll_back', function(keys, args)
   local now = now_ms()
   local outbox, rolled, returning = keys[2], keys[3], keys[4]
-  local epoch = args[1]:match('%d+$')
   local answers = {}
   for i = 5, #keys do
     local at = 3 + (i - 5) * 6
@@ -81,7 +80,7 @@ register('give_back', function(keys, args)
       redis.call('SET', keys[mark], 1)
       local takes = parse_takes(args[at + 4])
       if #takes > 0 then
-        local counters = load_counters(campaign.counters, now, takes)
+        local counters = load_counters(campaign.counters, now, { takes })
         change_counters(counters, takes, -1, tonumber(args[at + 5]))
         store_counters(counters)
       end

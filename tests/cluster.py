@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -107,9 +108,9 @@ class EmbeddedCluster:
         for node in self.nodes[1:]:
             node.ask("CLUSTER", "MEET", HOST, first.port, first.bus_port)
         for number, replica in enumerate(self.replicas):
-            primary = self.primaries[number // self._per_primary]
-            _until(lambda primary=primary, replica=replica: primary.id in replica.ask("CLUSTER", "NODES"), "never met")
-            replica.ask("CLUSTER", "REPLICATE", primary.id)
+            primary = self.primaries[number // self._per_primary].id
+            _until(functools.partial(_knows, replica, primary), "the nodes never met")
+            replica.ask("CLUSTER", "REPLICATE", primary)
 
     def _is_whole(self) -> bool:
         for node in self.nodes:
@@ -134,6 +135,10 @@ class EmbeddedCluster:
         slot = key_slot(Keys(partition).meta.encode())
         self.owner(partition).ask("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", to.id)
         _until(lambda: self.owner(partition) is to, f"slot {slot} does not move")
+
+
+def _knows(node: Node, id_: str) -> bool:
+    return id_ in str(node.ask("CLUSTER", "NODES"))
 
 
 def _text(answer: Any) -> str:

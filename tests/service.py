@@ -18,9 +18,11 @@ import pytest
 from vouchsafe import app
 from vouchsafe.client import CampaignDefinition, Client, Limits, Order, OrderLine
 from vouchsafe.domain.audit import Audit
+from vouchsafe.gate.backlog import BacklogReader
 from vouchsafe.gate.connection import Connection
 from vouchsafe.ledger.ledger import Ledger
 from vouchsafe.local import LocalService
+from vouchsafe.service.backlog import Backlog
 from vouchsafe.settings import Settings
 
 SETTLE_S = 30.0
@@ -211,6 +213,11 @@ async def rows_once_settled(service: Service, campaign_id: str) -> set[str]:
     ids = {row["id"] for row in rows}
     assert len(ids) == len(rows)
     return ids
+
+
+def a_backlog(settings: Settings) -> Backlog:
+    """One that nobody looks at, so that there is always room."""
+    return Backlog(BacklogReader(settings.valkey_url, settings.partitions, settings.gate_timeout_ms), settings)
 
 
 async def settle(settings: Settings) -> None:

@@ -114,6 +114,11 @@ class Gate:
         """Calls to the partition are Unavailable from now on."""
         self._tokens.pop(partition, None)
 
+    @property
+    def opened(self) -> int:
+        """How many partitions are open."""
+        return len(self._tokens)
+
     def partition_of(self, text: str) -> int:
         """The partition of a campaign id, a code or a request id."""
         return partition_of(text, self.partitions)

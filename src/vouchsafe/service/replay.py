@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -84,6 +84,30 @@ _reservation = msgspec.json.Decoder(_Reservation).decode
 _rolled_back = msgspec.json.Decoder(_RolledBack).decode
 _returned = msgspec.json.Decoder(_Returned).decode
 _hold = msgspec.json.Encoder().encode
+
+
+def _event_to_come(held: bytes) -> bytes:
+    """The body of the redemption that a held use may become."""
+    return held[: held.rindex(b',"expire_ms":')] + b"}"
+
+
+# What is read of the bodies of each kind.
+_READERS: Mapping[str, Callable[[bytes], object]] = {
+    EventKind.REDEEMED: _use,
+    EventKind.HELD: lambda body: (_use(body), _event_to_come(body)),
+    EventKind.RELEASED: _use,
+    EventKind.EXPIRED: _use,
+    EventKind.RESERVED: lambda body: _reservation(_reserved(body).reservation),
+    EventKind.COMBINED: _combined,
+    EventKind.ROLLED_BACK: _rolled_back,
+    EventKind.RETURNED: _returned,
+}
+
+
+def check_body(kind: str, body: bytes) -> None:
+    """Raises ValueError on a body that could not be replayed, because it is not the kind's."""
+    if (read := _READERS.get(kind)) is not None:
+        read(body)
 
 
 class Replay:
@@ -166,7 +190,7 @@ class Replay:
         counts = self._changes.counters[campaign_id]
         counts["held"] += 1
         counts["held_money"] += use.takes.get("money", 0)
-        event_to_come = (body[: body.rindex(b',"expire_ms":')] + b"}").decode()
+        event_to_come = _event_to_come(body).decode()
         # In the order of HOLD_FIELDS (orders.lua).
         hold = (
             use.fingerprint,

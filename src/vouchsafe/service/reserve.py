@@ -24,6 +24,7 @@ from vouchsafe.gate.attempts import Gone, Held, Reserved, Standing, Waiting
 from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.holds import Note, Noted, Pin, Reserve
 from vouchsafe.gate.transactions import Part, home_of, new_reservation_id
+from vouchsafe.service.backlog import Backlog
 from vouchsafe.service.combined import Answer, Plan, answer_of, by_campaign, claim_of, remember
 from vouchsafe.service.committed import Committed
 from vouchsafe.service.judge import RedeemRequest
@@ -45,19 +46,21 @@ class ReserveAnswer:
 
 
 class Reservations:
-    """`plan` says what the rules and the gate make of a request now, or why not; `get` reads a redemption. Every method
-    raises Unavailable and Overloaded as the gate does."""
+    """`plan` says what the rules and the gate make of a request now, or why not; `get` reads a redemption; `backlog`
+    says whether anything new may be held. Every method raises Unavailable and Overloaded as the gate does."""
 
     def __init__(
         self,
         checkout: Checkout,
         transactions: Transactions,
+        backlog: Backlog,
         committed: Committed,
         plan: Callable[[RedeemRequest], Awaitable[Plan | Answer]],
         get: Callable[[Position], Awaitable[Redemption]],
     ) -> None:
         self._checkout = checkout
         self._transactions = transactions
+        self._backlog = backlog
         self._committed = committed
         self._plan = plan
         self._get = get
@@ -69,6 +72,7 @@ class Reservations:
         One order has one reservation of a code: with the same contents it is answered again, its time unchanged; with
         others it gives way, if the new one can be held.
         """
+        self._backlog.check()
         self._committed.check()
         found = await self._reserve(request, ttl_ms)
         if isinstance(found, ReserveAnswer):

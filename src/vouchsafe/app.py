@@ -79,7 +79,7 @@ async def audit(settings: Settings, campaign_id: str | None, advance: Callable[[
         counters = CounterReader(gate)
         try:
             async with Book.open(settings.postgres_url, settings.ledger_timeout_ms, campaign_id) as book:
-                auditor = Auditor(gate, counters, book, installation, _outboxes(gate, installation))
+                auditor = Auditor(gate, counters, book, ledger, installation, _outboxes(gate, installation))
                 return await auditor.audit(campaign_id, lambda: advance(gate.partitions))
         finally:
             await counters.close()

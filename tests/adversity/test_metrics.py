@@ -18,6 +18,7 @@ import redis
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.service import Service, a_campaign, an_order, settle, until
+from vouchsafe import app
 from vouchsafe.client import Client, Customer, Redemption
 from vouchsafe.embedded import free_port
 from vouchsafe.gate.keys import Keys, partition_of
@@ -113,6 +114,7 @@ async def test_what_was_set_aside_is_told_by_the_next_persister_too(measured: Se
     with redis.Redis.from_url(measured.settings.valkey_url) as valkey:
         valkey.xadd(Keys(3).outbox, {"no": "event"})
     await until_told(measured, events_set_aside=1)
+    assert (await app.status(measured.settings)).set_aside == 1
     await asyncio.to_thread(measured.kill, "persister")
 
     async def told_again() -> bool:
@@ -143,6 +145,9 @@ async def test_drift_is_found_and_told_without_names(measured: Service) -> None:
                 found = await until_audited_again(sql)
                 assert found["counters_differ"] == differ
                 await until_told(measured, audit_drift=differ)
+                told = (await app.status(measured.settings)).audit
+                assert told is not None
+                assert told.agrees == (differ == 0)
         ended_s = found["ended_at"].timestamp()
 
         async def is_told_when() -> bool:

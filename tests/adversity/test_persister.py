@@ -19,6 +19,7 @@ import structlog
 
 from tests.values import a_claim
 from vouchsafe.domain.errors import Unavailable
+from vouchsafe.domain.partitions import Finding, examine
 from vouchsafe.domain.redemption import EventKind, StreamId
 from vouchsafe.embedded import EmbeddedPostgres, EmbeddedValkey
 from vouchsafe.gate.connection import Command, Connection
@@ -28,7 +29,7 @@ from vouchsafe.gate.outbox import Outbox
 from vouchsafe.ledger.ledger import Installation, Ledger
 from vouchsafe.ledger.migrate import migrate
 from vouchsafe.service.persist import Persister
-from vouchsafe.service.recover import Recovery
+from vouchsafe.service.recover import Recovery, followed
 from vouchsafe.settings import Settings
 
 PARTITIONS = 4
@@ -69,7 +70,7 @@ class World:
 
     async def assert_settled(self) -> None:
         """Everything that was recorded gets to the ledger, exactly once and in order, and nothing stays behind."""
-        await until(self._no_events_wait, "the outbox is not empty")
+        await until(self.no_events_wait, "the outbox is not empty")
         connection = await asyncpg.connect(self.settings.postgres_url)
         try:
             rows = await connection.fetch("select substr(order_id, 7)::int from redemptions order by 1")
@@ -85,7 +86,7 @@ class World:
         finally:
             await connection.close()
 
-    async def _no_events_wait(self) -> bool:
+    async def no_events_wait(self) -> bool:
         with contextlib.suppress(Unavailable):
             # As every process does: a gate that was restarted is closed until somebody has looked at it.
             await self.recovery.look()
@@ -227,6 +228,32 @@ async def test_a_persister_whose_locks_are_lost_takes_them_again(world: World) -
             await world.assert_settled()
     finally:
         await connection.close()
+
+
+async def test_what_moves_between_two_looks_closes_nothing(
+    own_valkey: EmbeddedValkey, own_postgres: EmbeddedPostgres
+) -> None:
+    await migrate(own_postgres.url, 5_000)
+    async with a_world(Settings(valkey_url=own_valkey.url, postgres_url=own_postgres.url)) as world:
+        installation = await world.ledger.installation()
+        assert installation is not None
+        states = installation.partitions
+        await world.record(100)
+        async with running(world.persister()):
+            await until(world.no_events_wait, "the outbox is not empty")
+        seen = await world.gate.inspect()
+        assert [examine(installation.id, *pair) for pair in zip(states, seen, strict=True)] == [
+            Finding.LEDGER_BEHIND
+        ] * PARTITIONS
+        asked = await followed(world.ledger, states, seen)
+        assert [examine(installation.id, *pair) for pair in zip(states, asked, strict=True)] == [
+            Finding.OPEN
+        ] * PARTITIONS
+
+        # What this process has read of the ledger last may be older still, once it is away.
+        recovery = Recovery(world.gate, world.ledger, installation)
+        await asyncio.to_thread(own_postgres.kill)
+        assert await recovery.look() == {}
 
 
 async def test_stopping_is_quick_when_idle_and_when_busy(world: World) -> None:

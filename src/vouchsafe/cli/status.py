@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from vouchsafe.cli.common import Json, err, errors, out, print_json, read_settings
 
 if TYPE_CHECKING:
+    from vouchsafe.domain.audit import LastAudit
     from vouchsafe.ledger.ledger import RecoveryNoted
     from vouchsafe.service.status import Status
 
@@ -83,17 +84,31 @@ def _show(found: Status) -> None:
             out.print(f"    {WHAT_TO_DO[finding]}")
     waiting = f"{found.waiting_events:,} events, the first for {found.lag_ms / 1000:.1f} s"
     out.print(f"outbox        {waiting if found.waiting_events else 'empty: PostgreSQL holds everything'}")
+    if found.set_aside:
+        out.print(f"set aside     [red]{found.set_aside:,}[/red]; `vouchsafe audit` names them")
     out.print(f"recovered     {_recovery(found.recovery)}")
+    out.print(f"audited       {_audit(found.audit)}")
+
+
+def _audit(last: LastAudit | None) -> str:
+    if last is None:
+        return "never"
+    if last.agrees:
+        return f"{_time(last.end_time_ms)}, all agree"
+    return f"{_time(last.end_time_ms)}, [red]not all agree[/red]; `vouchsafe audit` says what does not"
 
 
 def _recovery(noted: RecoveryNoted | None) -> str:
     if noted is None:
         return "never"
-    when = datetime.fromtimestamp(noted.begin_time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     partitions = f"{len(noted.partitions)} partition{'' if len(noted.partitions) == 1 else 's'}"
-    text = f"{when}, {partitions}, found {noted.finding}"
+    text = f"{_time(noted.begin_time_ms)}, {partitions}, found {noted.finding}"
     if noted.events is not None:
         text += f"; {noted.events_read:,} of {noted.events:,} events read"
     if noted.end_time_ms is None:
         return text + ", under way"
     return text + f", took {(noted.end_time_ms - noted.begin_time_ms) / 1000:.1f} s"
+
+
+def _time(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -91,6 +91,11 @@ class LastAudit:
     tables_differ: int
     set_aside: int
 
+    @property
+    def agrees(self) -> bool:
+        """Whether gate and book said the same of everything, and the book had everything."""
+        return not (self.closed_partitions or self.counters_differ or self.tables_differ or self.set_aside)
+
 
 def moments_since(counter: str, now_ms: int) -> int | None:
     """From behind when the moments that a counter `~<span in ms>:…` keeps still count; None for other counters."""

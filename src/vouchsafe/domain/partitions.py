@@ -66,14 +66,22 @@ class Finding(StrEnum):
     LEDGER_BEHIND = "ledger behind"  # the ledger lacks what it once held
 
 
+def is_ahead_of(state: PartitionState, seen: PartitionSeen | None) -> bool:
+    """Whether the gate has trimmed what the ledger lacks. A persister moves the one and trims the other all the time,
+    so that is a loss only if `state` was read after `seen`."""
+    offset = state.offset
+    return seen is not None and bool(seen.standing) and StreamId(offset.ms, offset.seq + 1) < seen.first_kept
+
+
 def examine(installation: str, state: PartitionState, seen: PartitionSeen | None) -> Finding:
-    """What is to be done with a partition: `state` was read before `seen`: what happens in between is no loss."""
+    """What is to be done with a partition: `state` was read before `seen`, and if the gate is ahead of it,
+    after it, too (`followed` in service/recover.py): what happens in between is no loss."""
     if seen is None:
         return Finding.OUT_OF_REACH
     if seen.standing and seen.installation != installation:
         return Finding.FOREIGN
     offset = state.offset
-    if seen.standing and StreamId(offset.ms, offset.seq + 1) < seen.first_kept:
+    if is_ahead_of(state, seen):
         return Finding.LEDGER_BEHIND
     if not state.opened and seen.epoch in (0, state.epoch):
         return Finding.NEW

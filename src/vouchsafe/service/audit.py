@@ -16,9 +16,9 @@ from vouchsafe.gate.audit import FIRST, CounterReader
 from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.outbox import Outbox
 from vouchsafe.ledger.audit import Book
-from vouchsafe.ledger.ledger import Installation
+from vouchsafe.ledger.ledger import Installation, Ledger
 from vouchsafe.service.aside import Entry, write_apart
-from vouchsafe.service.recover import use_if_verified
+from vouchsafe.service.recover import followed, use_if_verified
 
 EVENTS_PER_READ = 2_000
 
@@ -32,12 +32,14 @@ class Auditor:
         gate: Gate,
         counters: CounterReader,
         book: Book,
+        ledger: Ledger,
         installation: Installation,
         outbox: Callable[[int, int], Outbox],
     ) -> None:
         self._gate = gate
         self._counters = counters
         self._book = book
+        self._ledger = ledger
         self._installation = installation
         self._outbox = outbox
 
@@ -65,7 +67,8 @@ class Auditor:
 
     async def _is_held(self, state: PartitionState) -> bool:
         """Whether the gate holds what the ledger expects of a partition."""
-        seen = (await self._gate.inspect())[state.partition]
+        inspected = await followed(self._ledger, self._installation.partitions, await self._gate.inspect())
+        seen = inspected[state.partition]
         return await use_if_verified(self._gate, self._installation.id, state, seen) is Finding.OPEN
 
     async def _audit_partition(self, state: PartitionState, campaign_ids: Sequence[str], found: Audit) -> None:

@@ -8,11 +8,13 @@ What is at or ahead of the ledger is opened again under the next epoch; what is 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 
 import structlog
 
 from vouchsafe.domain.errors import Unavailable
-from vouchsafe.domain.partitions import Finding, PartitionSeen, PartitionState, examine
+from vouchsafe.domain.partitions import Finding, PartitionSeen, PartitionState, examine, is_ahead_of
+from vouchsafe.domain.redemption import STREAM_START
 from vouchsafe.gate.gate import Gate
 from vouchsafe.ledger.ledger import Installation, Ledger
 from vouchsafe.service.rebuild import Lost
@@ -58,7 +60,7 @@ class Recovery:
                 closed = await self._use_what_is_verified(await self._read())
         except Unavailable:
             # Whichever store that is: if it is the gate, this raises, too.
-            closed = await self._use_what_is_verified(self._installation.partitions)
+            closed = await self._use_what_is_verified(self._installation.partitions, asks=False)
         self._log(closed)
         return closed
 
@@ -71,9 +73,10 @@ class Recovery:
         self._installation = await self._ledger.installation() or self._installation
         return self._installation.partitions
 
-    async def _use_what_is_verified(self, states: Sequence[PartitionState]) -> dict[int, Finding]:
+    async def _use_what_is_verified(self, states: Sequence[PartitionState], *, asks: bool = True) -> dict[int, Finding]:
         closed: dict[int, Finding] = {}
-        for state, seen in zip(states, await self._gate.inspect(), strict=True):
+        inspected = await followed(self._ledger if asks else None, states, await self._gate.inspect())
+        for state, seen in zip(states, inspected, strict=True):
             finding = await use_if_verified(self._gate, self._installation.id, state, seen)
             if finding is not Finding.OPEN:
                 self._gate.close_partition(state.partition)
@@ -84,7 +87,8 @@ class Recovery:
         """What was seen before the lock was held may be another's work by now, so it is looked at again."""
         states = await self._read()
         reopened, lost = [], []
-        for state, seen in zip(states, await self._gate.inspect(), strict=True):
+        inspected = await followed(self._ledger, states, await self._gate.inspect())
+        for state, seen in zip(states, inspected, strict=True):
             if seen is None:
                 continue
             match examine(self._installation.id, state, seen):
@@ -121,6 +125,24 @@ class Recovery:
                 if partitions:
                     log.error("partitions are closed", partitions=partitions, found=finding, what_to_do=what_to_do)
         self._logged = closed
+
+
+async def followed(
+    ledger: Ledger | None, states: Sequence[PartitionState], inspected: Sequence[PartitionSeen | None]
+) -> Sequence[PartitionSeen | None]:
+    """What was seen of partitions after `states` were read, but for what was trimmed since, because the ledger has
+    followed. Without a ledger to ask, nobody can say that it has not."""
+    if not any(map(is_ahead_of, states, inspected)):
+        return inspected
+    installation = await ledger.installation() if ledger is not None else None
+
+    def keeps(number: int, one: PartitionSeen) -> bool:
+        return installation is not None and is_ahead_of(installation.partitions[number], one)
+
+    return [
+        one if one is None or keeps(number, one) else replace(one, first_kept=STREAM_START)
+        for number, one in enumerate(inspected)
+    ]
 
 
 async def use_if_verified(gate: Gate, installation: str, state: PartitionState, seen: PartitionSeen | None) -> Finding:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vouchsafe.domain.audit import LastAudit
 from vouchsafe.domain.partitions import Finding, examine
 from vouchsafe.gate.gate import Gate
 from vouchsafe.ledger.ledger import Installation, Ledger, RecoveryNoted
+from vouchsafe.service.recover import followed
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +25,14 @@ class PartitionStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """An installation as it is now; `recovery` is the last one, None when there never was one."""
+    """An installation as it is now; `recovery` and `audit` are the last ones, None when there never was one.
+    `set_aside` counts what the ledger could not take over."""
 
     installation: str
     partitions: tuple[PartitionStatus, ...]
     recovery: RecoveryNoted | None
+    audit: LastAudit | None
+    set_aside: int
 
     @property
     def closed(self) -> tuple[PartitionStatus, ...]:
@@ -48,7 +53,7 @@ class Status:
 async def look(gate: Gate, ledger: Ledger, installation: Installation) -> Status:
     """Looks at both stores and changes nothing. Raises Unavailable."""
     partitions = []
-    seen = await gate.inspect()
+    seen = await followed(ledger, installation.partitions, await gate.inspect())
     now_ms = gate.clock.now_ms()
     for state, one, (length, first) in zip(installation.partitions, seen, await gate.outboxes(), strict=True):
         found = examine(installation.id, state, one)
@@ -56,4 +61,10 @@ async def look(gate: Gate, ledger: Ledger, installation: Installation) -> Status
         found = Finding.OPEN if found is Finding.UNOPENED else found
         lag_ms = 0 if first is None else max(0, now_ms - first.ms)
         partitions.append(PartitionStatus(state.partition, found, state.epoch, length, lag_ms))
-    return Status(installation.id, tuple(partitions), await ledger.last_recovery())
+    return Status(
+        installation.id,
+        tuple(partitions),
+        await ledger.last_recovery(),
+        await ledger.last_audit(),
+        await ledger.count_set_aside(),
+    )

@@ -18,7 +18,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -49,6 +49,11 @@ DATABASE = "vouchsafe"
 
 # A child is killed when the *thread* that started it ends, so all are started by one that lives as long as the process.
 _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="starter")
+
+
+def in_starter(start: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
+    """The process that `start` starts, so that it lives until this process ends, whichever thread asks for it."""
+    return _starter.submit(start).result()
 
 
 def free_port() -> int:
@@ -96,7 +101,7 @@ class _Embedded:
         self.data_dir.parent.mkdir(parents=True, exist_ok=True)
         with self._lock() as lock:
             self._prepare()
-            self._process = _starter.submit(self._popen, lock).result()
+            self._process = in_starter(lambda: self._popen(lock))
         deadline = time.monotonic() + START_WAIT_S
         while not self._answers(self._process.pid):
             if self._process.poll() is not None or time.monotonic() > deadline:

@@ -31,6 +31,7 @@ from vouchsafe.embedded import (
     count_listening,
     free_port,
     group_runs,
+    in_starter,
     launched,
 )
 from vouchsafe.ledger.migrate import migrate
@@ -109,14 +110,16 @@ class LocalService:
             f"VOUCHSAFE_{name.upper()}": str(value) for name, value in self.settings.model_dump().items()
         }
         with self._log(command).open("ab") as log:
-            child = subprocess.Popen(
-                launched([sys.executable, "-m", "vouchsafe", command]),
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                # Ctrl-C reaches only this process, which then stops everything in order.
-                start_new_session=True,
+            child = in_starter(
+                lambda: subprocess.Popen(
+                    launched([sys.executable, "-m", "vouchsafe", command]),
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    # Ctrl-C reaches only this process, which then stops everything in order.
+                    start_new_session=True,
+                )
             )
         self._children[command] = child
         self._stack.callback(self._stop_child, child)

@@ -45,6 +45,8 @@ TOOL_WAIT_S = 60.0
 # What is left of a server that was killed needs a moment to notice.
 LOCK_WAIT_S = 3.0
 POLL_S = 0.02
+# Below those that systems give to outgoing connections.
+QUIET_PORTS = range(20_000, 32_000)
 DATABASE = "vouchsafe"
 
 # A child is killed when the *thread* that started it ends, so all are started by one that lives as long as the process.
@@ -57,10 +59,13 @@ def in_starter(start: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody uses at this moment."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+    """A port of the loopback interface that nobody uses at this moment, and that no outgoing connection will be given
+    in the next."""
+    while True:
+        port = secrets.choice(QUIET_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((HOST, port))
+            return port
 
 
 class _Embedded:

@@ -15,6 +15,7 @@ import uvloop
 
 from vouchsafe.domain.audit import Audit
 from vouchsafe.domain.errors import Misconfigured, NotFound, Unavailable
+from vouchsafe.domain.partitions import Finding
 from vouchsafe.edge.server import Server
 from vouchsafe.gate.audit import CounterReader
 from vouchsafe.gate.backlog import BacklogReader
@@ -32,7 +33,7 @@ from vouchsafe.service.monitor import monitor_forever
 from vouchsafe.service.persist import Persister
 from vouchsafe.service.publish import reconcile_forever
 from vouchsafe.service.rebuild import Rebuild
-from vouchsafe.service.recover import Recovery
+from vouchsafe.service.recover import WHAT_TO_DO, Recovery
 from vouchsafe.service.redeem import Redeem
 from vouchsafe.service.rollback import return_forever
 from vouchsafe.service.status import Status, look
@@ -135,7 +136,7 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
             try:
                 # Before the first call, so that none is told that a healthy gate has lost its data.
                 with contextlib.suppress(Unavailable):
-                    await recovery.look()
+                    await _look_first(recovery)
                     await backlog.look()
                 campaigns = Campaigns(stores.gate, stores.ledger, has_secret=bool(settings.secret))
                 watch = Watch(campaigns.stats, max_watchers=settings.max_watchers)
@@ -179,6 +180,8 @@ async def _persist_between(stores: Stores, settings: Settings, stop: asyncio.Eve
     rebuild = Rebuild(stores.gate, stores.ledger, installation.id, settings)
     recovery = Recovery(stores.gate, stores.ledger, installation, rebuild)
     try:
+        with contextlib.suppress(Unavailable):
+            await _look_first(recovery)
         await asyncio.gather(
             Persister(stores.ledger, installation, outbox, settings).run(stop),
             monitor_forever(stores.gate, stores.ledger, reader, stop),
@@ -242,6 +245,12 @@ async def _persevere(attempt: Callable[[], Awaitable[Result]], stop: asyncio.Eve
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), RETRY_INTERVAL_S)
     return None
+
+
+async def _look_first(recovery: Recovery) -> None:
+    """Raises Misconfigured when the stores are of two installations: neither may be written into the other."""
+    if Finding.FOREIGN in (await recovery.look()).values():
+        raise Misconfigured(WHAT_TO_DO[Finding.FOREIGN])
 
 
 async def _watch(recovery: Recovery, gate: Gate, server: Server | None, stop: asyncio.Event) -> None:

@@ -80,7 +80,7 @@ class History:
         self.calls: list[Call] = []
         self._file = path.open("w")
         # The stores tell the time of day, and run on this machine.
-        self._since_1970_s = time.time() - time.monotonic()
+        self.since_1970_s = time.time() - time.monotonic()
 
     def close(self) -> None:
         """Writes what is left to be written."""
@@ -88,7 +88,7 @@ class History:
 
     def ms(self, moment: float) -> int:
         """A moment of the steady clock as the stores tell it: milliseconds since 1970."""
-        return round((moment + self._since_1970_s) * 1000)
+        return round((moment + self.since_1970_s) * 1000)
 
     async def call(self, request: Request, send: Callable[[], Awaitable[Answer]]) -> Call:
         """Calls, and keeps what came of it."""

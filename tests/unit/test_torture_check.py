@@ -45,7 +45,7 @@ class Story:
         self.calls.append(Call(asked, at, at + 0.1, outcome, answer))
 
     def happened(self, kind: str, id_: str, at: float, campaign: str = "one", **facts: Any) -> None:
-        body = {
+        body: dict[str, Any] = {
             "request_id": id_, "order_id": f"o-{id_}", "customer_id": f"c-{id_}", "code": campaign.upper(),
             "combined_id": "", "reservation_id": "", "redemption_id": "", "rollback_id": "", "size": 0,
             "takes": {"uses": 1, f"customer:c-{id_}": 1}, "minor": 100, "uses_returned": 0,
@@ -71,7 +71,7 @@ def a_story() -> Story:
     rollback = Rollback(id="r00-1-2050-0", codes=taken_back)
     story.told("roll_back", "ra", 2, rollback, of="r00-1-1050-0", order_id="o-a")
     story.happened("rolled_back", "ra", 2.05, takes={}, order_id="o-a")
-    returned = {"redemption_id": "r00-1-1050-0", "rollback_id": "r00-1-2050-0", "uses_returned": 1}
+    returned: dict[str, Any] = {"redemption_id": "r00-1-1050-0", "rollback_id": "r00-1-2050-0", "uses_returned": 1}
     story.happened("returned", "a", 2.06, **returned)
     story.told("redeem", "b", 3, a_redemption("b", 3.05, "one", "two"), codes=("ONE", "TWO"))
     story.happened("combined", "b", 3.05, "", takes={}, size=2)

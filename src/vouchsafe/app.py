@@ -24,7 +24,8 @@ from vouchsafe.ledger.ledger import Installation, Ledger
 from vouchsafe.service.audit import Auditor
 from vouchsafe.service.campaigns import Campaigns
 from vouchsafe.service.persist import Persister
-from vouchsafe.service.recover import open_partitions, reconcile_forever
+from vouchsafe.service.publish import reconcile_forever
+from vouchsafe.service.recover import Recovery
 from vouchsafe.service.redeem import Redeem
 from vouchsafe.service.rollback import return_forever
 from vouchsafe.service.transactions import settle_forever
@@ -34,7 +35,8 @@ from vouchsafe.settings import Settings
 log = structlog.get_logger()
 
 # How often a process looks whether the gate is still the one that it trusts.
-WATCH_INTERVAL_S = 1.0
+WATCH_INTERVAL_S = 0.25
+RETRY_INTERVAL_S = 0.5
 
 Result = TypeVar("Result")
 
@@ -90,10 +92,11 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
             if stores is None:
                 return
             checkout = Checkout(stores.gate, settings)
+            recovery = Recovery(stores.gate, stores.ledger, stores.installation)
             try:
                 # Before the first call, so that none is told that a healthy gate has lost its data.
                 with contextlib.suppress(Unavailable):
-                    await open_partitions(stores.gate, stores.ledger, stores.installation)
+                    await recovery.look()
                 campaigns = Campaigns(stores.gate, stores.ledger, has_secret=bool(settings.secret))
                 watch = Watch(campaigns.stats, max_watchers=settings.max_watchers)
                 server.open(
@@ -101,7 +104,7 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
                     campaigns,
                     watch,
                 )
-                await _watch(stores, server, stop)
+                await _watch(recovery, stores.gate.partitions, server, stop)
                 # Watchers would never finish by themselves.
                 watch.close()
                 await server.stop(settings.shutdown_grace_ms)
@@ -119,13 +122,14 @@ async def _persist(settings: Settings, stop: asyncio.Event) -> None:
         installation = stores.installation
         outbox = _outboxes(settings, installation)
         checkout = Checkout(stores.gate, settings)
+        recovery = Recovery(stores.gate, stores.ledger, installation)
         try:
             await asyncio.gather(
                 Persister(stores.ledger, installation, outbox, settings).run(stop),
                 reconcile_forever(stores.gate, stores.ledger, stop),
                 settle_forever(stores.gate, stop),
                 return_forever(stores.gate, checkout, stop),
-                _watch(stores, None, stop),
+                _watch(recovery, stores.gate.partitions, None, stop),
             )
         finally:
             await checkout.close()
@@ -177,17 +181,17 @@ async def _persevere(attempt: Callable[[], Awaitable[Result]], stop: asyncio.Eve
                 log.warning("waiting for the stores", error=str(error), cause=repr(error.__cause__))
             waiting = True
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), WATCH_INTERVAL_S / 2)
+            await asyncio.wait_for(stop.wait(), RETRY_INTERVAL_S)
     return None
 
 
-async def _watch(stores: Stores, server: Server | None, stop: asyncio.Event) -> None:
+async def _watch(recovery: Recovery, partitions: int, server: Server | None, stop: asyncio.Event) -> None:
     """Until `stop`: keeps open what the gate holds, closes what it no longer holds, and tells health and the log."""
     ready: bool | None = None
     while not stop.is_set():
         try:
-            closed = await open_partitions(stores.gate, stores.ledger, stores.installation)
-            now_ready, problem = len(closed) < stores.gate.partitions, f"closed partitions: {closed}" if closed else ""
+            closed = sorted(await recovery.look())
+            now_ready, problem = len(closed) < partitions, f"closed partitions: {closed}" if closed else ""
         except Unavailable as error:
             now_ready, problem = False, f"{error} ({error.__cause__!r})"
         if now_ready != ready:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from tests.opened import open_all
 from tests.values import a_definition, a_discount, attempt_of
 from vouchsafe.domain.campaign import Campaign
 from vouchsafe.domain.errors import Overloaded, Unavailable
@@ -21,7 +22,6 @@ from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.gate import Gate
 from vouchsafe.settings import Settings
 
-INSTALLATION = "00000000-0000-0000-0000-000000000000"
 CALLS = 2_000
 
 
@@ -45,9 +45,7 @@ def attempt(number: int) -> Attempt:
 @pytest.fixture
 async def gate(settings: Settings) -> AsyncIterator[Gate]:
     gate = await Gate.connect(settings, 2)
-    for partition in range(2):
-        assert await gate.open_partition(partition, INSTALLATION, 1)
-        assert await gate.has_partition(partition, INSTALLATION, 1)
+    await open_all(gate)
     await gate.publish(Campaign("sale", 1, a_definition("Sale", limits=Limits(total=CALLS)), 0))
     yield gate
     await gate.close()
@@ -140,9 +138,14 @@ async def test_a_connection_that_breaks_is_unavailable_once(gate: Gate, checkout
     assert isinstance(await checkout.redeem(attempt(2)), Redemption)
 
 
-async def test_functions_that_were_removed_are_loaded_again(gate: Gate, checkout: Checkout) -> None:
+async def test_functions_that_were_removed_are_loaded_again_and_decide_once_they_are_opened(
+    gate: Gate, checkout: Checkout
+) -> None:
     assert isinstance(await checkout.redeem(attempt(1)), Redemption)
     await gate._execute(("FUNCTION", "FLUSH"))
+    with pytest.raises(Unavailable):
+        await checkout.redeem(attempt(2))
+    await open_all(gate)
     answers = await asyncio.gather(*(checkout.redeem(attempt(number)) for number in range(2, 200)))
     assert all(isinstance(answer, Redemption) for answer in answers)
 
@@ -153,8 +156,7 @@ async def test_a_valkey_that_hangs_is_unavailable_in_time(own_valkey: EmbeddedVa
     checkout = Checkout(gate, settings)
     loop = asyncio.get_running_loop()
     try:
-        assert await gate.open_partition(0, INSTALLATION, 1)
-        assert await gate.has_partition(0, INSTALLATION, 1)
+        await open_all(gate)
         await gate.publish(Campaign("sale", 1, a_definition("Sale"), 0))
         os.kill(own_valkey.pid, signal.SIGSTOP)
         started = loop.time()

@@ -28,7 +28,7 @@ from vouchsafe.gate.outbox import Outbox
 from vouchsafe.ledger.ledger import Installation, Ledger
 from vouchsafe.ledger.migrate import migrate
 from vouchsafe.service.persist import Persister
-from vouchsafe.service.recover import open_partitions
+from vouchsafe.service.recover import Recovery
 from vouchsafe.settings import Settings
 
 PARTITIONS = 4
@@ -38,11 +38,14 @@ SETTLE_S = 20.0
 class World:
     """Both stores, an installation whose partitions are open, and events as the gate would record them."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, gate: Gate, installation: Installation) -> None:
+    def __init__(
+        self, settings: Settings, ledger: Ledger, gate: Gate, installation: Installation, recovery: Recovery
+    ) -> None:
         self.settings = settings
         self.ledger = ledger
         self.gate = gate
         self.installation = installation
+        self.recovery = recovery
         self.recorded = 0
 
     async def record(self, count: int, partitions: Sequence[int] = range(PARTITIONS)) -> None:
@@ -87,6 +90,8 @@ class World:
 
     async def _no_events_wait(self) -> bool:
         with contextlib.suppress(Unavailable):
+            # As every process does: a gate that was restarted is closed until somebody has looked at it.
+            await self.recovery.look()
             return await self.gate.waiting_events() == 0
         return False
 
@@ -130,8 +135,9 @@ async def a_world(settings: Settings) -> AsyncIterator[World]:
         installation = await ledger.bootstrap(PARTITIONS)
         gate = await Gate.connect(settings, PARTITIONS)
         try:
-            assert await open_partitions(gate, ledger, installation) == []
-            yield World(settings, ledger, gate, installation)
+            recovery = Recovery(gate, ledger, installation)
+            assert await recovery.look() == {}
+            yield World(settings, ledger, gate, installation, recovery)
         finally:
             await gate.close()
     finally:

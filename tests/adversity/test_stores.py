@@ -11,6 +11,7 @@ import redis
 from tests.values import a_definition, a_discount, attempt_of
 from vouchsafe.domain.campaign import Campaign
 from vouchsafe.domain.errors import Unavailable
+from vouchsafe.domain.partitions import Finding
 from vouchsafe.domain.redemption import STREAM_START, Claim, Redemption, StreamId
 from vouchsafe.gate.attempts import Attempt
 from vouchsafe.gate.checkout import Checkout
@@ -19,7 +20,7 @@ from vouchsafe.gate.keys import Keys
 from vouchsafe.gate.outbox import Outbox
 from vouchsafe.ledger.ledger import Ledger
 from vouchsafe.service.persist import Persister
-from vouchsafe.service.recover import open_partitions
+from vouchsafe.service.recover import Recovery
 from vouchsafe.settings import Settings
 
 
@@ -56,7 +57,7 @@ async def ledger(settings: Settings) -> AsyncIterator[Ledger]:
 @pytest.fixture
 async def gate(settings: Settings, ledger: Ledger) -> AsyncIterator[Gate]:
     gate = await Gate.connect(settings, 1)
-    assert await open_partitions(gate, ledger, await ledger.bootstrap(1)) == []
+    assert await Recovery(gate, ledger, await ledger.bootstrap(1)).look() == {}
     await gate.publish(Campaign("sale", 1, a_definition("Sale"), 0))
     yield gate
     await gate.close()
@@ -111,13 +112,14 @@ async def test_a_gate_restored_from_an_older_copy_stays_closed(
     older = {key: server.dump(key) for key in keys}
     await checkout.redeem(attempt(2))
     await persist_until_empty(gate, ledger, settings)
-    assert await open_partitions(gate, ledger, installation) == []
+    recovery = Recovery(gate, ledger, installation)
+    assert await recovery.look() == {}
 
     server.flushdb()
     for key, value in older.items():
         assert value is not None
         server.restore(key, 0, value)
-    assert await open_partitions(gate, ledger, installation) == [0]
+    assert await recovery.look() == {0: Finding.LOST}
     with pytest.raises(Unavailable, match="closed"):
         await checkout.redeem(attempt(3))
 

@@ -17,7 +17,6 @@ from vouchsafe.gate.attempts import decode_place
 from vouchsafe.gate.outbox import event_from_fields
 from vouchsafe.gate.transactions import home_of
 
-FIRST_EPOCH = 1
 _read_returned = msgspec.json.Decoder(ReturnedCode).decode
 
 
@@ -84,12 +83,12 @@ class Books:
         for partition, entries in enumerate(streams):
             events = []
             for entry_id, fields in entries:
-                position = Position(partition, FIRST_EPOCH, StreamId.parse(entry_id.decode()))
-                events.append(event_from_fields(position, fields))
-                self._last[partition] = position.stream_id
+                stream_id = StreamId.parse(entry_id.decode())
+                events.append(event_from_fields(partition, stream_id, fields))
+                self._last[partition] = stream_id
             found = [(event.kind.value, event.campaign_id) for event in events]
             assert found == [
-                (kind, about if kind not in ("combined", "rolled_back") else "")
+                (kind, about if kind not in ("combined", "reserved", "rolled_back") else "")
                 for kind, about in fresh
                 if self._partition_of(kind, about) == partition
             ]
@@ -101,7 +100,7 @@ class Books:
     def _partition_of(self, kind: str, about: str | int) -> int:
         if isinstance(about, int):
             return self._positions[about].partition
-        return home_of(about) if kind == "combined" else self._stage.gate.partition_of(about)
+        return home_of(about) if kind in ("combined", "reserved") else self._stage.gate.partition_of(about)
 
     def _compare_sums(self, campaign_id: str, counters: Counters) -> None:
         """What events say was taken, and not given back, is what counts, but for parts of transactions: those have no

@@ -166,7 +166,7 @@ class Flows:
         if dies:
             return
         await holds.note(Note(booking.reservation, request_fingerprint, ttl_ms))
-        twins.model.requests[request] = (request_fingerprint, ("reserved", id_))
+        twins.model.note(request, request_fingerprint, id_)
         # What else the reservations hold of which a part has given way.
         for other in self.bookings:
             if other.reservation.id in {replaced for _, _, replaced in held} and other.is_noted:

@@ -257,6 +257,10 @@ class GateModel:
             self.events.append(("held", ask.spot[0]))
         return answer
 
+    def note(self, request: str, fingerprint: str, reservation: str) -> None:
+        self.requests[request] = (fingerprint, ("reserved", reservation))
+        self.events.append(("reserved", reservation))
+
     def _will_end(self, use: Use) -> None:
         campaign_id = use.ask.spot[0]
         self.holding[campaign_id] = min(use.expire_ms, self.holding.get(campaign_id, use.expire_ms))

@@ -6,13 +6,13 @@ from itertools import count
 from typing import Self
 
 from tests.gate.moved_clock import set_time
+from tests.opened import open_all
 from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.keys import Keys, partition_of
 from vouchsafe.settings import Settings
 
 PARTITIONS = 3
-INSTALLATION = "00000000-0000-0000-0000-000000000000"
 
 
 def lying_in(partition: int, name: str) -> str:
@@ -44,9 +44,7 @@ class Stage:
     async def clear(self, now_ms: int) -> None:
         """Opens the partitions with nothing in them."""
         await self.gate._execute(("FLUSHALL", "SYNC"))
-        for partition in range(PARTITIONS):
-            assert await self.gate.open_partition(partition, INSTALLATION, 1)
-            assert await self.gate.has_partition(partition, INSTALLATION, 1)
+        await open_all(self.gate)
         await self.move_to(now_ms)
 
     async def move_to(self, now_ms: int) -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from tests.opened import open_all
 from tests.values import a_claim, a_definition, percent, takes_of
 from vouchsafe.domain.campaign import Campaign, CodeEntry, Definition
 from vouchsafe.domain.combine import Combining
@@ -22,7 +23,6 @@ from vouchsafe.service.judge import RedeemRequest
 from vouchsafe.service.redeem import Offer, Redeem
 from vouchsafe.settings import Settings
 
-INSTALLATION = "00000000-0000-0000-0000-000000000000"
 HOUR_MS = 3_600_000
 SECRET = "a secret of the tests"  # noqa: S105  # nothing is kept under it
 LINE = Line(sku="sku", quantity=1, unit_price_minor=1_000)
@@ -32,8 +32,7 @@ LINE = Line(sku="sku", quantity=1, unit_price_minor=1_000)
 async def gate(settings: Settings) -> AsyncIterator[Gate]:
     gate = await Gate.connect(settings, 1)
     try:
-        assert await gate.open_partition(0, INSTALLATION, 1)
-        assert await gate.has_partition(0, INSTALLATION, 1)
+        await open_all(gate)
         yield gate
     finally:
         await gate.close()

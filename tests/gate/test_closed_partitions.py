@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import redis
 
+from vouchsafe.embedded import EmbeddedValkey
 from vouchsafe.gate import library
 from vouchsafe.gate.keys import Keys
 
 TOKEN = "installation:1"  # noqa: S105  # no secret
-META = Keys(0).meta
+META, RUN = Keys(0).meta, Keys(0).run
 CAMPAIGN, COUNTERS, ORDERS = Keys(0).campaign("x"), Keys(0).counters("x"), Keys(0).orders("x")
 
 
@@ -21,6 +22,17 @@ def server(valkey_url: str) -> Iterator[redis.Redis]:
     with redis.Redis.from_url(valkey_url, decode_responses=True) as client:
         client.function_load(library.SOURCE, replace=True)
         yield client
+
+
+def inspected(server: redis.Redis) -> list[str]:
+    found: Any = server.fcall(library.function_name("inspect"), 4, META, Keys(0).outbox, Keys(0).trimmed, RUN)
+    return list(found)
+
+
+def opened(server: redis.Redis, token: str = TOKEN) -> bool:
+    """Opens the partition as it is."""
+    standing, *_, run = inspected(server)
+    return bool(server.fcall(library.function_name("open"), 2, META, RUN, token, standing, run))
 
 
 def functions(server: redis.Redis) -> dict[str, set[str]]:
@@ -35,13 +47,14 @@ def functions(server: redis.Redis) -> dict[str, set[str]]:
     return found
 
 
-@pytest.mark.parametrize("standing", [None, "installation:2", "another:1"])
-def test_every_function_but_open_refuses_another_token_and_writes_nothing(
+# The token may stand there: it is in the data, and data may be from elsewhere.
+@pytest.mark.parametrize("standing", [None, "installation:2", "another:1", TOKEN])
+def test_every_function_refuses_a_partition_that_is_not_open_and_writes_nothing(
     server: redis.Redis, standing: str | None
 ) -> None:
     if standing is not None:
         server.set(META, standing)
-    names = set(functions(server)) - {"open"}
+    names = set(functions(server)) - {"open", "inspect"}
     assert {"redeem", "claim", "validate", "set_state", "publish", "put_codes", "trim"} <= names
     for name in names:
         with pytest.raises(redis.ResponseError, match="CLOSED"):
@@ -49,23 +62,58 @@ def test_every_function_but_open_refuses_another_token_and_writes_nothing(
     assert server.keys() == ([] if standing is None else [META])
 
 
-def test_opening_sets_a_token_once(server: redis.Redis) -> None:
-    opened = library.function_name("open")
-    assert server.fcall(opened, 1, META, TOKEN) == 1
-    assert server.fcall(opened, 1, META, TOKEN) == 1
-    assert server.fcall(opened, 1, META, "installation:2") == 0
-    assert server.get(META) == TOKEN
+def test_a_partition_is_opened_only_as_it_was_inspected(server: redis.Redis) -> None:
+    name = library.function_name("open")
+    *_, run = inspected(server)
+    assert server.fcall(name, 2, META, RUN, TOKEN, "", "another run") == 0
+    assert server.fcall(name, 2, META, RUN, TOKEN, "installation:9", run) == 0
+    assert server.keys() == []
+    assert server.fcall(name, 2, META, RUN, TOKEN, "", run) == 1
+    assert server.fcall(name, 2, META, RUN, "installation:2", "", run) == 0
+    assert inspected(server) == [TOKEN, TOKEN, "0-0", "", run, run]
+
+
+def test_the_next_epoch_fences_the_one_before(server: redis.Redis) -> None:
+    resolve = library.function_name("resolve")
+    assert opened(server)
+    assert server.fcall(resolve, 2, META, "{p00}:codes", TOKEN, "CODE") == [None]
+    assert opened(server, "installation:2")
+    with pytest.raises(redis.ResponseError, match="CLOSED"):
+        server.fcall(resolve, 2, META, "{p00}:codes", TOKEN, "CODE")
+
+
+def test_a_partition_that_was_emptied_is_closed_though_its_process_has_opened_it(server: redis.Redis) -> None:
+    assert opened(server)
+    server.flushall()
+    with pytest.raises(redis.ResponseError, match="CLOSED"):
+        server.fcall(library.function_name("resolve"), 2, META, "{p00}:codes", TOKEN, "CODE")
+
+
+def test_after_a_restart_nothing_is_open(own_valkey: EmbeddedValkey) -> None:
+    for end in (own_valkey.stop, own_valkey.kill):
+        with redis.Redis.from_url(own_valkey.url, decode_responses=True) as client:
+            if not client.function_list():
+                client.function_load(library.SOURCE)
+            assert opened(client)
+        end()
+        own_valkey.start()
+        with redis.Redis.from_url(own_valkey.url, decode_responses=True) as client:
+            standing, open_under, *_, opened_in, run = inspected(client)
+            assert (standing, open_under) == (TOKEN, "")
+            assert opened_in != run
+            with pytest.raises(redis.ResponseError, match="CLOSED"):
+                client.fcall(library.function_name("resolve"), 2, META, "{p00}:codes", TOKEN, "CODE")
 
 
 def test_what_only_reads_is_declared_so(server: redis.Redis) -> None:
     reading = {name for name, flags in functions(server).items() if "no-writes" in flags}
     looking = {"resolve", "event", "overdue", "noted", "expiring", "rolled", "returning"}
-    assert reading == looking | {"scan_counters", "read_counters"}
+    assert reading == looking | {"inspect", "scan_counters", "read_counters"}
 
 
 @pytest.mark.parametrize("lost", ["version", "state", "counters"])
 def test_a_campaign_that_is_not_all_there_admits_nobody(server: redis.Redis, lost: str) -> None:
-    server.set(META, TOKEN)
+    assert opened(server)
     published = [TOKEN, 1, "{}", 0, "active", ""]
     assert server.fcall(library.function_name("publish"), 3, META, CAMPAIGN, COUNTERS, *published) == 1
 
@@ -89,7 +137,7 @@ def test_a_campaign_that_is_not_all_there_admits_nobody(server: redis.Redis, los
 
 
 def test_an_older_definition_changes_nothing_and_a_newer_one_no_counter(server: redis.Redis) -> None:
-    server.set(META, TOKEN)
+    assert opened(server)
 
     def publish(version: int, text: str) -> object:
         args = [TOKEN, version, text, 0, "active", ""]

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from tests.opened import open_all
 from tests.values import a_claim, a_definition, takes_of
 from vouchsafe.domain.campaign import Campaign, CodeEntry
 from vouchsafe.domain.limits import Limits, Period, PeriodLimit, WindowLimit
@@ -22,7 +23,6 @@ from vouchsafe.gate.keys import Keys
 from vouchsafe.gate.transactions import Part
 from vouchsafe.settings import Settings
 
-INSTALLATION = "00000000-0000-0000-0000-000000000000"
 NOON_MS = int(datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp() * 1000)
 DAY_MS = 86_400_000
 
@@ -63,8 +63,7 @@ class Till:
 async def gate(settings: Settings) -> AsyncIterator[Gate]:
     gate = await Gate.connect(settings, 1)
     try:
-        assert await gate.open_partition(0, INSTALLATION, 1)
-        assert await gate.has_partition(0, INSTALLATION, 1)
+        await open_all(gate)
         await gate.publish(Campaign("sale", 1, a_definition(), 0))
         yield gate
     finally:

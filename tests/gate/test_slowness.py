@@ -10,6 +10,7 @@ from typing import Any
 
 import redis
 
+from tests.opened import open_all
 from tests.values import a_claim, a_definition, attempt_of
 from vouchsafe.domain.campaign import Campaign, CodeEntry
 from vouchsafe.domain.redemption import Redemption
@@ -17,7 +18,6 @@ from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.gate import Gate
 from vouchsafe.settings import Settings
 
-INSTALLATION = "00000000-0000-0000-0000-000000000000"
 # None of them looks at more than it names, however large what it looks into is; zrange only at reservations whose time
 # is over.
 CONSTANT = {"get", "set", "hget", "hmget", "hset", "hexists", "xadd", "zrange", "time", "fcall", "info"}
@@ -28,8 +28,7 @@ async def test_ten_thousand_campaigns_and_100_000_codes_cost_a_redemption_no_com
     checkout = Checkout(gate, settings)
     server = redis.Redis.from_url(settings.valkey_url, decode_responses=True)
     try:
-        assert await gate.open_partition(0, INSTALLATION, 1)
-        assert await gate.has_partition(0, INSTALLATION, 1)
+        await open_all(gate)
         await gate.publish(Campaign("sale", 1, a_definition(), 0))
         await gate.put_codes([CodeEntry("A", "sale", None)])
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from tests.opened import INSTALLATION, open_all
 from tests.values import a_claim, a_definition, attempt_of
 from vouchsafe.domain.campaign import Campaign, CampaignStatus
 from vouchsafe.domain.limits import Limits
@@ -24,7 +25,6 @@ from vouchsafe.gate.transactions import Part, transaction_id
 from vouchsafe.settings import Settings
 
 PARTITIONS = 2
-INSTALLATION = "00000000-0000-0000-0000-000000000000"
 # One in each partition.
 ONE, OTHER = "a-campaign", "b-campaign"
 LIMITS = Limits(total=1)
@@ -88,10 +88,9 @@ async def rig(settings: Settings) -> AsyncIterator[Rig]:
         gate = await Gate.connect(settings, PARTITIONS)
         stack.push_async_callback(gate.close)
         outboxes = [Outbox(settings.valkey_url, partition, INSTALLATION, 1, 1_000) for partition in range(PARTITIONS)]
-        for partition, outbox in enumerate(outboxes):
+        for outbox in outboxes:
             stack.push_async_callback(outbox.close)
-            assert await gate.open_partition(partition, INSTALLATION, 1)
-            assert await gate.has_partition(partition, INSTALLATION, 1)
+        await open_all(gate)
         assert {gate.partition_of(campaign) for campaign in (ONE, OTHER)} == {0, 1}
         for campaign in (ONE, OTHER):
             await gate.publish(Campaign(campaign, 1, a_definition(campaign, limits=LIMITS), 0))

@@ -6,8 +6,9 @@ import asyncio
 
 import asyncpg
 
+from vouchsafe.domain.partitions import PartitionState
 from vouchsafe.domain.redemption import STREAM_START
-from vouchsafe.ledger.ledger import Ledger, PartitionState
+from vouchsafe.ledger.ledger import Ledger
 
 
 async def test_8_bootstrapping_at_once_make_one_installation(ledger: Ledger) -> None:
@@ -28,14 +29,13 @@ async def test_a_new_partition_begins_at_the_start_of_the_stream(ledger: Ledger)
 async def test_opening_is_noted_once_and_for_its_epoch_only(ledger: Ledger, sql: asyncpg.Connection) -> None:
     await ledger.bootstrap(2)
     await ledger.mark_opened(0, epoch=7)
-    assert not await ledger.is_opened(0, 7)
-    assert not await ledger.is_opened(0, 1)
+    assert not (await ledger.partition(0)).opened
 
     await ledger.mark_opened(0, epoch=1)
     first = await sql.fetchval("select opened_at from partitions where partition = 0")
     await ledger.mark_opened(0, epoch=1)
-    assert await ledger.is_opened(0, 1)
-    assert not await ledger.is_opened(1, 1)
+    assert (await ledger.partition(0)).opened
+    assert not (await ledger.partition(1)).opened
     assert await sql.fetchval("select opened_at from partitions where partition = 0") == first
 
 

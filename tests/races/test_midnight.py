@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from tests.gate.moved_clock import moved_library, set_time
+from tests.opened import open_all
 from tests.values import percent
 from vouchsafe.domain.campaign import Campaign, CodeEntry, Definition
 from vouchsafe.domain.combine import Combining
@@ -32,7 +33,6 @@ from vouchsafe.service.judge import RedeemRequest
 from vouchsafe.service.redeem import Redeem
 from vouchsafe.settings import Settings
 
-INSTALLATION = "00000000-0000-0000-0000-000000000000"
 CLIENTS, CUSTOMERS = 64, 8
 STEPS = 40
 STEP_MS = 10
@@ -65,8 +65,7 @@ async def world(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
             gate = await Gate.connect(settings, 1)
             stack.push_async_callback(gate.close)
             gates.append(gate)
-            assert await gate.open_partition(0, INSTALLATION, 1)
-            assert await gate.has_partition(0, INSTALLATION, 1)
+            await open_all(gate)
             checkout = Checkout(gate, settings)
             stack.push_async_callback(checkout.close)
             servers.append(Redeem(checkout, ledger, hold_ms=5_000, secret=""))

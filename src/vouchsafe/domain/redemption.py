@@ -67,6 +67,7 @@ class EventKind(StrEnum):
     REDEEMED = "redeemed"
     COMBINED = "combined"
     HELD = "held"  # a reservation's part; then one of REDEEMED, RELEASED and EXPIRED follows
+    RESERVED = "reserved"  # all parts of a reservation are held
     RELEASED = "released"
     EXPIRED = "expired"
     ROLLED_BACK = "rolled_back"
@@ -137,7 +138,8 @@ class AppliedCode(msgspec.Struct, frozen=True, omit_defaults=True):
 class CombinedClaim(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a request to redeem several codes, or to reserve some, asks for, as it is decided: all of them, in the order
     in which they are applied, with the codes that were left out. Each that applies has a claim and an event of its own
-    beside this. `reservation_id` is empty for what was not reserved before."""
+    beside this. `reservation_id` is empty for what was not reserved before. `transaction_id` is the one that decided
+    it; it is in the event only."""
 
     request_id: str
     fingerprint: str
@@ -150,6 +152,7 @@ class CombinedClaim(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     skipped: tuple[Refusal, ...] = ()
     is_best: bool | None = None
     reservation_id: str = ""
+    transaction_id: str = ""
 
     def to_json(self) -> bytes:
         """The body of its event."""

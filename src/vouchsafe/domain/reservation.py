@@ -36,5 +36,22 @@ class Reservation(msgspec.Struct, frozen=True):
         return _decode(text)
 
 
+class ReservedEvent(msgspec.Struct, frozen=True):
+    """What is recorded of a reservation once all of it is held, and the fingerprint of the request that made it."""
+
+    request_fingerprint: str
+    reservation: Reservation
+
+    def to_json(self) -> bytes:
+        """The body of its event; `from_json` reads it back."""
+        return _encode(self)
+
+    @classmethod
+    def from_json(cls, body: bytes | str) -> ReservedEvent:
+        """Reads what `to_json` wrote. Raises ValueError on anything else."""
+        return _decode_event(body)
+
+
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Reservation).decode
+_decode_event = msgspec.json.Decoder(ReservedEvent).decode

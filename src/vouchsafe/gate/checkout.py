@@ -114,9 +114,10 @@ class Checkout:
 
     async def event(self, position: Position) -> Event | None:
         """The event at a position, or None when the outbox does not hold it (any more)."""
-        if position.partition >= self._gate.partitions or position.epoch != self._gate.epoch(position.partition):
+        if position.partition >= self._gate.partitions:
             return None
-        return await self._lane.submit(self._event, position.partition, position)
+        event = await self._lane.submit(self._event, position.partition, position)
+        return event if event is not None and event.position == position else None
 
     # -- the wire format; each function's contract stands in its .lua file ---------------------------------------------
 
@@ -182,7 +183,7 @@ def _decode_definition(_partition: int, campaign_id: str, reply: list[bytes] | N
 
 
 def _decode_event(_partition: int, position: Position, fields: list[bytes] | None) -> Event | None:
-    return event_from_fields(position, fields) if fields else None
+    return event_from_fields(position.partition, position.stream_id, fields) if fields else None
 
 
 def _decode_claim(partition: int, item: tuple[str, str], answer: bytes) -> Standing | Refusal | Reserved | None:

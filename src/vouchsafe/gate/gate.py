@@ -15,6 +15,7 @@ from redis.exceptions import ResponseError
 
 from vouchsafe.domain.campaign import Campaign, CampaignStatus, CodeEntry, Definition
 from vouchsafe.domain.errors import Misconfigured, Unavailable
+from vouchsafe.domain.partitions import PartitionSeen, token_of
 from vouchsafe.domain.redemption import STREAM_START, EventKind, StreamId
 from vouchsafe.domain.rollback import Rollback, RollbackClaim
 from vouchsafe.gate.attempts import decode_place
@@ -86,35 +87,29 @@ class Gate:
         """Returns when Valkey answers."""
         await self._execute(("PING",))
 
-    async def open_partition(self, partition: int, installation: str, epoch: int) -> bool:
-        """Opens a partition that was never opened; False when it stands open under another token.
+    async def inspect(self) -> list[PartitionSeen]:
+        """What stands in every partition, in order; sets the clock right as well."""
+        calls = [function_call("inspect", [keys.meta, keys.outbox, keys.trimmed, keys.run], []) for keys in self._keys]
+        replies = await self._call(*calls, ("TIME",))
+        now = replies.pop()
+        self.clock.set(int(now[0]) * 1000 + int(now[1]) // 1000)
+        return [_seen(partition, [word.decode() for word in reply]) for partition, reply in enumerate(replies)]
 
-        To use it, ask `has_partition`, once the ledger knows that it was opened.
-        """
-        token = f"{installation}:{epoch}"
-        (opened,) = await self._call(function_call("open", [self._keys[partition].meta], [token]))
+    async def open_partition(self, seen: PartitionSeen, installation: str, epoch: int) -> bool:
+        """Lets a partition decide in this epoch, from now on in no earlier one; False when it is not any more as it was
+        seen. It has to be verified before. To use it, call `use_partition`."""
+        keys = self._keys[seen.partition]
+        args = [token_of(installation, epoch), seen.standing, seen.run]
+        (opened,) = await self._call(function_call("open", [keys.meta, keys.run], args))
         return bool(opened)
 
-    async def has_partition(
-        self, partition: int, installation: str, epoch: int, offset: StreamId = STREAM_START
-    ) -> bool:
-        """Whether the partition is open under this token; if so, this gate uses it from now on.
+    def use_partition(self, partition: int, installation: str, epoch: int) -> None:
+        """From now on every call to the partition names this epoch."""
+        self._tokens[partition] = (token_of(installation, epoch), epoch)
 
-        `offset` is the last event that the ledger holds. A gate whose stream ends before it was restored from an older
-        copy: it would give out again what was taken since, so it is not used.
-        """
-        token = f"{installation}:{epoch}"
-        keys = self._keys[partition]
-        async with self._lock:
-            standing, stream, now = await self._connection.execute(
-                [("GET", keys.meta), ("XINFO", "STREAM", keys.outbox), ("TIME",)]
-            )
-        self.clock.set(int(now[0]) * 1000 + int(now[1]) // 1000)
-        if standing != token.encode() or _last_id(stream) < offset:
-            self._tokens.pop(partition, None)
-            return False
-        self._tokens[partition] = (token, epoch)
-        return True
+    def close_partition(self, partition: int) -> None:
+        """Calls to the partition are Unavailable from now on."""
+        self._tokens.pop(partition, None)
 
     def partition_of(self, text: str) -> int:
         """The partition of a campaign id, a code or a request id."""
@@ -302,11 +297,10 @@ class Gate:
         return _checked(replies)
 
 
-def _last_id(stream: Any) -> StreamId:
-    """The id that a stream gave last, trimmed or not, out of what XINFO STREAM says of it."""
-    if isinstance(stream, ResponseError):  # no such key: it never gave one
-        return STREAM_START
-    return StreamId.parse(stream[stream.index(b"last-generated-id") + 1].decode())
+def _seen(partition: int, words: Sequence[str]) -> PartitionSeen:
+    standing, open_under, last, first_kept, opened_in, run = words
+    kept = StreamId.parse(first_kept) if first_kept else STREAM_START
+    return PartitionSeen(partition, standing, open_under, StreamId.parse(last), kept, opened_in, run)
 
 
 def _checked(replies: list[Any]) -> list[Any]:

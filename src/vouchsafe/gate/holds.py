@@ -7,10 +7,12 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from vouchsafe.domain.errors import Unavailable
 from vouchsafe.domain.reasons import Refusal
-from vouchsafe.domain.redemption import CombinedClaim, Redemption
-from vouchsafe.domain.reservation import Reservation
+from vouchsafe.domain.redemption import CombinedClaim, Position, Redemption
+from vouchsafe.domain.reservation import Reservation, ReservedEvent
 from vouchsafe.gate.attempts import (
     Answer,
     Attempt,
@@ -28,6 +30,7 @@ from vouchsafe.gate.attempts import (
     Waiting,
     decode_answer,
     decode_for,
+    decode_place,
     encode_refusal,
     reused,
 )
@@ -78,7 +81,7 @@ class Decision:
         self.claim = claim
         self.transaction_id = transaction_id
         self.deadline_ms = deadline_ms
-        self.body = claim.to_json()
+        self.body = msgspec.structs.replace(claim, transaction_id=transaction_id).to_json()
         self.digest = zlib.crc32(self.body)
 
 
@@ -126,7 +129,7 @@ class Holds:
         self._settle = Function(self._encode_settle, _decode_nothing)
         self._forget = Function(self._encode_forget, _decode_nothing)
         self._answer = Function(self._encode_answer, _decode_answered)
-        self._note = Function(self._encode_note, _decode_nothing)
+        self._note = Function(self._encode_note, _decode_note)
         self._noted = Function(self._encode_noted, _decode_noted)
 
     # -- transactions ------------------------------------------------------------------------------------------------
@@ -170,9 +173,9 @@ class Holds:
             pass
         return answer
 
-    async def note(self, note: Note) -> None:
-        """Notes a reservation under its id, and as the answer to its request."""
-        await self._lane.submit(self._note, home_of(note.reservation.id), note)
+    async def note(self, note: Note) -> Position:
+        """Notes a reservation under its id, and as the answer to its request; answers where its event is."""
+        return await self._lane.submit(self._note, home_of(note.reservation.id), note)
 
     async def noted(self, reservation_id: str) -> Noted | None:
         """The reservation of this id, or None."""
@@ -269,8 +272,9 @@ class Holds:
             names += (keys.reservation(reservation.id), keys.request(reservation.claim.request_id))
             # Kept for as long after its end as requests are, so that a late confirmation gets its reason.
             kept_ms = note.ttl_ms + self._ttl_ms
-            args += (note.request_fingerprint, kept_ms, f"Y {reservation.id}", reservation.to_json())
-        return function_call("note", [keys.meta, *names], args)
+            event = ReservedEvent(note.request_fingerprint, reservation)
+            args += (note.request_fingerprint, kept_ms, f"Y {reservation.id}", reservation.to_json(), event.to_json())
+        return function_call("note", [keys.meta, keys.outbox, *names], args)
 
     def _encode_noted(self, partition: int, reservation_ids: Sequence[str]) -> Command:
         keys, token = self._gate.keys_and_token(partition)
@@ -330,6 +334,10 @@ def _decode_decision(
 
 def _decode_answered(partition: int, _item: object, answer: bytes) -> Answer:
     return decode_answer(partition, "", answer.decode())
+
+
+def _decode_note(partition: int, _note: Note, place: bytes) -> Position:
+    return decode_place(partition, place.decode())
 
 
 def _decode_noted(partition: int, _reservation_id: str, reply: list[bytes | None]) -> Noted | None:

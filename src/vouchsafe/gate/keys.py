@@ -31,6 +31,16 @@ class Keys:
         return f"{self._tag}:open3"
 
     @cached_property
+    def trimmed(self) -> str:
+        """String: the first stream id that was not trimmed off the outbox: what is before it, a ledger must hold."""
+        return f"{self._tag}:trimmed"
+
+    @cached_property
+    def run(self) -> str:
+        """String: the run of the process of Valkey in which the partition was opened last."""
+        return f"{self._tag}:run"
+
+    @cached_property
     def outbox(self) -> str:
         """Stream: the partition's events that the ledger does not hold yet."""
         return f"{self._tag}:outbox"

@@ -12,8 +12,8 @@ from importlib import resources
 FILES = (
     "common",
     "open",
-    "codes",
     "outbox",
+    "codes",
     "counters",
     "orders",
     "campaign",

@@ -12,11 +12,13 @@ from vouchsafe.gate.connection import CLOSED, Connection, as_unavailable, functi
 from vouchsafe.gate.keys import Keys
 
 
-def event_from_fields(position: Position, fields: Sequence[bytes]) -> Event:
+def event_from_fields(partition: int, stream_id: StreamId, fields: Sequence[bytes]) -> Event:
     """Reads the flat field list of a stream entry. Raises KeyError or ValueError when it is not an event."""
     values = dict(zip(fields[::2], fields[1::2], strict=True))
+    # Entries from before they told it are of the first.
+    epoch = int(values.get(b"epoch", b"1"))
     return Event(
-        position=position,
+        position=Position(partition, epoch, stream_id),
         kind=EventKind(values[b"kind"].decode()),
         at_ms=int(values[b"at"]),
         campaign_id=values[b"campaign"].decode(),
@@ -25,11 +27,11 @@ def event_from_fields(position: Position, fields: Sequence[bytes]) -> Event:
 
 
 class Outbox:
-    """Reads and trims one partition's stream over a connection of its own. Every method raises Unavailable."""
+    """Reads and trims one partition's stream over a connection of its own. Entries tell their epoch themselves: some
+    may be from before the one that the partition is open under. Every method raises Unavailable."""
 
     def __init__(self, url: str, partition: int, installation: str, epoch: int, timeout_ms: int) -> None:
         self._partition = partition
-        self._epoch = epoch
         self._token = f"{installation}:{epoch}"
         self._keys = Keys(partition)
         self._connection = Connection(url, timeout_ms)
@@ -52,14 +54,15 @@ class Outbox:
             return []
         ((_, entries),) = reply
         return [
-            event_from_fields(Position(self._partition, self._epoch, StreamId.parse(entry_id.decode())), fields)
+            event_from_fields(self._partition, StreamId.parse(entry_id.decode()), fields)
             for entry_id, fields in entries
         ]
 
     async def trim(self, upto: StreamId) -> int:
         """Removes the entries up to and including that id; answers how many went."""
         first_kept = StreamId(upto.ms, upto.seq + 1)
-        call = function_call("trim", [self._keys.meta, self._keys.outbox], [self._token, str(first_kept)])
+        names = [self._keys.meta, self._keys.outbox, self._keys.trimmed]
+        call = function_call("trim", names, [self._token, str(first_kept)])
         (reply,) = await self._connection.call([call])
         if isinstance(reply, ResponseError):
             raise as_unavailable(reply)

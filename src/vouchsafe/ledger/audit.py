@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 
 from vouchsafe.domain.audit import CounterDiffers, CountersRead, RowsDiffer, moments_since
-from vouchsafe.domain.redemption import STREAM_START, Event, Position
+from vouchsafe.domain.redemption import STREAM_START, Event
 from vouchsafe.ledger.connection import connected, domain_errors, dropped_when_cancelled
 from vouchsafe.ledger.ledger import columns
 from vouchsafe.ledger.queries import SQL
@@ -65,10 +65,8 @@ class Book:
 
     async def add_events(self, events: Sequence[Event]) -> None:
         """Events that waited in the outbox, at least one. The ledger may hold them by now."""
-        partition, epoch, _ = events[0].position
-        await self._fetch(
-            "audit_add_events", partition, epoch, *columns(Position(partition, epoch, STREAM_START), events)
-        )
+        partition = events[0].position.partition
+        await self._fetch("audit_add_events", partition, *columns(partition, STREAM_START, events))
 
     async def not_read(self) -> AsyncIterator[tuple[str, list[str]]]:
         """Counters that were not added, though by the book they are not zero: some of a campaign at a time."""

@@ -17,9 +17,10 @@ Connection = asyncpg.Connection | PoolConnectionProxy
 
 OLDEST_SERVER = 15
 
-# The first key of every advisory lock that vouchsafe takes; the second is a partition, or MIGRATION_LOCK.
+# The first key of every advisory lock that vouchsafe takes; the second is a partition, or one of these.
 LOCK_SPACE = int.from_bytes(b"vouc", "big")
 MIGRATION_LOCK = -1
+RECOVERY_LOCK = -2
 
 
 class Rejected(VouchsafeError):

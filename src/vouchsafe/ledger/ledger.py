@@ -16,10 +16,12 @@ from asyncpg.pool import PoolConnectionProxy
 
 from vouchsafe.domain.campaign import Campaign, CampaignState, CodeEntry, Definition
 from vouchsafe.domain.errors import AlreadyExists, Misconfigured, VouchsafeError
+from vouchsafe.domain.partitions import PartitionState
 from vouchsafe.domain.pricing import Discount
 from vouchsafe.domain.redemption import Claim, CombinedClaim, Event, EventKind, Position, Redemption, StreamId
 from vouchsafe.domain.rollback import Rollback, RollbackClaim
 from vouchsafe.ledger.connection import (
+    RECOVERY_LOCK,
     Rejected,
     check_server,
     connect_options,
@@ -39,21 +41,19 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 # The kinds of events whose bodies PostgreSQL reads.
-DRAWN_FROM = (EventKind.REDEEMED, EventKind.RETURNED, EventKind.HELD, EventKind.RELEASED, EventKind.EXPIRED)
+DRAWN_FROM = (
+    EventKind.REDEEMED,
+    EventKind.COMBINED,
+    EventKind.RETURNED,
+    EventKind.ROLLED_BACK,
+    EventKind.HELD,
+    EventKind.RELEASED,
+    EventKind.EXPIRED,
+)
 
 
 class OffsetMoved(VouchsafeError):
     """The ledger does not hold the partition at this epoch and offset: somebody else has written meanwhile."""
-
-
-@dataclass(frozen=True, slots=True)
-class PartitionState:
-    """One partition: every entry of its outbox up to and including `offset` is in the ledger."""
-
-    partition: int
-    epoch: int
-    opened: bool
-    offset: StreamId
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,6 @@ class Ledger:
         self._pool = pool
         self._url = url
         self._timeout_s = timeout_s
-        self._opened: set[tuple[int, int]] = set()
 
     @classmethod
     async def connect(cls, url: str, *, pool_size: int, timeout_ms: int) -> Ledger:
@@ -154,18 +153,30 @@ class Ledger:
         (row,) = await self._fetch("get_partition", partition)
         return _partition_state(row)
 
-    async def is_opened(self, partition: int, epoch: int) -> bool:
-        """Whether the partition was opened in this epoch. That never ends, so once true it is known without asking."""
-        if (partition, epoch) in self._opened:
-            return True
-        state = await self.partition(partition)
-        if state.opened and state.epoch == epoch:
-            self._opened.add((partition, epoch))
-        return (partition, epoch) in self._opened
+    async def begin_epoch(self, state: PartitionState, epoch_seen: int, last: StreamId | None) -> PartitionState | None:
+        """Begins the next epoch of a partition: from then on nothing of an earlier one is written here. `epoch_seen` is
+        the gate's. With `last` only if the ledger holds nothing behind it. None: the ledger is not as `state` says."""
+        ms, seq = (None, None) if last is None else last
+        row = await self._fetchrow("begin_epoch", state.partition, state.epoch, epoch_seen, ms, seq)
+        return _partition_state(row) if row else None
 
     async def mark_opened(self, partition: int, epoch: int) -> None:
         """Notes that the gate holds the partition. Doing so again changes nothing."""
         await self._fetchval("mark_opened", partition, epoch)
+
+    @asynccontextmanager
+    async def recovery_lock(self) -> AsyncIterator[bool]:
+        """Whether this is the only process that recovers partitions, for as long as the context is entered."""
+        async with connected(self._url, self._timeout_s) as connection:
+            yield await PartitionLocks(connection, self._timeout_s).try_lock(RECOVERY_LOCK)
+
+    async def begin_recovery(self, partitions: Sequence[int], finding: str, events: int | None = None) -> int:
+        """Notes that partitions are being recovered; answers the number of the note."""
+        return int(await self._fetchval("begin_recovery", partitions, finding, events))
+
+    async def note_recovery(self, number: int, events_read: int, *, has_ended: bool) -> None:
+        """Notes how far a recovery is."""
+        await self._fetchval("note_recovery", number, events_read, has_ended)
 
     @asynccontextmanager
     async def partition_locks(self) -> AsyncIterator[PartitionLocks]:
@@ -280,20 +291,23 @@ class Ledger:
         (any more), and Rejected when an event cannot be written.
         """
         last = events[-1].position.stream_id
-        values = columns(Position(partition, epoch, offset), events)
+        values = columns(partition, offset, events)
         if not await self._fetchval("persist", partition, epoch, *offset, *last, *values, *_states(events)):
             raise OffsetMoved(f"the ledger does not hold partition {partition} at epoch {epoch}, offset {offset}")
 
 
-def columns(previous: Position, events: Sequence[Event]) -> Iterable[Sequence[object]]:
-    """The events, which follow `previous`, column by column: ms, seq, at, kind, campaign, body."""
+def columns(partition: int, offset: StreamId, events: Sequence[Event]) -> Iterable[Sequence[object]]:
+    """The events, which follow `offset` in the partition's outbox, column by column: epoch, ms, seq, at, kind,
+    campaign, body."""
     rows = []
+    epoch = 0
     for event in events:
         position = event.position
-        if position <= previous or position[:2] != previous[:2]:
-            raise ValueError(f"{position} does not follow {previous} in the outbox of one partition and epoch")
-        previous = position
-        rows.append((*position.stream_id, _time(event.at_ms), event.kind, event.campaign_id, _storable(event)))
+        if position.partition != partition or position.stream_id <= offset or position.epoch < epoch:
+            raise ValueError(f"{position} does not follow {epoch}-{offset} in the outbox of partition {partition}")
+        epoch, offset = position[1:]
+        row = (epoch, *offset, _time(event.at_ms), event.kind, event.campaign_id, _storable(event))
+        rows.append(row)
     return zip(*rows, strict=True)
 
 

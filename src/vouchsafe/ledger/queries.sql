@@ -43,6 +43,22 @@ where partition = $1;
 update partitions set opened_at = now()
 where partition = $1 and epoch = $2 and opened_at is null;
 
+-- name: begin_epoch
+-- The next epoch of a partition that is at epoch $2 by the ledger and at $3 by the gate: what was begun before it writes
+-- nothing any more. With ($4, $5) only if the ledger holds nothing behind that stream id, so that nothing is lost.
+update partitions set epoch = greatest(epoch, $3) + 1
+where partition = $1 and epoch = $2 and (offset_ms, offset_seq) <= (coalesce($4, offset_ms), coalesce($5, offset_seq))
+returning partition, epoch, opened_at is not null as opened, offset_ms, offset_seq;
+
+-- name: begin_recovery
+-- Notes that partitions are being recovered.
+insert into recoveries (partitions, finding, events) values ($1::smallint[], $2, $3)
+returning id;
+
+-- name: note_recovery
+-- Notes how far a recovery is, and with true for $3 that it has ended.
+update recoveries set events_read = $2, ended_at = case when $3 then now() end where id = $1;
+
 -- name: create_campaign
 -- Answers nothing when the id is taken.
 insert into campaigns (id, definition) values ($1, $2)
@@ -108,19 +124,20 @@ where id = $1 and published_version < $2 and version >= $2;
 -- Writes the events behind an offset ($3, $4) and moves it to the last of them ($5, $6); false when the partition is not
 -- at that offset in that epoch. The compare-and-set in `moved` makes it exactly once: of two with the same offset, the
 -- second waits for the first to commit and then finds no row, and without that row nothing is written. Redemptions are
--- drawn from their events here, and campaigns brought to the state that their last event says ($13 to $15).
+-- drawn from their events here, and campaigns brought to the state that their last event says ($14 to $16).
 -- One statement is one round trip and one transaction: for small batches an eighth of the work of COPY inside begin and
 -- commit, for large ones as quick.
 with moved as (
     update partitions set offset_ms = $5, offset_seq = $6
     where partition = $1 and epoch = $2 and offset_ms = $3 and offset_seq = $4
-    returning partition, epoch
+    returning partition
 ), written as (
     insert into events (partition, epoch, ms, seq, at, kind, campaign_id, body)
-    select m.partition, m.epoch, e.ms, e.seq, e.at, e.kind, e.campaign_id, e.body
+    select m.partition, e.epoch, e.ms, e.seq, e.at, e.kind, e.campaign_id, e.body
     from moved as m
-    cross join unnest($7::bigint[], $8::bigint[], $9::timestamptz[], $10::text[], $11::text[], $12::json[])
-        as e (ms, seq, at, kind, campaign_id, body)
+    cross join unnest(
+        $7::integer[], $8::bigint[], $9::bigint[], $10::timestamptz[], $11::text[], $12::text[], $13::json[]
+    ) as e (epoch, ms, seq, at, kind, campaign_id, body)
     returning *
 ), redeemed as (
     insert into redemptions (
@@ -154,7 +171,7 @@ with moved as (
     where w.kind = 'returned'
 ), stated as (
     update campaigns as c set state = s.state, pause_reason = s.pause_reason
-    from moved cross join unnest($13::text[], $14::text[], $15::text[]) as s (id, state, pause_reason)
+    from moved cross join unnest($14::text[], $15::text[], $16::text[]) as s (id, state, pause_reason)
     where c.id = s.id
 )
 select exists (select from moved);
@@ -310,11 +327,12 @@ insert into gate_parts (read, partition, campaign_id, taken_ms, body)
 select $1, $2, $6, p.taken_ms, p.body from unnest($10::bigint[], $11::json[]) as p (taken_ms, body);
 
 -- name: audit_add_events
--- Events of a partition ($1) and its epoch ($2) that wait in the outbox.
+-- Events of a partition ($1) that wait in the outbox.
 insert into gate_events (partition, epoch, ms, seq, at, kind, campaign_id, body)
-select $1, $2, e.ms, e.seq, e.at, e.kind, e.campaign_id, e.body
-from unnest($3::bigint[], $4::bigint[], $5::timestamptz[], $6::text[], $7::text[], $8::json[])
-    as e (ms, seq, at, kind, campaign_id, body)
+select $1, e.epoch, e.ms, e.seq, e.at, e.kind, e.campaign_id, e.body
+from unnest(
+    $2::integer[], $3::bigint[], $4::bigint[], $5::timestamptz[], $6::text[], $7::text[], $8::json[]
+) as e (epoch, ms, seq, at, kind, campaign_id, body)
 on conflict do nothing;
 
 -- name: audit_note_not_read

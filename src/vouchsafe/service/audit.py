@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from vouchsafe.domain.audit import Audit
+from vouchsafe.domain.partitions import Finding, PartitionState
 from vouchsafe.domain.redemption import STREAM_START
 from vouchsafe.gate.audit import FIRST, CounterReader
 from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.outbox import Outbox
 from vouchsafe.ledger.audit import Book
-from vouchsafe.ledger.ledger import Installation, PartitionState
+from vouchsafe.ledger.ledger import Installation
+from vouchsafe.service.recover import use_if_verified
 
 EVENTS_PER_READ = 2_000
 
@@ -60,7 +62,8 @@ class Auditor:
 
     async def _is_held(self, state: PartitionState) -> bool:
         """Whether the gate holds what the ledger expects of a partition."""
-        return await self._gate.has_partition(state.partition, self._installation.id, state.epoch, state.offset)
+        seen = (await self._gate.inspect())[state.partition]
+        return await use_if_verified(self._gate, self._installation.id, state, seen) is Finding.OPEN
 
     async def _audit_partition(self, state: PartitionState, campaign_ids: Sequence[str], found: Audit) -> None:
         await self._book.begin(state.partition)
@@ -71,7 +74,7 @@ class Auditor:
                 read, cursor = await self._counters.scan(campaign_id, cursor)
                 await self._book.add_counters(read)
                 found.counters += len(read.values)
-        outbox = self._outbox(state.partition, state.epoch)
+        outbox = self._outbox(state.partition, self._gate.epoch(state.partition))
         try:
             await self._add_events(outbox)
             async for campaign_id, missed in self._book.not_read():

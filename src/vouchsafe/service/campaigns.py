@@ -1,6 +1,6 @@
 """Running campaigns: the use cases that operators call.
 
-Definitions are written to the ledger first and then published to the gate; `service.recover` repairs a crash in
+Definitions are written to the ledger first and then published to the gate; `service.publish` repairs a crash in
 between. Pausing and resuming go to the gate first, so that they work while PostgreSQL is away.
 """
 
@@ -13,7 +13,7 @@ from vouchsafe.domain.campaign import Campaign, CampaignStatus, CodeEntry, Defin
 from vouchsafe.domain.errors import AlreadyExists, Changed, InvalidRequest, NotFound, Unavailable, Violation
 from vouchsafe.gate.gate import Gate
 from vouchsafe.ledger.ledger import CampaignCounters, Ledger
-from vouchsafe.service.recover import publish
+from vouchsafe.service.publish import publish
 
 # Where a page ends: create_time_ms and id of its last campaign.
 PageKey = tuple[int, str]

@@ -1,114 +1,131 @@
-"""After a start and after a crash: partitions are opened, and definitions that the gate lacks are published."""
+"""Which partitions of the gate may decide, and what is done about the others.
+
+A partition is trusted once it was held against the ledger in the very process of Valkey that answers: after a start, a
+failover, FLUSHALL or with data from elsewhere it is closed by itself, because that process knows no token for it.
+What is at or ahead of the ledger is opened again under the next epoch; what is empty or behind is rebuilt first.
+"""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import structlog
 
-from vouchsafe.domain.campaign import Campaign
 from vouchsafe.domain.errors import Unavailable
-from vouchsafe.domain.redemption import StreamId
+from vouchsafe.domain.partitions import Finding, PartitionSeen, PartitionState, examine
 from vouchsafe.gate.gate import Gate
 from vouchsafe.ledger.ledger import Installation, Ledger
-from vouchsafe.service.persist import Outages, until_stopped
 
 log = structlog.get_logger()
 
-CODES_PER_CALL = 1_000
-CAMPAIGNS_PER_PAGE = 100
+# What somebody has to do about partitions that stay closed.
+WHAT_TO_DO = {
+    Finding.FOREIGN: "Valkey holds the data of another installation than PostgreSQL: correct VOUCHSAFE_VALKEY_URL or "
+    "VOUCHSAFE_POSTGRES_URL",
+    Finding.LEDGER_BEHIND: "PostgreSQL lacks events that it had taken over: restore a backup that is not older",
+    Finding.LOST: "Valkey has lost their data; `vouchsafe persist` rebuilds them, see that it runs",
+}
 
-# By installation, the closed partitions that this process has logged last.
-_logged: dict[str, list[int]] = {}
-
-
-async def open_partitions(gate: Gate, ledger: Ledger, installation: Installation) -> list[int]:
-    """Opens what may be opened and answers which partitions stay closed. Raises Unavailable.
-
-    A partition that was never opened is opened in the gate and then marked in the ledger. One that was is trusted only
-    if its token stands there: a gate without it has lost what was redeemed, and would give it out again.
-    `installation` may be as old as the process: that a partition was opened stays true, else the ledger is asked.
-    """
-    closed = []
-    offsets = await _offsets(ledger, installation)
-    for state in installation.partitions:
-        place = (state.partition, installation.id, state.epoch)
-        if state.opened or await ledger.is_opened(state.partition, state.epoch):
-            held = await gate.has_partition(*place, offsets[state.partition])
-        elif held := await gate.open_partition(*place):
-            # In this order: a partition that sells is one that the ledger knows to have been opened.
-            await ledger.mark_opened(state.partition, state.epoch)
-            held = await gate.has_partition(*place)
-        if not held:
-            closed.append(state.partition)
-    if closed and closed != _logged.get(installation.id):
-        log.error(
-            "partitions stay closed, because Valkey does not hold their data",
-            partitions=closed,
-            installation=installation.id,
-            what_to_do="see that VOUCHSAFE_VALKEY_URL is this installation's Valkey, and restore its append-only file",
-        )
-    _logged[installation.id] = closed
-    return closed
+Lost = Sequence[tuple[PartitionState, PartitionSeen]]
 
 
-async def _offsets(ledger: Ledger, installation: Installation) -> Mapping[int, StreamId]:
-    """The last event of each partition that the ledger holds; while it is away, as of the start, which stays true."""
-    try:
-        current = await ledger.installation()
-    except Unavailable:
-        current = None
-    return {state.partition: state.offset for state in (current or installation).partitions}
+class Recovery:
+    """Keeps an installation's partitions open as far as they can be trusted. Any number of processes may do so; one at
+    a time changes something. `rebuild` makes partitions anew whose data is lost, and opens them; without it others
+    do."""
 
+    def __init__(
+        self,
+        gate: Gate,
+        ledger: Ledger,
+        installation: Installation,
+        rebuild: Callable[[Lost], Awaitable[None]] | None = None,
+    ) -> None:
+        self._gate = gate
+        self._ledger = ledger
+        self._installation = installation
+        self._rebuild = rebuild
+        self._logged: Mapping[int, Finding] = {}
 
-async def publish(gate: Gate, ledger: Ledger, campaign: Campaign) -> None:
-    """Gives the gate a definition and its codes, and notes so in the ledger. Safe to do twice, and twice at once.
-
-    Raises Unavailable; then `republish` does the rest.
-    """
-    await gate.publish(campaign)
-    after = ""
-    while codes := await ledger.codes_of(campaign.id, after, CODES_PER_CALL):
-        await gate.put_codes(codes)
-        after = codes[-1].code
-    await ledger.mark_published(campaign.id, campaign.version)
-
-
-async def republish(gate: Gate, ledger: Ledger) -> int:
-    """Publishes every definition that the gate may lack and answers how many.
-
-    Raises Unavailable when some are left over, but tries all: one behind a closed partition holds up no other.
-    """
-    published = 0
-    failure: Unavailable | None = None
-    after = ""
-    while campaigns := await ledger.unpublished(CAMPAIGNS_PER_PAGE, after):
-        for campaign in campaigns:
-            try:
-                await publish(gate, ledger, campaign)
-                published += 1
-            except Unavailable as error:
-                failure = error
-        after = campaigns[-1].id
-    if published:
-        log.info("published what the gate lacked", campaigns=published)
-    if failure is not None:
-        raise failure
-    return published
-
-
-async def reconcile_forever(gate: Gate, ledger: Ledger, stop: asyncio.Event, interval_s: float = 1.0) -> None:
-    """Republishes every `interval_s` until `stop` is set. A store that goes away is waited for."""
-    await until_stopped(stop, _reconcile(gate, ledger, interval_s))
-
-
-async def _reconcile(gate: Gate, ledger: Ledger, interval_s: float) -> None:
-    outages = Outages("reconciler")
-    while True:
+    async def look(self) -> Mapping[int, Finding]:
+        """Opens what may be opened; answers the partitions that are closed, and what was found of them. Raises
+        Unavailable when the gate is out of reach; while the ledger is, what it said last counts."""
         try:
-            await republish(gate, ledger)
-            outages.end("definitions")
-        except Exception as error:  # noqa: BLE001  # a definition that cannot be read must not stop the persister
-            outages.begin("definitions", error)
-        await asyncio.sleep(interval_s)
+            closed = await self._use_what_is_verified(await self._read())
+            if any(finding in self._mendable for finding in closed.values()):
+                async with self._ledger.recovery_lock() as is_mine:
+                    if is_mine:
+                        await self._recover()
+                closed = await self._use_what_is_verified(await self._read())
+        except Unavailable:
+            # Whichever store that is: if it is the gate, this raises, too.
+            closed = await self._use_what_is_verified(self._installation.partitions)
+        self._log(closed)
+        return closed
+
+    @property
+    def _mendable(self) -> set[Finding]:
+        return {Finding.NEW, Finding.AT_OR_AHEAD} | ({Finding.LOST} if self._rebuild else set())
+
+    async def _read(self) -> Sequence[PartitionState]:
+        self._installation = await self._ledger.installation() or self._installation
+        return self._installation.partitions
+
+    async def _use_what_is_verified(self, states: Sequence[PartitionState]) -> dict[int, Finding]:
+        closed: dict[int, Finding] = {}
+        for state, seen in zip(states, await self._gate.inspect(), strict=True):
+            finding = await use_if_verified(self._gate, self._installation.id, state, seen)
+            if finding is not Finding.OPEN:
+                self._gate.close_partition(state.partition)
+                closed[state.partition] = finding
+        return closed
+
+    async def _recover(self) -> None:
+        """What was seen before the lock was held may be another's work by now, so it is looked at again."""
+        states = await self._read()
+        reopened, lost = [], []
+        for state, seen in zip(states, await self._gate.inspect(), strict=True):
+            match examine(self._installation.id, state, seen):
+                case Finding.NEW:
+                    await self._open(state, seen)
+                case Finding.AT_OR_AHEAD:
+                    # Whatever was begun before writes nothing from here on, neither there nor here.
+                    begun = await self._ledger.begin_epoch(state, seen.epoch, seen.last)
+                    if begun is not None and await self._open(begun, seen):
+                        reopened.append(state.partition)
+                case Finding.LOST:
+                    lost.append((state, seen))
+                case _:
+                    pass
+        if reopened:
+            number = await self._ledger.begin_recovery(reopened, Finding.AT_OR_AHEAD)
+            await self._ledger.note_recovery(number, 0, has_ended=True)
+            log.warning("opened again what nothing is missing of", partitions=reopened)
+        if lost and self._rebuild is not None:
+            await self._rebuild(lost)
+
+    async def _open(self, state: PartitionState, seen: PartitionSeen) -> bool:
+        """In this order: a partition that sells is one that the ledger knows to have been opened."""
+        if not await self._gate.open_partition(seen, self._installation.id, state.epoch):
+            return False
+        if not state.opened:
+            await self._ledger.mark_opened(state.partition, state.epoch)
+        return True
+
+    def _log(self, closed: Mapping[int, Finding]) -> None:
+        if closed != self._logged:
+            for finding, what_to_do in WHAT_TO_DO.items():
+                partitions = [partition for partition, found in closed.items() if found is finding]
+                if partitions:
+                    log.error("partitions are closed", partitions=partitions, found=finding, what_to_do=what_to_do)
+        self._logged = closed
+
+
+async def use_if_verified(gate: Gate, installation: str, state: PartitionState, seen: PartitionSeen) -> Finding:
+    """Uses a partition if it is open by what was seen, or can be without another look at its data."""
+    finding = examine(installation, state, seen)
+    if finding is Finding.UNOPENED and await gate.open_partition(seen, installation, seen.epoch):
+        finding = Finding.OPEN
+    if finding is Finding.OPEN:
+        gate.use_partition(state.partition, installation, seen.epoch)
+    return finding

@@ -9,16 +9,6 @@
 --          transaction that counts and has no event yet flat pairs of when it was taken in ms and its body
 -- Writes:  nothing.
 
-local function last_event(outbox)
-  local stream = redis.pcall('XINFO', 'STREAM', outbox)
-  for i = 1, #stream, 2 do
-    if stream[i] == 'last-generated-id' then
-      return stream[i + 1]
-    end
-  end
-  return '0-0' -- no such key: there was none
-end
-
 -- A part that belongs to a reservation has an event already.
 local function uncounted_parts(pending, orders, campaign_id)
   local parts = {}

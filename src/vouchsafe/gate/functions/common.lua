@@ -28,18 +28,28 @@ local function refuse(reason, ...)
   return table.concat({ 'N', reason, ... }, ' ')
 end
 
+-- The token under which each partition is open, by the key of the token. This is memory of the process, not data: after
+-- a restart, on a promoted replica, with data from elsewhere there is none, and nothing is decided until somebody has
+-- held the partition against the ledger (open.lua).
+local opened = {}
+
+-- The epoch of the call that runs.
+local epoch
+
+local function register_plainly(name, callback, flags)
+  redis.register_function({ function_name = name .. '_' .. LIBRARY_VERSION, callback = callback, flags = flags or {} })
+end
+
 -- Registers a function that runs only when the partition is open under the token that the caller names: a partition
 -- that was flushed, restored from elsewhere or fenced off decides nothing. Every function takes the key of the token
 -- as KEYS[1] and the token as ARGV[1].
 local function register(name, callback, flags)
-  redis.register_function({
-    function_name = name .. '_' .. LIBRARY_VERSION,
-    callback = function(keys, args)
-      if redis.call('GET', keys[1]) ~= args[1] then
-        return redis.error_reply('CLOSED the partition is not open under this token')
-      end
-      return callback(keys, args)
-    end,
-    flags = flags or {},
-  })
+  register_plainly(name, function(keys, args)
+    local token = args[1]
+    if opened[keys[1]] ~= token or redis.call('GET', keys[1]) ~= token then
+      return redis.error_reply('CLOSED the partition is not open under this token')
+    end
+    epoch = token:match('%d+$')
+    return callback(keys, args)
+  end, flags)
 end

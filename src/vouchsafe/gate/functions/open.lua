@@ -1,17 +1,50 @@
--- Purpose: opens a partition that was never opened, by setting its token.
+-- Purpose: opens a partition: inspect says what is there, open lets it decide under a token from now on. What opens it
+--          must have held it against the ledger before (service/recover.py).
 -- KEYS:    1 meta
--- ARGV:    1 token, "<installation>:<epoch>"
--- Returns: 1 when the partition is open under this token now, 0 when it is open under another.
--- Writes:  meta, if it was absent.
+--          inspect: 2 outbox, 3 trimmed, 4 run
+--          open: 2 run
+-- ARGV:    inspect: none
+--          open: 1 token, "<installation>:<epoch>"; 2 what stood at meta when it was inspected, '' for nothing; 3 the run
+--          of the process that was inspected
+-- Returns: inspect: what stands at meta, '' for nothing; the token under which it is open in this process, '' for none;
+--          the id that the outbox gave last; the first id that was not trimmed off it, '' if none ever was; the run of the
+--          process that opened it; the run of this process
+--          open: 1, or 0 when it is not any more as it was inspected
+-- Writes:  open: meta, run. It also notes in memory that the partition is open.
 
-redis.register_function({
-  function_name = 'open_' .. LIBRARY_VERSION,
-  callback = function(keys, args)
-    local standing = redis.call('GET', keys[1])
-    if not standing then
-      redis.call('SET', keys[1], args[1])
-      return 1
+local function run_of_this_process()
+  return redis.call('INFO', 'server'):match('run_id:(%x+)')
+end
+
+-- The id that a stream gave last, trimmed or not.
+local function last_event(outbox)
+  local stream = redis.pcall('XINFO', 'STREAM', outbox)
+  for i = 1, #stream, 2 do
+    if stream[i] == 'last-generated-id' then
+      return stream[i + 1]
     end
-    return standing == args[1] and 1 or 0
-  end,
-})
+  end
+  return '0-0' -- no such key: there was none
+end
+
+register_plainly('inspect', function(keys)
+  return {
+    redis.call('GET', keys[1]) or '',
+    opened[keys[1]] or '',
+    last_event(keys[2]),
+    redis.call('GET', keys[3]) or '',
+    redis.call('GET', keys[4]) or '',
+    run_of_this_process(),
+  }
+end, { 'no-writes' })
+
+register_plainly('open', function(keys, args)
+  local token, found, run = args[1], args[2], args[3]
+  if (redis.call('GET', keys[1]) or '') ~= found or run_of_this_process() ~= run then
+    return 0
+  end
+  redis.call('SET', keys[1], token)
+  redis.call('SET', keys[2], run)
+  opened[keys[1]] = token
+  return 1
+end)

@@ -55,7 +55,6 @@ local DECIDED = { R = true, N = true, D = true }
 register('redeem', function(keys, args)
   local now = now_ms()
   local outbox, ttl_ms, count = keys[2], args[2], tonumber(args[3])
-  local epoch = args[1]:match('%d+$')
   local campaigns = load_campaigns(keys, 3, args, 4, count, outbox, now)
   local next_request = 3 + count * KEYS_PER_CAMPAIGN
   local answers = {}

@@ -5,7 +5,7 @@
 --          reserve and expire: 2 outbox, 3 holding, then for each campaign 4 (orders.lua)
 --          pin: 2 outbox, 3 pending, then for each campaign 4 (orders.lua)
 --          release: 2 outbox, then for each campaign 4 (orders.lua)
---          note: then for each item 2: reservation, request
+--          note: 2 outbox, then for each item 2: reservation, request
 --          noted: then for each item 2: reservation, and what its end is remembered under
 --          expiring: 2 holding
 -- ARGV:    1 token
@@ -17,7 +17,7 @@
 --            "<order id> <code>", its reservation
 --          expire: 2 number of campaigns, then the id of each
 --          note: 2 how long requests are remembered in ms, then for each item its fingerprint, how long the note shall
---            last in ms, the answer to the request, and the note
+--            last in ms, the answer to the request, the note, and the body of the event
 --          expiring: 2 how many at most
 -- Returns: reserve: for each item "H <taken in ms> <expire in ms>" when it is held, with the order's own reservation that gave
 --            way to it, if there was one, as a fourth word; "Y <reservation>" when the order has
@@ -26,12 +26,12 @@
 --            when it is one of another, "G <time in ms>" when the order does not have it (any more), or a refusal
 --          release: for each item "G" when the order does not have it (any more), or "W <transaction>"
 --          expire: 1
---          note: for each item 1
+--          note: for each item the place of its event, "<epoch>-<stream id>"
 --          noted: for each item the note, or false, and what is remembered, or false
 --          expiring: the ids of campaigns with reservations whose time is over
 -- Writes:  reserve: counters, orders, holds, holding and one event for every H. pin: orders, holds and pending.
---          release: counters, orders, holds and one event for each that was held. expire: holding. note: the note, and
---          the request with its answer. All that load campaigns: see orders.lua.
+--          release: counters, orders, holds and one event for each that was held. expire: holding. note: the note, the
+--          request with its answer, and one event. All that load campaigns: see orders.lua.
 
 register('reserve', function(keys, args)
   local now = now_ms()
@@ -114,12 +114,13 @@ register('release', function(keys, args)
 end, { 'allow-oom' }) -- it gives back
 
 register('note', function(keys, args)
+  local now = now_ms()
   local answers = {}
-  for i = 2, #keys, 2 do
-    local at = 3 + (i - 2) * 2
+  for i = 3, #keys, 2 do
+    local at = 3 + (i - 3) / 2 * 5
     redis.call('SET', keys[i], args[at + 3], 'PX', args[at + 1])
     redis.call('SET', keys[i + 1], args[at] .. args[at + 2], 'PX', args[2])
-    answers[#answers + 1] = 1
+    answers[#answers + 1] = epoch .. '-' .. add_event(keys[2], 'reserved', '', args[at + 4], now)
   end
   return answers
 end)

@@ -35,7 +35,6 @@ local NO_FINGERPRINT = ('-'):rep(FINGERPRINT_LENGTH)
 register('roll_back', function(keys, args)
   local now = now_ms()
   local outbox, rolled, returning = keys[2], keys[3], keys[4]
-  local epoch = args[1]:match('%d+$')
   local answers = {}
   for i = 5, #keys do
     local at = 3 + (i - 5) * 6

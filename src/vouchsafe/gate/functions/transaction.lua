@@ -73,7 +73,6 @@ end)
 
 register('decide', function(keys, args)
   local now = now_ms()
-  local epoch = args[1]:match('%d+$')
   local answers = {}
   for i = 3, #keys, 2 do
     local transaction, request = keys[i], keys[i + 1]

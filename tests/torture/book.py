@@ -56,10 +56,11 @@ class Event:
 
 @dataclass
 class Book:
-    """All events. `parts` are the events of what was redeemed by the id that was told for it; `decisions` the ids that
-    a request was given."""
+    """All events, and `rows`, the ids in the table that is drawn from them. `parts` are the events of what was redeemed
+    by the id that was told for it; `decisions` the ids that a request was given."""
 
     events: list[Event] = field(default_factory=list)
+    rows: list[str] = field(default_factory=list)
     by_id: dict[str, Event] = field(default_factory=dict)
     parts: defaultdict[str, list[Event]] = field(default_factory=lambda: defaultdict(list))
     decisions: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
@@ -70,9 +71,10 @@ class Book:
         connection = await asyncpg.connect(url)
         try:
             rows = await connection.fetch(EVENTS)
+            ids = await connection.fetch("select id from redemptions")
         finally:
             await connection.close()
-        book = cls()
+        book = cls(rows=[row["id"] for row in ids])
         for row in rows:
             book.add(_event(row))
         return book

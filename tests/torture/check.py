@@ -163,6 +163,11 @@ class Checker:
                 self._wrong(f"not as told: {_line(call)}: {told}, the ledger has {kept}", allowed=self._is_lost(id_))
             if any((one.order_id, one.customer_id) != (call.answer.order_id, call.answer.customer_id) for one in parts):
                 self._wrong(f"another's: {_line(call)}")
+        rows = Counter(self._book.rows)
+        rows.subtract(event.id for event in self._book.events if event.kind == "redeemed")
+        for id_, count in rows.items():
+            if count:
+                self._wrong(f"rows: {count:+} of {id_}, by the events")
         for request_id, ids in self._book.decisions.items():
             if len(ids) > 1:
                 self._wrong(f"decided twice: request {request_id} as {sorted(ids)}")

@@ -25,14 +25,21 @@ TAIL_BYTES = 65_536
 
 
 @dataclass
-class Chaos:
-    """What faults work with. `losses` are the moments at which Valkey has lost data of its own; `refused_for_memory` is
-    how many calls it has refused because its memory was full."""
+class Harm:
+    """What faults have done beside: `losses` are the moments at which Valkey has lost data of its own;
+    `refused_for_memory` is how many calls it has refused because its memory was full."""
 
-    service: Tortured
-    dice: random.Random
     losses: list[Loss] = field(default_factory=list)
     refused_for_memory: int = 0
+
+
+@dataclass(frozen=True)
+class Chaos:
+    """What one fault works with. The dice are its own: what it does is the same again whatever else happens."""
+
+    service: Tortured
+    harm: Harm
+    dice: random.Random
 
     def some_time(self, longest_s: float = LONGEST_FREEZE_S) -> Awaitable[None]:
         """A while."""
@@ -195,7 +202,7 @@ async def _full_memory(chaos: Chaos) -> None:
         room = chaos.dice.choice((0, 20_000, 200_000))
         await connection.execute([("CONFIG", "SET", "maxmemory", used + room)])
         await chaos.some_time()
-        chaos.refused_for_memory += await _info(connection, "errorstats", "errorstat_OOM:count=") - refused
+        chaos.harm.refused_for_memory += await _info(connection, "errorstats", "errorstat_OOM:count=") - refused
         await connection.execute([("CONFIG", "SET", "maxmemory", 0)])
 
 
@@ -212,7 +219,7 @@ async def _flush(chaos: Chaos) -> None:
     before = await waiting(chaos.service.settings)
     async with _valkey(chaos.service) as connection:
         await connection.execute([("FLUSHALL",)])
-    chaos.losses.append(Loss.now("FLUSHALL", before))
+    chaos.harm.losses.append(Loss.now("FLUSHALL", before))
 
 
 async def _truncate(chaos: Chaos) -> None:
@@ -220,7 +227,7 @@ async def _truncate(chaos: Chaos) -> None:
     before = await waiting(chaos.service.settings)
     valkey = chaos.service.stores["valkey"]
     await asyncio.to_thread(valkey.kill)
-    chaos.losses.append(Loss.now("truncated", before))
+    chaos.harm.losses.append(Loss.now("truncated", before))
     file = chaos.service.last_append_only_file()
     size_bytes = file.stat().st_size
     with file.open("r+b") as written:

@@ -28,6 +28,7 @@ SAID = {
     "rollback of a dead server gone on with": "went on with a rollback that was left behind",
     "half-made reservation left to its time": "a reservation that is not wanted ends by its time",
     "definitions published late": "published what the gate lacked",
+    "partitions held against the ledger, reopened": "opened again what nothing is missing of",
 }
 # What the stores say.
 STORES_SAID = {

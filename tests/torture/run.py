@@ -13,7 +13,7 @@ from tests.service import audit, settle, until
 from tests.torture.book import Book
 from tests.torture.campaigns import Contested, contested
 from tests.torture.check import Checker
-from tests.torture.faults import Chaos, Fault
+from tests.torture.faults import Chaos, Fault, Harm
 from tests.torture.history import History, Request
 from tests.torture.load import Load
 from tests.torture.report import Report, ways_back
@@ -60,7 +60,7 @@ class Run:
     async def run(self) -> Report:
         """What was found; problems are in the report, and errors only when the run itself cannot go on."""
         changes = {} if self._contract == "gate" else {"acknowledge": self._contract}
-        service = Tortured(self._data_dir / "service", workers=WORKERS, changes=changes, dice=self._dice)
+        service = Tortured(self._data_dir / "service", workers=WORKERS, changes=changes, seed=self._seed)
         for wire in service.wires.values():
             await wire.start()
         history = History(self.history_file)
@@ -78,7 +78,7 @@ class Run:
         return self._report
 
     async def _torture(self, service: Tortured, history: History) -> None:
-        chaos = Chaos(service, self._dice)
+        harm = Harm()
         async with Client(service.target, timeout_s=30) as client:
             for campaign in self._campaigns:
                 await campaign.create(client)
@@ -86,32 +86,32 @@ class Run:
         over = asyncio.Event()
         shopping = asyncio.create_task(load.run(over))
         try:
-            await self._break(chaos, load, history)
+            await self._break(service, harm, load, history)
         finally:
             over.set()
             await shopping
         self._report.calls = len(history.calls)
         await self._settle(service, load)
         book = await Book.read(service.settings.postgres_url)
-        checker = Checker(history, book, self._campaigns, chaos.losses, may_lose=self._contract == "gate")
+        checker = Checker(history, book, self._campaigns, harm.losses, may_lose=self._contract == "gate")
         found = checker.check()
         self._report.findings.problems += found.problems
         self._report.findings.allowed, self._report.findings.counts = found.allowed, found.counts
-        self._report.worst_lag_ms = max((loss.lag_ms for loss in chaos.losses), default=0)
+        self._report.worst_lag_ms = max((loss.lag_ms for loss in harm.losses), default=0)
         self._report.paths = ways_back(
-            service, history, book, chaos.refused_for_memory, lost=any(fault.loses for fault in self._faults)
+            service, history, book, harm.refused_for_memory, lost=any(fault.loses for fault in self._faults)
         )
         if self._seconds >= LONG_S:
             self._report.findings.problems += self._report.never()
 
     # -- breaking ------------------------------------------------------------------------------------------------------
 
-    async def _break(self, chaos: Chaos, load: Load, history: History) -> None:
+    async def _break(self, service: Tortured, harm: Harm, load: Load, history: History) -> None:
         """One fault after the other, sometimes two at once, each as often as the others; sometimes the service has no
         time to come back in between."""
         end = time.monotonic() + self._seconds
         bag: list[Fault] = []
-        async with Client(chaos.service.target, timeout_s=1) as client:
+        async with Client(service.target, timeout_s=1) as client:
             while time.monotonic() < end:
                 if not bag:
                     bag = self._dice.sample(self._faults, len(self._faults))
@@ -121,12 +121,16 @@ class Run:
                 names = [fault.name for fault in faults]
                 history.note("faults", names=names)
                 self._say(f"{end - time.monotonic():6.1f} s left: {', '.join(names)}")
-                await asyncio.gather(*(fault.run(chaos) for fault in faults))
+                await asyncio.gather(*(fault.run(Chaos(service, harm, self._dice_of(fault))) for fault in faults))
                 history.note("faults over", names=names)
                 self._report.fired.update(names)
                 if self._dice.random() < WAITS:
                     await self._await_return(client, load, names)
                 await asyncio.sleep(self._dice.uniform(0, 1.5))
+
+    def _dice_of(self, fault: Fault) -> random.Random:
+        """Other ones each time that it happens."""
+        return random.Random(f"{self._seed} {fault.name} {self._report.fired[fault.name]}")
 
     async def _await_return(self, client: Client, load: Load, names: Sequence[str]) -> None:
         """Until every campaign is decided again."""

@@ -49,15 +49,14 @@ class SmallSegments(EmbeddedPostgres):
 class Tortured(Service):
     """Everything that a fault needs to get at. What blocks here is to be called from a thread that stays."""
 
-    def __init__(self, data_dir: Path, *, workers: int, changes: dict[str, str], dice: random.Random) -> None:
+    def __init__(self, data_dir: Path, *, workers: int, changes: dict[str, str], seed: int) -> None:
         """`changes` are settings of the service that differ from their defaults."""
         super().__init__(data_dir, workers=workers)
         self.postgres = SmallSegments(self._data_dir / "postgres", self._postgres.port)
         self._postgres = self.postgres
         self._changes = changes
-        self._dice = dice
-        self.wires = {"valkey": Proxy(self._valkey.port, dice), "postgres": Proxy(self._postgres.port, dice)}
         self.stores = {"valkey": self._valkey, "postgres": self._postgres}
+        self.wires = {name: Proxy(store.port, random.Random(f"{seed} {name}")) for name, store in self.stores.items()}
 
     def _start(self) -> None:
         self._data_dir.mkdir(parents=True, exist_ok=True)

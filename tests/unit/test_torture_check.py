@@ -37,6 +37,7 @@ class Story:
     calls: list[Call] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     losses: list[Loss] = field(default_factory=list)
+    extra_rows: list[str] = field(default_factory=list)
 
     def told(self, what: str, id_: str, at: float, answer: Answer | None, **request: Any) -> None:
         codes = ("ONE",) if what not in ("pause", "resume") else ("one",)
@@ -98,6 +99,7 @@ def problems(story: Story, tmp_path: Path, *, may_lose: bool = False) -> list[st
     book = Book()
     for event in story.events:
         book.add(event)
+    book.rows = [event.id for event in story.events if event.kind == "redeemed"] + story.extra_rows
     found = Checker(history, book, CAMPAIGNS, story.losses, may_lose=may_lose).check()
     return [problem.partition(":")[0] for problem in found.problems]
 
@@ -174,6 +176,10 @@ def back_twice(story: Story) -> None:
     story.events.append(replace(returned, id="r00-1-9000-0"))
 
 
+def a_row_too_many(story: Story) -> None:
+    story.extra_rows.append(story.events[0].id)
+
+
 def test_what_agrees_is_found_to_agree(tmp_path: Path) -> None:
     assert problems(a_story(), tmp_path) == []
 
@@ -185,6 +191,7 @@ def test_what_agrees_is_found_to_agree(tmp_path: Path) -> None:
         (an_oversale, "oversold"),
         (an_oversale_that_nobody_wrote_down, "oversold"),
         (the_same_customer_twice, "oversold"),
+        (a_row_too_many, "rows"),
         (decided_again, "decided twice"),
         (a_second_use_of_an_order, "twice"),
         (out_of_nothing, "never asked for"),

@@ -25,6 +25,7 @@ from vouchsafe.service.audit import Auditor
 from vouchsafe.service.campaigns import Campaigns
 from vouchsafe.service.persist import Persister
 from vouchsafe.service.publish import reconcile_forever
+from vouchsafe.service.rebuild import Rebuild
 from vouchsafe.service.recover import Recovery
 from vouchsafe.service.redeem import Redeem
 from vouchsafe.service.rollback import return_forever
@@ -122,7 +123,8 @@ async def _persist(settings: Settings, stop: asyncio.Event) -> None:
         installation = stores.installation
         outbox = _outboxes(settings, installation)
         checkout = Checkout(stores.gate, settings)
-        recovery = Recovery(stores.gate, stores.ledger, installation)
+        rebuild = Rebuild(stores.gate, stores.ledger, installation.id, settings)
+        recovery = Recovery(stores.gate, stores.ledger, installation, rebuild)
         try:
             await asyncio.gather(
                 Persister(stores.ledger, installation, outbox, settings).run(stop),

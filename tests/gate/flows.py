@@ -174,7 +174,7 @@ class Flows:
 
     async def _release(self, spots: Sequence[Spot], reservation: str) -> None:
         for spot in spots:
-            answer = await self.twins.asked(self.twins.checkout.holds.release(Part(*spot, reservation)))
+            answer = await self.twins.asked(self.twins.checkout.holds.release(Part(*spot, reservation), is_end=False))
             assert answer == self.twins.model.release(spot, reservation)
 
     async def _end_of(self, booking: Booking) -> Answer | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hmac
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime, timedelta
 from typing import NamedTuple
 from urllib.parse import quote
@@ -163,3 +163,8 @@ def takes_text(takes: Iterable[Take]) -> str:
     return " ".join(
         [f"{field} {amount} {'-' if cap is None else cap} {reason:d}" for field, amount, cap, reason in takes]
     )
+
+
+def uncapped_text(takes: Mapping[str, int]) -> str:
+    """The same of takes that were taken before: neither a cap nor a reason has a meaning for them any more."""
+    return " ".join([f"{field} {amount} - 0" for field, amount in takes.items()])

@@ -153,8 +153,7 @@ class Gate:
         by_partition: dict[int, list[str]] = {}
         for entry in entries:
             flat = by_partition.setdefault(self.partition_of(entry.code), [])
-            holder = f" {entry.holder_id} {entry.assign_time_ms}" if entry.holder_id else ""
-            flat += (entry.code, f"{entry.use_limit or 0} {entry.campaign_id}{holder}")
+            flat += (entry.code, code_entry_text(entry))
         calls = []
         for partition, flat in by_partition.items():
             keys, token = self.keys_and_token(partition)
@@ -301,6 +300,12 @@ def _seen(partition: int, words: Sequence[str]) -> PartitionSeen:
     standing, open_under, last, first_kept, opened_in, run = words
     kept = StreamId.parse(first_kept) if first_kept else STREAM_START
     return PartitionSeen(partition, standing, open_under, StreamId.parse(last), kept, opened_in, run)
+
+
+def code_entry_text(entry: CodeEntry) -> str:
+    """A code as the directory keeps it (codes.lua)."""
+    holder = f" {entry.holder_id} {entry.assign_time_ms}" if entry.holder_id else ""
+    return f"{entry.use_limit or 0} {entry.campaign_id}{holder}"
 
 
 def _checked(replies: list[Any]) -> list[Any]:

@@ -195,9 +195,10 @@ class Holds:
         assert isinstance(found, Standing | Released)
         return found
 
-    async def release(self, part: Part) -> Gone | Waiting:
-        """Gives a part of a reservation back, unless it is one of a transaction at the moment."""
-        return await self._lane.submit(self._release, self._gate.partition_of(part.campaign_id), part)
+    async def release(self, part: Part, *, is_end: bool) -> Gone | Waiting:
+        """Gives a part of a reservation back, unless it is one of a transaction at the moment. `is_end`: the whole
+        reservation has ended, by `end_released`."""
+        return await self._lane.submit(self._release, self._gate.partition_of(part.campaign_id), (part, is_end))
 
     # -- the wire format ---------------------------------------------------------------------------------------------
 
@@ -225,9 +226,9 @@ class Holds:
         ]
         return campaign_call("pin", keys, (keys.outbox, keys.pending), (token,), items)
 
-    def _encode_release(self, partition: int, parts: Sequence[Part]) -> Command:
+    def _encode_release(self, partition: int, released: Sequence[tuple[Part, bool]]) -> Command:
         keys, token = self._gate.keys_and_token(partition)
-        items = [(part.campaign_id, (part.order_and_code, part.holder_id)) for part in parts]
+        items = [(part.campaign_id, (part.order_and_code, part.holder_id, int(is_end))) for part, is_end in released]
         return campaign_call("release", keys, (keys.outbox,), (token,), items)
 
     def _encode_decide(self, partition: int, decisions: Sequence[Decision]) -> Command:
@@ -311,7 +312,7 @@ def _decode_pin(partition: int, pin: Pin, answer: bytes) -> Held | Gone | Waitin
             raise _unexpected(found)
 
 
-def _decode_release(partition: int, _part: Part, answer: bytes) -> Gone | Waiting:
+def _decode_release(partition: int, _released: object, answer: bytes) -> Gone | Waiting:
     match decode_answer(partition, "", answer.decode()):
         case Gone() | Waiting() as found:
             return found

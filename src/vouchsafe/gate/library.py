@@ -24,6 +24,7 @@ FILES = (
     "reservation",
     "rollback",
     "audit",
+    "rebuild",
 )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from vouchsafe.domain.reasons import Refusal
 from vouchsafe.domain.redemption import Position
 from vouchsafe.domain.rollback import ReturnedCode, Rollback, RollbackClaim
+from vouchsafe.domain.takes import uncapped_text
 from vouchsafe.gate.attempts import Reused, Stale, Standing, Waiting, decode_answer, decode_place, reused
 from vouchsafe.gate.connection import Command, function_call
 from vouchsafe.gate.gate import Gate
@@ -82,8 +83,6 @@ class Returns:
         fields = []
         marks = []
         for returned in items:
-            # Neither a cap nor a reason has a meaning for what comes back.
-            takes = " ".join(f"{field} {amount} - 0" for field, amount in returned.takes.items())
             fields.append(
                 (
                     returned.campaign_id,
@@ -91,7 +90,7 @@ class Returns:
                         returned.order_and_code,
                         returned.place,
                         returned.uses,
-                        takes,
+                        uncapped_text(returned.takes),
                         returned.taken_ms,
                         returned.to_json(),
                     ),

@@ -202,7 +202,7 @@ class Ledger:
                 free = {record["code"] for record in created}
                 taken = next(name for name in names if name not in free)
                 raise AlreadyExists(f"the code {taken} belongs to another campaign")
-            return _campaign(row)
+            return campaign_of(row)
 
     async def taken_codes(self, codes: Sequence[str]) -> list[str]:
         """Which of these codes exist already, in order."""
@@ -212,25 +212,25 @@ class Ledger:
         """Puts a definition in the place of this version, or of whatever stands with None. None: there is no such
         campaign, or it is at another version."""
         row = await self._fetchrow("update_campaign", campaign_id, definition.to_json(), version)
-        return _campaign(row) if row else None
+        return campaign_of(row) if row else None
 
     async def get_campaign(self, campaign_id: str) -> Campaign | None:
         """A definition, or None."""
         row = await self._fetchrow("get_campaign", campaign_id)
-        return _campaign(row) if row else None
+        return campaign_of(row) if row else None
 
     async def list_campaigns(self, limit: int, after: tuple[int, str] | None) -> list[Campaign]:
         """At most `limit` campaigns, newest first by (create_time_ms, id), from behind that pair on."""
         created_at, campaign_id = (None, "") if after is None else (_time(after[0]), after[1])
-        return [_campaign(row) for row in await self._fetch("list_campaigns", limit, created_at, campaign_id)]
+        return [campaign_of(row) for row in await self._fetch("list_campaigns", limit, created_at, campaign_id)]
 
     async def unpublished(self, limit: int, after: str = "") -> list[Campaign]:
         """At most `limit` campaigns that the gate may not have in this version, by id, from behind `after` on."""
-        return [_campaign(row) for row in await self._fetch("unpublished", limit, after)]
+        return [campaign_of(row) for row in await self._fetch("unpublished", limit, after)]
 
     async def codes_of(self, campaign_id: str, after: str, limit: int) -> list[CodeEntry]:
         """At most `limit` codes of a campaign in order, from behind `after` on ("" to begin)."""
-        return [_code(row) for row in await self._fetch("codes_of", campaign_id, after, limit)]
+        return [code_of(row) for row in await self._fetch("codes_of", campaign_id, after, limit)]
 
     async def mark_published(self, campaign_id: str, version: int) -> None:
         """Notes that the gate has this version or a later one."""
@@ -340,12 +340,14 @@ def _partition_state(row: asyncpg.Record) -> PartitionState:
     return PartitionState(row["partition"], row["epoch"], row["opened"], StreamId(row["offset_ms"], row["offset_seq"]))
 
 
-def _campaign(row: asyncpg.Record) -> Campaign:
+def campaign_of(row: asyncpg.Record) -> Campaign:
+    """A row of `campaigns`."""
     definition = Definition.from_json(row["definition"])
     return Campaign(row["id"], row["version"], definition, _milliseconds(row["created_at"]))
 
 
-def _code(row: asyncpg.Record) -> CodeEntry:
+def code_of(row: asyncpg.Record) -> CodeEntry:
+    """A row of `codes`."""
     assigned_at = row["assigned_at"]
     return CodeEntry(
         row["code"],

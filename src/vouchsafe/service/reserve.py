@@ -91,7 +91,7 @@ class Reservations:
             case Reserved() | Refusal(reason=Reason.ORDER_ALREADY_REDEEMED):
                 told = found
             case Part() if patience.waits >= WAITS_FOR_NOTE:
-                await self._checkout.holds.release(found)
+                await self._checkout.holds.release(found, is_end=False)
                 return None
             case Refusal(reason=Reason.BUDGET_EXHAUSTED | Reason.CUSTOMER_BUDGET_EXHAUSTED):
                 return None  # as for redeeming several codes: at once again, for what is left
@@ -133,7 +133,7 @@ class Reservations:
             end = await self._checkout.holds.end_released(reservation)
         if isinstance(end, Standing):
             return ReserveAnswer(_refusal(Reason.RESERVATION_CONFIRMED, reservation, redemption_id=str(end.position)))
-        await self._give_back(_parts(reservation))
+        await self._give_back(_parts(reservation), is_end=True)
         return ReserveAnswer(reservation)
 
     # -- steps -------------------------------------------------------------------------------------------------------
@@ -216,11 +216,11 @@ class Reservations:
             return answer_of(await self._get(noted.end.position))
         return Answer(_refusal(Reason.RESERVATION_RELEASED, noted.reservation))
 
-    async def _give_back(self, parts: Sequence[Part]) -> None:
+    async def _give_back(self, parts: Sequence[Part], *, is_end: bool = False) -> None:
         patience = Patience()
         for part in parts:
             # One that is being confirmed is waited for: that comes to nothing now.
-            while isinstance(await self._checkout.holds.release(part), Waiting):
+            while isinstance(await self._checkout.holds.release(part, is_end=is_end), Waiting):
                 await patience.wait()
 
     async def _try_to_give_back(self, parts: Sequence[Part]) -> None:

@@ -81,7 +81,7 @@ local function take_use(campaign, item, takes, counters, own, now)
   store_counters(counters)
   if own then
     redis.call('ZREM', campaign.holds, item.order)
-    add_event(campaign.outbox, 'released', campaign.id, ending_body(own, ',"is_replaced":true'), now)
+    add_event(campaign.outbox, 'released', campaign.id, ending_body(own), now)
   end
 end
 

@@ -72,8 +72,9 @@ local function ending_body(hold, more)
   return table.concat({ hold.body:sub(1, -2), ',"taken_ms":', integer(hold.taken_ms), more or '', '}' })
 end
 
--- Ends a hold: what it counted comes back. Only reservations have events, `kind` says why this one ends.
-local function give_up(campaign, order, hold, kind, now)
+-- Ends a hold: what it counted comes back. Only reservations have events, `kind` says why this one ends; `more` as for
+-- ending_body.
+local function give_up(campaign, order, hold, kind, now, more)
   local takes = counted(hold)
   local counters = load_counters(campaign.counters, now, takes)
   change_counters(counters, takes, -1, hold.taken_ms)
@@ -81,7 +82,7 @@ local function give_up(campaign, order, hold, kind, now)
   redis.call('HDEL', campaign.orders, order)
   if hold.reservation ~= '' then
     redis.call('ZREM', campaign.holds, order)
-    add_event(campaign.outbox, kind, campaign.id, ending_body(hold), now)
+    add_event(campaign.outbox, kind, campaign.id, ending_body(hold, more), now)
   end
 end
 

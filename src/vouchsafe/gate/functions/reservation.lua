@@ -13,8 +13,8 @@
 --            its reservation, and how long it shall last in ms
 --          pin: 2 number of campaigns, then the id of each, then for each item 5 values: index of its campaign (from 1),
 --            "<order id> <code>", its reservation, the transaction and the transaction's deadline in ms
---          release: 2 number of campaigns, then the id of each, then for each item 3 values: index of its campaign,
---            "<order id> <code>", its reservation
+--          release: 2 number of campaigns, then the id of each, then for each item 4 values: index of its campaign,
+--            "<order id> <code>", its reservation, "1" when all of the reservation ends with it
 --          expire: 2 number of campaigns, then the id of each
 --          note: 2 how long requests are remembered in ms, then for each item its fingerprint, how long the note shall
 --            last in ms, the answer to the request, the note, and the body of the event
@@ -96,14 +96,14 @@ register('release', function(keys, args)
   local now = now_ms()
   local count = tonumber(args[2])
   local answers = {}
-  for at = 3 + count, #args, 3 do
+  for at = 3 + count, #args, 4 do
     local index, order, reservation = tonumber(args[at]), args[at + 1], args[at + 2]
     local campaign = campaign_at(keys, 3 + (index - 1) * KEYS_PER_CAMPAIGN, args[2 + index], keys[2])
     local hold = read_standing(campaign, order)
     local answer = 'G ' .. integer(now)
     if hold and hold.reservation == reservation then
       if hold.transaction == '' then
-        give_up(campaign, order, hold, 'released', now)
+        give_up(campaign, order, hold, 'released', now, args[at + 3] == '1' and ',"is_end":true' or '')
       else
         answer = 'W ' .. hold.transaction
       end

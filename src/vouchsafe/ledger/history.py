@@ -1,0 +1,99 @@
+"""Reads back what the ledger holds, for a gate that has lost it: over a connection of its own, a piece at a time."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import asyncpg
+
+from vouchsafe.domain.campaign import Campaign, CodeEntry
+from vouchsafe.domain.redemption import CombinedClaim, Position, StreamId
+from vouchsafe.ledger.connection import connected, domain_errors, dropped_when_cancelled
+from vouchsafe.ledger.ledger import campaign_of, code_of
+from vouchsafe.ledger.queries import SQL
+
+EVENTS_PER_PIECE = 5_000
+ROWS_PER_PIECE = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignKept:
+    """A campaign as the ledger defines it, with the state that its last event says."""
+
+    campaign: Campaign
+    state: str
+    pause_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PartMissing:
+    """A redemption that was decided, and the code of it of which there is no event."""
+
+    position: Position
+    claim: CombinedClaim
+    code: str
+
+
+class History:
+    """Every method raises Unavailable when PostgreSQL is out of reach."""
+
+    def __init__(self, connection: asyncpg.Connection) -> None:
+        self._connection = connection
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, url: str, timeout_ms: int) -> AsyncIterator[History]:
+        """A session of its own, as long as the context is entered."""
+        async with connected(url, timeout_ms / 1000) as connection:
+            history = cls(connection)
+            with domain_errors():
+                await connection.execute(SQL["history_begin"])
+            yield history
+
+    async def count_events(self, partitions: Collection[int]) -> int:
+        """How many events of these partitions there are to read."""
+        ((found,),) = await self._fetch("history_count", list(partitions))
+        return int(found)
+
+    async def events(self, partition: int) -> AsyncIterator[Sequence[asyncpg.Record]]:
+        """The events of a partition in the order of its decisions, some at a time: epoch, ms, seq, at_ms, kind,
+        campaign id, body."""
+        async for piece in self._pieces("history_events", EVENTS_PER_PIECE, partition):
+            yield piece
+
+    async def campaigns(self) -> AsyncIterator[list[CampaignKept]]:
+        """All campaigns, some at a time."""
+        async for piece in self._pieces("history_campaigns", ROWS_PER_PIECE):
+            yield [CampaignKept(campaign_of(row), row["state"], row["pause_reason"]) for row in piece]
+
+    async def codes(self) -> AsyncIterator[list[CodeEntry]]:
+        """All codes, some at a time."""
+        async for piece in self._pieces("history_codes", ROWS_PER_PIECE):
+            yield [code_of(row) for row in piece]
+
+    async def unfinished_rollbacks(self) -> list[tuple[Position, bytes]]:
+        """Rollbacks of which something has not come back, each with the body of its event."""
+        rows = await self._fetch("history_unfinished_rollbacks")
+        return [(_position(row), row["body"]) for row in rows]
+
+    async def missing_parts(self) -> list[PartMissing]:
+        """The codes of redemptions of several codes that have no event of their own."""
+        rows = await self._fetch("history_missing_parts")
+        return [PartMissing(_position(row), CombinedClaim.from_json(row["body"]), row["code"]) for row in rows]
+
+    async def _fetch(self, query: str, *args: object) -> list[asyncpg.Record]:
+        with domain_errors(), dropped_when_cancelled(self._connection):
+            return await self._connection.fetch(SQL[query], *args)
+
+    async def _pieces(self, query: str, size: int, *args: object) -> AsyncIterator[list[asyncpg.Record]]:
+        with domain_errors(), dropped_when_cancelled(self._connection):
+            async with self._connection.transaction(readonly=True):
+                cursor = await self._connection.cursor(SQL[query], *args)
+                while piece := await cursor.fetch(size):
+                    yield piece
+
+
+def _position(row: asyncpg.Record) -> Position:
+    return Position(row["partition"], row["epoch"], StreamId(row["ms"], row["seq"]))

@@ -1,0 +1,212 @@
+"""Makes partitions of the gate anew, out of what the ledger holds.
+
+First the ledger begins their next epoch, so that nobody writes behind what is read; then everything that is left of
+them is removed, and written again: definitions and codes, and event by event counters, orders, holds and answers. What
+was decided and not carried out to the end is carried out, before anybody else may decide.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from vouchsafe.domain.campaign import CodeEntry
+from vouchsafe.domain.partitions import Finding, PartitionSeen, PartitionState
+from vouchsafe.domain.redemption import Claim
+from vouchsafe.domain.takes import uncapped_text
+from vouchsafe.gate.gate import Gate, code_entry_text
+from vouchsafe.gate.keys import Keys
+from vouchsafe.gate.rebuilding import Changes, LostPart, Rebuilding
+from vouchsafe.ledger.history import History, PartMissing
+from vouchsafe.ledger.ledger import Ledger
+from vouchsafe.service.replay import Replay
+from vouchsafe.settings import Settings
+
+log = structlog.get_logger()
+
+NOTE_INTERVAL_S = 0.5
+
+
+class Rebuild:
+    """Rebuilds partitions of one installation. One process at a time does so: whoever holds the recovery lock."""
+
+    def __init__(self, gate: Gate, ledger: Ledger, installation: str, settings: Settings) -> None:
+        self._gate = gate
+        self._ledger = ledger
+        self._installation = installation
+        self._settings = settings
+
+    async def __call__(
+        self, lost: Sequence[tuple[PartitionState, PartitionSeen]], advance: Callable[[int, int], None] | None = None
+    ) -> None:
+        """Rebuilds the partitions and opens them; calls `advance` with the number of events read and of all. Raises
+        Unavailable: then nothing of it is open, and it begins anew the next time."""
+        rebuilding = Rebuilding(self._settings.valkey_url, self._installation)
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(rebuilding.close)
+            states = []
+            for state, seen in lost:
+                begun = await self._ledger.begin_epoch(state, seen.epoch, None)
+                if begun is not None and await rebuilding.begin(begun, seen):
+                    states.append(begun)
+            if states:
+                history = await stack.enter_async_context(
+                    History.open(self._settings.postgres_url, self._settings.ledger_timeout_ms)
+                )
+                await _Run(self._gate, self._ledger, self._settings, rebuilding, history, states, advance).run()
+                await self._open(states)
+
+    async def _open(self, states: Sequence[PartitionState]) -> None:
+        seen = await self._gate.inspect()
+        for state in states:
+            if not await self._gate.open_partition(seen[state.partition], self._installation, state.epoch):
+                log.warning("a partition was taken over while it was rebuilt", partition=state.partition)
+            elif not state.opened:
+                await self._ledger.mark_opened(state.partition, state.epoch)
+
+
+class _Run:
+    """One time that partitions are rebuilt, up to where they can be opened."""
+
+    def __init__(
+        self,
+        gate: Gate,
+        ledger: Ledger,
+        settings: Settings,
+        rebuilding: Rebuilding,
+        history: History,
+        states: Sequence[PartitionState],
+        advance: Callable[[int, int], None] | None,
+    ) -> None:
+        self._gate = gate
+        self._ledger = ledger
+        self._settings = settings
+        self._rebuilding = rebuilding
+        self._history = history
+        self._states = states
+        self._partitions = {state.partition for state in states}
+        self._advance = advance
+        self._number = 0
+        self._events = 0
+        self._events_read = 0
+        self._noted_at = 0.0
+
+    async def run(self) -> None:
+        partitions = sorted(self._partitions)
+        self._events = await self._history.count_events(partitions)
+        self._number = await self._ledger.begin_recovery(partitions, Finding.LOST, self._events)
+        log.warning("rebuilding partitions", partitions=partitions, events=self._events)
+        started = time.monotonic()
+        await self._rebuilding.clear()
+        for state in self._states:
+            await self._rebuilding.restore_outbox(state)
+        await self._restore_definitions()
+        unfinished = await self._history.unfinished_rollbacks()
+        for state in self._states:
+            await self._replay(state.partition, {str(position) for position, _ in unfinished})
+        for position, body in unfinished:
+            if position.partition in self._partitions:
+                changes = Changes()
+                place = f"{position.epoch}-{position.stream_id}"
+                changes.fields[Keys(position.partition).returning][place] = body
+                await self._rebuilding.write(position.partition, changes)
+        for missing in await self._history.missing_parts():
+            await self._restore_part(missing)
+        await self._note(has_ended=True)
+        log.warning(
+            "rebuilt partitions",
+            partitions=partitions,
+            events=self._events_read,
+            took_ms=round((time.monotonic() - started) * 1000),
+        )
+
+    async def _restore_definitions(self) -> None:
+        async for campaigns in self._history.campaigns():
+            for kept in campaigns:
+                campaign = kept.campaign
+                partition = self._gate.partition_of(campaign.id)
+                if partition in self._partitions:
+                    changes = Changes()
+                    # As campaign.lua has it.
+                    changes.fields[Keys(partition).campaign(campaign.id)] |= {
+                        "version": str(campaign.version),
+                        "definition": campaign.definition.to_json(),
+                        "created_ms": str(campaign.create_time_ms),
+                        "state": kept.state,
+                        "pause_reason": kept.pause_reason,
+                    }
+                    changes.counters[campaign.id]["uses"] = 0
+                    await self._rebuilding.write(partition, changes)
+        async for codes in self._history.codes():
+            await self._restore_codes(codes)
+
+    async def _restore_codes(self, codes: Sequence[CodeEntry]) -> None:
+        by_partition: dict[int, Changes] = {}
+        for entry in codes:
+            partition = self._gate.partition_of(entry.code)
+            if partition in self._partitions:
+                changes = by_partition.setdefault(partition, Changes())
+                changes.fields[Keys(partition).codes][entry.code] = code_entry_text(entry)
+        for partition, changes in by_partition.items():
+            await self._rebuilding.write(partition, changes)
+
+    async def _replay(self, partition: int, unfinished: set[str]) -> None:
+        replay = Replay(
+            partition,
+            self._gate.partitions,
+            self._partitions,
+            unfinished,
+            ttl_ms=self._settings.request_ttl_ms,
+            now_ms=self._gate.clock.now_ms(),
+        )
+        async for rows in self._history.events(partition):
+            await self._rebuilding.write(partition, replay.read(rows))
+            self._events_read += len(rows)
+            if self._advance is not None:
+                self._advance(self._events_read, self._events)
+            if time.monotonic() - self._noted_at > NOTE_INTERVAL_S:
+                await self._note(has_ended=False)
+
+    async def _restore_part(self, missing: PartMissing) -> None:
+        """A code of a redemption that was decided and had no event of its own when its hold was lost."""
+        redemption_id, whole = str(missing.position), missing.claim
+        part = next(one for one in whole.applied if one.code == missing.code)
+        partition = self._gate.partition_of(part.campaign_id)
+        if partition not in self._partitions:
+            return  # held there still, or on its way here
+        claim = Claim(
+            request_id=whole.request_id,
+            fingerprint=whole.fingerprint,
+            campaign_id=part.campaign_id,
+            campaign_version=part.campaign_version,
+            code=part.code,
+            customer_id=whole.customer_id,
+            order_id=whole.order_id,
+            currency_code=whole.currency_code,
+            order_amount_minor=whole.order_amount_minor,
+            discount=part.discount,
+            takes=part.takes,
+            combined_id=redemption_id,
+            taken_ms=part.taken_ms,
+            reservation_id=whole.reservation_id,
+        )
+        log.warning("redeemed a part that was decided and lost", redemption=redemption_id, campaign=part.campaign_id)
+        await self._rebuilding.restore_part(
+            partition,
+            LostPart(
+                campaign_id=part.campaign_id,
+                order_and_code=f"{whole.order_id} {part.code}",
+                fingerprint=whole.fingerprint,
+                takes=uncapped_text(part.takes),
+                taken_ms=part.taken_ms,
+                redemption_id=redemption_id,
+                body=claim.to_json(),
+            ),
+        )
+
+    async def _note(self, *, has_ended: bool) -> None:
+        self._noted_at = time.monotonic()
+        await self._ledger.note_recovery(self._number, self._events_read, has_ended=has_ended)

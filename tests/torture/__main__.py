@@ -26,7 +26,8 @@ def main() -> int:
     options = _options()
     seed = options.seed if options.seed is not None else random.randrange(10**6)
     faults = [BY_NAME[name] for name in options.faults.split(",")] if options.faults else list(ALL)
-    # SIGTERM ends it as Ctrl-C does: what was started is stopped.
+    # SIGTERM ends it as Ctrl-C does, and that even where a shell has turned it off: what was started is stopped.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     data_dir = Path(tempfile.mkdtemp(prefix="vouchsafe-torture-"))
     print(f"seed {seed}, {options.minutes:g} minutes, contract {options.contract}; history and logs in {data_dir}")

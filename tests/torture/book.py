@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import asyncpg
@@ -41,17 +40,6 @@ class Event:
     def money_returned(self) -> int:
         """What comes back of the discount, in minor units."""
         return self.minor if self.kind == "returned" else 0
-
-    def moves(self) -> Iterator[tuple[str, int]]:
-        """The counters that it moves, and by how much: what was reserved counts from when it was held."""
-        sign = 0
-        if self.kind == "held" or (self.kind == "redeemed" and not self.reservation_id):
-            sign = 1
-        elif self.kind in ("released", "expired", "returned"):
-            sign = -1
-        if sign:
-            for counter, amount in self.takes.items():
-                yield counter, sign * amount
 
 
 @dataclass

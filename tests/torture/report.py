@@ -38,7 +38,10 @@ STORES_SAID = {
     "PostgreSQL refused to write, disk full": ("postgres", "File too large"),
 }
 # Whoever loses data comes back by these, so they are asked for only where data was lost.
-AFTER_A_LOSS: Mapping[str, str] = {}
+AFTER_A_LOSS: Mapping[str, str] = {
+    "partitions rebuilt from the ledger": "rebuilt partitions",
+    "decided part lost and redeemed anew": "redeemed a part that was decided and lost",
+}
 
 
 @dataclass

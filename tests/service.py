@@ -102,9 +102,13 @@ class Service(LocalService):
     def start_valkey(self) -> None:
         self._valkey.start()
 
+    @property
+    def valkey_data(self) -> Path:
+        """Where Valkey keeps what it was told."""
+        return self._valkey.data_dir
+
     async def flush_valkey(self) -> None:
         """What an operator's slip or a lost disk does."""
-        self.agrees = False
         connection = Connection(self.settings.valkey_url, 1_000)
         try:
             assert await connection.execute([("FLUSHALL",)]) == [b"OK"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from vouchsafe.domain.campaign import CodeEntry, Definition
 from vouchsafe.domain.effects import AmountOff, Effect, PercentOff
 from vouchsafe.domain.limits import Limits
@@ -46,7 +48,8 @@ def takes_of(
 
 def attempt_of(claim: Claim, *, limits: Limits = Limits(), code_limit: int | None = None) -> Attempt:  # noqa: B008  # immutable
     entry = CodeEntry(claim.code, claim.campaign_id, code_limit)
-    return Attempt(claim, takes_of(limits, entry, Customer(id=claim.customer_id), claim.discount.applied_minor))
+    takes = takes_of(limits, entry, Customer(id=claim.customer_id), claim.discount.applied_minor)
+    return Attempt(msgspec.structs.replace(claim, takes={take.field: take.amount for take in takes}), takes)
 
 
 def a_claim(number: int = 0, campaign_id: str = "summer", code: str = "A", minor: int = 100) -> Claim:

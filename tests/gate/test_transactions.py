@@ -50,20 +50,23 @@ class Rig:
             Hold(self.attempt(campaign, number), self.transaction(number, name), deadline_ms)
         )
 
-    async def decide(self, number: int = 0, *, ms: int = 60_000, name: str = "x") -> object:
+    def combined(self, number: int = 0) -> CombinedClaim:
         claims = [self.attempt(campaign, number).claim for campaign in (ONE, OTHER)]
-        claim = CombinedClaim(
+        return CombinedClaim(
             request_id=claims[0].request_id,
             fingerprint=claims[0].fingerprint,
             customer_id=claims[0].customer_id,
             order_id=claims[0].order_id,
             currency_code="EUR",
             order_amount_minor=1_000,
-            applied=tuple(AppliedCode(one.code, one.campaign_id, 1, one.discount) for one in claims),
+            applied=tuple(AppliedCode(one.code, one.campaign_id, 1, one.discount, one.takes, 1) for one in claims),
         )
-        return await self.checkout.holds.decide(
-            Decision(claim, self.transaction(number, name), self.checkout.now_ms() + ms)
-        )
+
+    async def decide(
+        self, number: int = 0, *, ms: int = 60_000, name: str = "x", claim: CombinedClaim | None = None
+    ) -> object:
+        decision = Decision(claim or self.combined(number), self.transaction(number, name), self.checkout.now_ms() + ms)
+        return await self.checkout.holds.decide(decision)
 
     def part(self, campaign: str, number: int = 0, name: str = "x") -> Part:
         return Part(campaign, self.attempt(campaign, number).order_and_code, self.transaction(number, name))

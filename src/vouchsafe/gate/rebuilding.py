@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 
 from redis.exceptions import ResponseError
 
-from vouchsafe.domain.partitions import PartitionSeen, PartitionState, token_of
+from vouchsafe.domain.partitions import BUILDING, PartitionSeen, PartitionState, token_of
 from vouchsafe.domain.redemption import StreamId
 from vouchsafe.gate.connection import Command, Connection, as_unavailable, function_call
 from vouchsafe.gate.keys import Keys
@@ -74,14 +75,16 @@ class Rebuilding:
         """Those that were begun."""
         return self._tokens.keys()
 
-    async def begin(self, state: PartitionState, seen: PartitionSeen) -> bool:
-        """Takes a partition over in the ledger's epoch; False when it is not any more as it was seen."""
+    async def begin(self, state: PartitionState, seen: PartitionSeen) -> PartitionSeen | None:
+        """Takes a partition over in the ledger's epoch, and answers what it looks like while it is built; None when it
+        is not any more as it was seen."""
         token = token_of(self._installation, state.epoch)
         call = function_call("build", [Keys(state.partition).meta], [token, seen.standing, seen.run])
         (begun,) = await self._call([call])
-        if begun:
-            self._tokens[state.partition] = token
-        return bool(begun)
+        if not begun:
+            return None
+        self._tokens[state.partition] = token
+        return dataclasses.replace(seen, standing=BUILDING + token)
 
     async def clear(self) -> None:
         """Removes all that is left of the partitions."""
@@ -134,12 +137,20 @@ class Rebuilding:
             for pairs in _pieces(orders.items(), PAIRS_PER_CALL):
                 yield self._function("restore_orders", partition, names, (campaign_id, *_flat(pairs)))
         for campaign_id in {**changes.counters, **changes.moments}:
-            counters = _counters(changes, campaign_id)
-            for piece in _pieces(counters, PAIRS_PER_CALL):
-                yield self._function("restore_counters", partition, [keys.counters(campaign_id)], _flat(piece))
+            yield from self._counter_calls(partition, changes, campaign_id)
         for key, fields in changes.fields.items():
-            for pairs in _pieces(fields.items(), PAIRS_PER_CALL):
-                yield self._function("restore_fields", partition, [key], _flat(pairs))
+            for words in _pieces(fields.items(), PAIRS_PER_CALL):
+                yield self._function("restore_fields", partition, [key], _flat(words))
+        yield from self._string_calls(changes)
+
+    def _counter_calls(self, partition: int, changes: Changes, campaign_id: str) -> Iterator[Command]:
+        names = [Keys(partition).counters(campaign_id)]
+        for amounts in _pieces(_amounts(changes, campaign_id), PAIRS_PER_CALL):
+            yield self._function("restore_amounts", partition, names, _flat(amounts))
+        for others in _pieces(_others(changes, campaign_id), PAIRS_PER_CALL):
+            yield self._function("restore_counters", partition, names, _flat(others))
+
+    def _string_calls(self, changes: Changes) -> Iterator[Command]:
         strings: defaultdict[int, list[tuple[str, bytes | str, int]]] = defaultdict(list)
         for home, key, value, expire_ms in changes.strings:
             strings[home].append((key, value, expire_ms))
@@ -160,16 +171,21 @@ class Rebuilding:
         return replies
 
 
-def _counters(changes: Changes, campaign_id: str) -> Iterator[tuple[str, str | int]]:
-    """Each "?x:y" right behind its "x:y": they are never of two calls, because PAIRS_PER_CALL is even and they come
-    first."""
-    plain, distinct = changes.counters[campaign_id], changes.distinct[campaign_id]
-    for counter in distinct:
-        yield counter[1:], plain[counter[1:]]
-        yield counter, ""
-    for counter, amount in plain.items():
+def _amounts(changes: Changes, campaign_id: str) -> Iterator[tuple[str, int]]:
+    """Counters that nothing else hangs on."""
+    distinct = changes.distinct[campaign_id]
+    for counter, amount in changes.counters[campaign_id].items():
         if "?" + counter not in distinct:
             yield counter, amount
+
+
+def _others(changes: Changes, campaign_id: str) -> Iterator[tuple[str, str | int]]:
+    """Each "?x:y" right behind its "x:y": they are never of two calls, because PAIRS_PER_CALL is even and they come
+    first."""
+    plain = changes.counters[campaign_id]
+    for counter in changes.distinct[campaign_id]:
+        yield counter[1:], plain[counter[1:]]
+        yield counter, ""
     for counter, moments in changes.moments[campaign_id].items():
         yield counter, " ".join(moments)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -91,8 +92,15 @@ class History:
         with domain_errors(), dropped_when_cancelled(self._connection):
             async with self._connection.transaction(readonly=True):
                 cursor = await self._connection.cursor(SQL[query], *args)
-                while piece := await cursor.fetch(size):
-                    yield piece
+                following = asyncio.ensure_future(cursor.fetch(size))
+                try:
+                    while piece := await following:
+                        # PostgreSQL reads on while the caller works.
+                        following = asyncio.ensure_future(cursor.fetch(size))
+                        yield piece
+                finally:
+                    following.cancel()
+                    await asyncio.gather(following, return_exceptions=True)
 
 
 def _position(row: asyncpg.Record) -> Position:

@@ -29,6 +29,8 @@ log = structlog.get_logger()
 
 NOTE_INTERVAL_S = 0.5
 
+Lost = Sequence[tuple[PartitionState, PartitionSeen]]
+
 
 class Rebuild:
     """Rebuilds partitions of one installation. One process at a time does so: whoever holds the recovery lock."""
@@ -39,30 +41,29 @@ class Rebuild:
         self._installation = installation
         self._settings = settings
 
-    async def __call__(
-        self, lost: Sequence[tuple[PartitionState, PartitionSeen]], advance: Callable[[int, int], None] | None = None
-    ) -> None:
+    async def __call__(self, lost: Lost, advance: Callable[[int, int], None] | None = None) -> None:
         """Rebuilds the partitions and opens them; calls `advance` with the number of events read and of all. Raises
         Unavailable: then nothing of it is open, and it begins anew the next time."""
         rebuilding = Rebuilding(self._settings.valkey_url, self._installation)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(rebuilding.close)
-            states = []
+            taken = []
             for state, seen in lost:
                 begun = await self._ledger.begin_epoch(state, seen.epoch, None)
-                if begun is not None and await rebuilding.begin(begun, seen):
-                    states.append(begun)
-            if states:
+                if begun is not None and (building := await rebuilding.begin(begun, seen)):
+                    taken.append((begun, building))
+            if taken:
+                states = [state for state, _ in taken]
                 history = await stack.enter_async_context(
                     History.open(self._settings.postgres_url, self._settings.ledger_timeout_ms)
                 )
                 await _Run(self._gate, self._ledger, self._settings, rebuilding, history, states, advance).run()
-                await self._open(states)
+                await self._open(taken)
 
-    async def _open(self, states: Sequence[PartitionState]) -> None:
-        seen = await self._gate.inspect()
-        for state in states:
-            if not await self._gate.open_partition(seen[state.partition], self._installation, state.epoch):
+    async def _open(self, taken: Lost) -> None:
+        """Those that nobody has taken over since they were begun."""
+        for state, building in taken:
+            if not await self._gate.open_partition(building, self._installation, state.epoch):
                 log.warning("a partition was taken over while it was rebuilt", partition=state.partition)
             elif not state.opened:
                 await self._ledger.mark_opened(state.partition, state.epoch)

@@ -15,6 +15,7 @@ from vouchsafe.domain.errors import Unavailable
 from vouchsafe.domain.partitions import Finding, PartitionSeen, PartitionState, examine
 from vouchsafe.gate.gate import Gate
 from vouchsafe.ledger.ledger import Installation, Ledger
+from vouchsafe.service.rebuild import Lost
 
 log = structlog.get_logger()
 
@@ -25,8 +26,6 @@ WHAT_TO_DO = {
     Finding.LEDGER_BEHIND: "PostgreSQL lacks events that it had taken over: restore a backup that is not older",
     Finding.LOST: "Valkey has lost their data; `vouchsafe persist` rebuilds them, see that it runs",
 }
-
-Lost = Sequence[tuple[PartitionState, PartitionSeen]]
 
 
 class Recovery:

@@ -6,7 +6,7 @@
 --          restore_outbox: 2 outbox, 3 trimmed
 --          restore_fields: 2 a hash
 --          restore_strings: then strings
---          restore_counters: 2 counters
+--          restore_amounts and restore_counters: 2 counters
 --          restore_orders: 2 holding, 3 to 6 as for each campaign in orders.lua
 --          restore_part: 2 outbox, 3 to 6 as for each campaign in orders.lua
 -- ARGV:    1 token, "<installation>:<epoch>"
@@ -14,6 +14,7 @@
 --          restore_outbox: 2 the last id that the ledger holds, 3 the first that it does not
 --          restore_fields: then fields and values
 --          restore_strings: then for each its value, and when it expires in ms, 0 for never
+--          restore_amounts: then plain counters and by how much they change
 --          restore_counters: then counters and changes: an amount, or "+<ms>" and "-<ms>" for moments ("~x"). "?x:y" stands
 --            behind "x:y" and has no change of its own.
 --          restore_orders: 2 campaign id, then "<order id> <code>" and what becomes of it: what is kept of a redemption
@@ -68,6 +69,32 @@ register_building('restore_strings', function(keys, args)
     else
       redis.call('SET', keys[i], value, 'PXAT', expire_ms)
     end
+  end
+end)
+
+-- Most of what there is to write, and nearly always the first of its counter.
+register_building('restore_amounts', function(keys, args)
+  local fields, writes, gone = {}, {}, {}
+  for i = 2, #args, 2 do
+    fields[i / 2] = args[i]
+  end
+  for i, value in ipairs(redis.call('HMGET', keys[2], unpack(fields))) do
+    local amount = args[2 * i + 1]
+    if value then
+      amount = integer(value + amount)
+    end
+    if amount ~= '0' or fields[i] == 'uses' then
+      writes[#writes + 1] = fields[i]
+      writes[#writes + 1] = amount
+    else
+      gone[#gone + 1] = fields[i]
+    end
+  end
+  if #writes > 0 then
+    redis.call('HSET', keys[2], unpack(writes))
+  end
+  if #gone > 0 then
+    redis.call('HDEL', keys[2], unpack(gone))
   end
 end)
 

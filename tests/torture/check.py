@@ -102,9 +102,12 @@ class Checker:
                 self._wrong(f"not found: {_line(call)}", allowed=self._may_be_gone(call))
 
     def _may_be_gone(self, call: Call) -> bool:
+        """Of a redemption: one to be rolled back, or one of which an order has a part that was not lost."""
         request = call.request
         if request.what == "roll_back":
             return self._is_lost(request.of)
+        if request.what == "redeem":
+            return self._is_lost(call.error.rpartition(" ")[2])
         made = [one for one in self._by_key["reserve", request.of] if one.told_id == request.id]
         return any(self._is_lost_between(one.begin, one.end) for one in made)
 

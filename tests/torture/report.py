@@ -44,14 +44,29 @@ AFTER_A_LOSS: Mapping[str, str] = {
 }
 
 
+# What server and persisters never say, whatever breaks: each would be a bug, or a false alarm for somebody at night.
+NEVER_SAID = (
+    "internal error",
+    "failed",
+    "misconfigured",
+    "an exchange with Valkey went wrong",
+    "events cannot be written; they and all after them wait in the outbox",
+    "partitions are closed: ledger behind",
+    "partitions are closed: foreign",
+)
+
+
 @dataclass
 class Report:
-    """`fired` is how often each fault was there, `slowest_s` how long the service then took at most to answer again,
-    everywhere. `paths` is how often each way back was gone. `settled_s` is how long everything took in the end."""
+    """`fired` is how often each fault was there; `slowest_s` and `written_s` are how long the service then took at most
+    to answer again everywhere, and to have everything in the ledger that was decided before. `paths` is how often each
+    way back was gone. `settled_s` is how long everything took in the end, `worst_lag_ms` how far the ledger was behind
+    when Valkey lost its data."""
 
     seed: int
     fired: Counter[str] = field(default_factory=Counter)
     slowest_s: dict[str, float] = field(default_factory=dict)
+    written_s: dict[str, float] = field(default_factory=dict)
     paths: dict[str, int] = field(default_factory=dict)
     findings: Findings = field(default_factory=Findings)
     settled_s: float = 0.0
@@ -65,10 +80,11 @@ class Report:
     def lines(self) -> Iterator[str]:
         """For people."""
         yield f"seed {self.seed}: {self.calls} calls, settled {self.settled_s:.1f} s after the last"
-        yield "  faults, how often, and how long the service was away behind them at most:"
+        yield "  faults, how often, and how long at most until all was answered again, and all was in the ledger:"
         for name, count in self.fired.items():
-            slowest_s = self.slowest_s.get(name)
-            yield f"    {name:42} {count:6}" + ("" if slowest_s is None else f"  {slowest_s:5.1f} s")
+            waited = name in self.written_s
+            times = f"  {self.slowest_s[name]:5.1f} s {self.written_s[name]:5.1f} s" if waited else ""
+            yield f"    {name:42} {count:6}{times}"
         yield "  ways back, how often:"
         for name, count in self.paths.items():
             yield f"    {name:42} {count:6}"
@@ -79,6 +95,12 @@ class Report:
             yield f"  lost with Valkey's data, when the ledger was {self.worst_lag_ms} ms behind at worst:"
             for name, count in self.findings.allowed.items() or [("nothing", 0)]:
                 yield f"    {name:42} {count:6}"
+
+
+def alarms(service: Tortured) -> list[str]:
+    """What was said that must not be, and how often."""
+    said = Counter(event for command in ("serve", "persist") for event in _events(service.said(command)))
+    return [f"said {said[words]} times: {words}" for words in NEVER_SAID if said[words]]
 
 
 def ways_back(
@@ -112,9 +134,11 @@ def _events(log: str) -> Iterator[str]:
         if line.startswith("{"):
             # The last line of a process that was killed may be half a line, or one with another behind it.
             try:
-                yield json.loads(line)["event"]
+                told = json.loads(line)
             except ValueError:
                 continue
+            found = told.get("found")
+            yield told["event"] if found is None else f"{told['event']}: {found}"
 
 
 def _told(history: History, reason: str) -> int:

@@ -16,7 +16,8 @@ from tests.torture.check import Checker
 from tests.torture.faults import Chaos, Fault, Harm
 from tests.torture.history import History, Request
 from tests.torture.load import Load
-from tests.torture.report import Report, ways_back
+from tests.torture.losses import waiting
+from tests.torture.report import Report, alarms, ways_back
 from tests.torture.service import Tortured
 from vouchsafe.client import Client
 from vouchsafe.domain.errors import Unavailable
@@ -95,7 +96,7 @@ class Run:
         book = await Book.read(service.settings.postgres_url)
         checker = Checker(history, book, self._campaigns, harm.losses, may_lose=self._contract == "gate")
         found = checker.check()
-        self._report.findings.problems += found.problems
+        self._report.findings.problems += [*found.problems, *alarms(service)]
         self._report.findings.allowed, self._report.findings.counts = found.allowed, found.counts
         self._report.worst_lag_ms = max((loss.lag_ms for loss in harm.losses), default=0)
         self._report.paths = ways_back(
@@ -125,26 +126,37 @@ class Run:
                 history.note("faults over", names=names)
                 self._report.fired.update(names)
                 if self._dice.random() < WAITS:
-                    await self._await_return(client, load, names)
+                    await self._await_return(service, client, load, names)
                 await asyncio.sleep(self._dice.uniform(0, 1.5))
 
     def _dice_of(self, fault: Fault) -> random.Random:
         """Other ones each time that it happens."""
         return random.Random(f"{self._seed} {fault.name} {self._report.fired[fault.name]}")
 
-    async def _await_return(self, client: Client, load: Load, names: Sequence[str]) -> None:
-        """Until every campaign is decided again."""
-        begin = time.monotonic()
-        waiting = {campaign.id: campaign for campaign in self._campaigns}
-        while waiting and time.monotonic() < begin + BACK_S:
-            asked = [await load.ask(client, self._probe(campaign)) for campaign in waiting.values()]
-            for call in asked:
+    async def _await_return(self, service: Tortured, client: Client, load: Load, names: Sequence[str]) -> None:
+        """Until every campaign is decided again, and what was decided before is in the ledger."""
+        begin, begin_ms = time.monotonic(), time.time_ns() // 1_000_000
+        asking = {campaign.id: campaign for campaign in self._campaigns}
+        while asking and time.monotonic() < begin + BACK_S:
+            for call in [await load.ask(client, self._probe(campaign)) for campaign in asking.values()]:
                 if call.outcome != "unknown":
-                    del waiting[call.request.order_id.partition(":")[2]]
-        if waiting:
-            self._problem(f"not back within {BACK_S:.0f} s behind {', '.join(names)}: {sorted(waiting)}")
+                    del asking[call.request.order_id.partition(":")[2]]
+        if asking:
+            self._problem(f"not back within {BACK_S:.0f} s behind {', '.join(names)}: {sorted(asking)}")
+        self._note_time(self._report.slowest_s, names, begin)
+
+        async def all_written() -> bool:
+            return min((await waiting(service.settings)).values()) >= begin_ms
+
+        try:
+            await until(all_written, BACK_S)
+        except TimeoutError:
+            self._problem(f"not in the ledger within {BACK_S:.0f} s behind {', '.join(names)}")
+        self._note_time(self._report.written_s, names, begin)
+
+    def _note_time(self, times: dict[str, float], names: Sequence[str], begin: float) -> None:
         for name in names:
-            self._report.slowest_s[name] = max(self._report.slowest_s.get(name, 0.0), time.monotonic() - begin)
+            times[name] = max(times.get(name, 0.0), time.monotonic() - begin)
 
     # -- mending -------------------------------------------------------------------------------------------------------
 
@@ -158,7 +170,10 @@ class Run:
             await until(lambda: self._nothing_held(service), BACK_S)
         except TimeoutError:
             self._problem(f"something is held {BACK_S:.0f} s after the last call")
-        await settle(service.settings)
+        try:
+            await settle(service.settings)
+        except AssertionError as error:
+            self._problem(str(error))
         self._report.settled_s = time.monotonic() - begin
         found = await audit(service)
         if not found.agrees or found.parts_in_flight or found.rollbacks_in_flight:

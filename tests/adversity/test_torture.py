@@ -8,7 +8,7 @@ from tests.torture.faults import ALL
 from tests.torture.run import Run
 
 SECONDS = 20
-SEED = 11
+SEED = 6704
 
 
 async def test_no_promise_is_broken_whatever_breaks(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tests.torture.book import Book, Event
@@ -119,7 +119,15 @@ class Checker:
             now, most = taken[event.campaign_id], highest[event.campaign_id]
             now[counter] += amount
             most[counter] = max(most[counter], now[counter])
-        for campaign_id, most in highest.items():
+        self._check_caps(highest)
+        for campaign in self._campaigns.values():
+            for counter, cap in (("uses", campaign.total), ("money", campaign.budget_minor)):
+                if cap is not None:
+                    self._found.counts[f"{campaign.id}: {counter} {highest[campaign.id][counter]} of {cap}"] += 1
+        self._check_limits_by_answers()
+
+    def _check_caps(self, counted: Mapping[str, Counter[str]]) -> None:
+        for campaign_id, counters in counted.items():
             campaign = self._campaigns[campaign_id]
             caps = {
                 "uses": campaign.total,
@@ -127,14 +135,10 @@ class Checker:
                 "customer": campaign.per_customer,
                 "code": campaign.per_code,
             }
-            for counter, value in most.items():
-                cap = caps.get(counter.partition(":")[0])
+            for counter, value in counters.items():
+                cap = caps[counter.partition(":")[0]]
                 if cap is not None and value > cap:
                     self._wrong(f"oversold: {campaign_id} {counter} went to {value}, its cap is {cap}")
-            for name in ("uses", "money"):
-                if caps[name] is not None:
-                    self._found.counts[f"{campaign_id}: {name} {most[name]} of {caps[name]}"] += 1
-        self._check_limits_by_answers()
 
     def _moves(self) -> Iterator[tuple[Event, str, int]]:
         """Every event that moves counters, which, and by how much. What was reserved counts from when it was held; if
@@ -155,18 +159,21 @@ class Checker:
                     yield event, counter, sign * amount
 
     def _check_limits_by_answers(self) -> None:
-        """What was acknowledged and has not come back is no more than the cap, whatever the ledger says."""
-        uses: Counter[str] = Counter()
-        for redemption in {call.told_id: call.answer for call in self._answered(Redemption)}.values():
+        """What was acknowledged, not lost, and has not come back is within the caps, whatever the ledger says."""
+        taken: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        acknowledged = {call.told_id: call.answer for call in self._answered(Redemption)}
+        for id_, redemption in acknowledged.items():
             assert isinstance(redemption, Redemption)
-            for applied in redemption.applied_codes:
-                uses[applied.campaign_id] += 1
+            for applied in redemption.applied_codes if not self._is_lost(id_) else ():
+                now = taken[applied.campaign_id]
+                now["uses"] += 1
+                now["money"] += applied.discount_minor
+                now[f"customer:{redemption.customer_id}"] += 1
+                now[f"code:{applied.code}"] += 1
         for event in self._book.events:
-            uses[event.campaign_id] -= event.uses_returned
-        lost = Counter(call.told_id for call in self._answered(Redemption) if self._is_lost(call.told_id))
-        for campaign in self._campaigns.values():
-            if campaign.total is not None and uses[campaign.id] > campaign.total + len(lost):
-                self._wrong(f"oversold: {campaign.id} was given {uses[campaign.id]} times, its cap is {campaign.total}")
+            if event.kind == "returned" and event.redemption_id in acknowledged:
+                taken[event.campaign_id].subtract(event.takes)
+        self._check_caps(taken)
 
     def _check_acknowledged(self) -> None:
         """What was acknowledged is in the ledger, once, as it was told."""

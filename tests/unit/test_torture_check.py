@@ -126,6 +126,10 @@ def an_oversale_that_nobody_wrote_down(story: Story) -> None:
         story.told("redeem", id_, at, a_redemption(id_, at + 0.05))
 
 
+def a_customer_told_twice_what_nobody_wrote_down(story: Story) -> None:
+    story.told("redeem", "x", 9, a_redemption("b", 9.05), order_id="o-b")
+
+
 def the_same_customer_twice(story: Story) -> None:
     story.told("redeem", "x", 9, a_redemption("x", 9.05))
     story.happened("redeemed", "x", 9.05, takes={"customer:c-b": 1})
@@ -190,6 +194,7 @@ def test_what_agrees_is_found_to_agree(tmp_path: Path) -> None:
         (drop("redeemed", at=1.05), "lost"),
         (an_oversale, "oversold"),
         (an_oversale_that_nobody_wrote_down, "oversold"),
+        (a_customer_told_twice_what_nobody_wrote_down, "oversold"),
         (the_same_customer_twice, "oversold"),
         (a_row_too_many, "rows"),
         (decided_again, "decided twice"),

@@ -19,7 +19,6 @@ from vouchsafe import app
 from vouchsafe.client import CampaignDefinition, Client, Limits, Order, OrderLine
 from vouchsafe.domain.audit import Audit
 from vouchsafe.gate.connection import Connection
-from vouchsafe.gate.gate import Gate
 from vouchsafe.ledger.ledger import Ledger
 from vouchsafe.local import LocalService
 from vouchsafe.settings import Settings
@@ -215,11 +214,8 @@ async def rows_once_settled(service: Service, campaign_id: str) -> set[str]:
 
 
 async def settle(settings: Settings) -> None:
-    gate = await Gate.connect(settings, settings.partitions)
+    """Returns once every partition is open and every event in the ledger."""
     deadline = time.monotonic() + SETTLE_S
-    try:
-        while waiting := await gate.waiting_events():
-            assert time.monotonic() < deadline, f"{waiting} events have not reached the ledger"
-            await asyncio.sleep(0.02)
-    finally:
-        await gate.close()
+    while (found := await app.status(settings)).closed or found.waiting_events:
+        assert time.monotonic() < deadline, f"not settled: {found}"
+        await asyncio.sleep(0.02)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from vouchsafe.service.rebuild import Rebuild
 from vouchsafe.service.recover import Recovery
 from vouchsafe.service.redeem import Redeem
 from vouchsafe.service.rollback import return_forever
+from vouchsafe.service.status import Status, look
 from vouchsafe.service.transactions import settle_forever
 from vouchsafe.service.watch import Watch
 from vouchsafe.settings import Settings
@@ -64,24 +66,52 @@ def persister(settings: Settings) -> None:
 async def audit(settings: Settings, campaign_id: str | None, advance: Callable[[int], None]) -> Audit:
     """Holds the gate's counters against the ledger's events, of one campaign or of all, while everything runs; calls
     `advance` with the number of partitions after each. Raises Unavailable, NotFound and Misconfigured."""
+    async with _existing_stores(settings) as stores:
+        gate, ledger, installation = stores.gate, stores.ledger, stores.installation
+        if campaign_id is not None and await ledger.get_campaign(campaign_id) is None:
+            raise NotFound(f"there is no campaign {campaign_id}")
+        counters = CounterReader(gate, settings.valkey_url, settings.gate_timeout_ms)
+        try:
+            async with Book.open(settings.postgres_url, settings.ledger_timeout_ms, campaign_id) as book:
+                auditor = Auditor(gate, counters, book, installation, _outboxes(settings, installation))
+                return await auditor.audit(campaign_id, lambda: advance(gate.partitions))
+        finally:
+            await counters.close()
+
+
+async def status(settings: Settings) -> Status:
+    """Looks at both stores and changes nothing. Raises Unavailable and Misconfigured."""
+    async with _existing_stores(settings) as stores:
+        return await look(stores.gate, stores.ledger, stores.installation)
+
+
+async def recover(settings: Settings, advance: Callable[[int, int], None]) -> Status:
+    """Opens and rebuilds what can be, here or by waiting for whoever is at it; calls `advance` with the events read and
+    all that there are. Raises Unavailable and Misconfigured."""
+    async with _existing_stores(settings) as stores:
+        gate, ledger, installation = stores.gate, stores.ledger, stores.installation
+        rebuild = Rebuild(gate, ledger, installation.id, settings)
+        recovery = Recovery(gate, ledger, installation, functools.partial(rebuild, advance=advance))
+        while any(finding in recovery.mendable for finding in (await recovery.look()).values()):
+            noted = await ledger.last_recovery()
+            if noted is not None and noted.events:
+                advance(noted.events_read, noted.events)
+            await asyncio.sleep(WATCH_INTERVAL_S)
+        return await look(gate, ledger, await ledger.installation() or installation)
+
+
+@contextlib.asynccontextmanager
+async def _existing_stores(settings: Settings) -> AsyncIterator[Stores]:
+    """The stores of an installation that there is already. Raises Misconfigured when there is none."""
     async with contextlib.AsyncExitStack() as stack:
         ledger = await Ledger.connect(settings.postgres_url, pool_size=1, timeout_ms=settings.ledger_timeout_ms)
         stack.push_async_callback(ledger.close)
         installation = await ledger.installation()
         if installation is None:
-            raise Misconfigured("there is nothing to audit: no server has ever used this database")
-        if campaign_id is not None and await ledger.get_campaign(campaign_id) is None:
-            raise NotFound(f"there is no campaign {campaign_id}")
-        partitions = len(installation.partitions)
-        gate = await Gate.connect(settings, partitions)
+            raise Misconfigured("there is no installation: no server has ever used this database")
+        gate = await Gate.connect(settings, len(installation.partitions))
         stack.push_async_callback(gate.close)
-        counters = CounterReader(gate, settings.valkey_url, settings.gate_timeout_ms)
-        stack.push_async_callback(counters.close)
-        book = await stack.enter_async_context(
-            Book.open(settings.postgres_url, settings.ledger_timeout_ms, campaign_id)
-        )
-        auditor = Auditor(gate, counters, book, installation, _outboxes(settings, installation))
-        return await auditor.audit(campaign_id, lambda: advance(partitions))
+        yield Stores(gate, ledger, installation)
 
 
 async def _serve(settings: Settings, stop: asyncio.Event) -> None:

@@ -1,7 +1,8 @@
 """The command line: reads arguments, calls, prints. Modules that load gRPC or a store's driver are imported where
 they are used, so that help and completion stay quick.
 
-Exit status: 0 done, 1 it failed, 2 wrong arguments, 3 the answer was a refusal, 4 an audit found what differs.
+Exit status: 0 done, 1 it failed, 2 wrong arguments, 3 the answer was a refusal, 4 an audit found what
+differs, or partitions are closed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Annotated
 import typer
 
 from vouchsafe import __version__
-from vouchsafe.cli import audit, campaign, payment, redeem, run
+from vouchsafe.cli import audit, campaign, payment, redeem, run, status
 from vouchsafe.cli.common import out
 
 app = typer.Typer(
@@ -21,6 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(run.app)
+app.add_typer(status.app)
 app.add_typer(audit.app)
 app.add_typer(redeem.app)
 app.add_typer(payment.app)

@@ -282,6 +282,17 @@ class Gate:
         """How many events of all partitions the ledger does not hold yet."""
         return sum(await self._execute_all([("XLEN", keys.outbox) for keys in self._keys]))
 
+    async def outboxes(self) -> list[tuple[int, StreamId | None]]:
+        """Of every partition how many events the ledger does not hold yet, and the first of them."""
+        commands: list[Command] = []
+        for keys in self._keys:
+            commands += [("XLEN", keys.outbox), ("XRANGE", keys.outbox, "-", "+", "COUNT", 1)]
+        replies = await self._execute_all(commands)
+        return [
+            (length, StreamId.parse(entries[0][0].decode()) if entries else None)
+            for length, entries in zip(replies[::2], replies[1::2], strict=True)
+        ]
+
     async def _execute(self, command: Command) -> Any:
         return (await self._execute_all([command]))[0]
 

@@ -65,6 +65,19 @@ class Installation:
 
 
 @dataclass(frozen=True, slots=True)
+class RecoveryNoted:
+    """A recovery of partitions: what was found of them, when it began and ended (milliseconds since 1970 UTC; None: it
+    is under way, or was cut off), and of a rebuild how many events there are and how many are read."""
+
+    partitions: tuple[int, ...]
+    finding: str
+    begin_time_ms: int
+    end_time_ms: int | None
+    events: int | None
+    events_read: int
+
+
+@dataclass(frozen=True, slots=True)
 class CampaignCounters:
     """What the ledger holds of a campaign as of `position`, "<partition>-<epoch>-<ms>-<seq>"."""
 
@@ -173,6 +186,21 @@ class Ledger:
     async def begin_recovery(self, partitions: Sequence[int], finding: str, events: int | None = None) -> int:
         """Notes that partitions are being recovered; answers the number of the note."""
         return int(await self._fetchval("begin_recovery", partitions, finding, events))
+
+    async def last_recovery(self) -> RecoveryNoted | None:
+        """The newest recovery, which may be under way; None when there never was one."""
+        row = await self._fetchrow("last_recovery")
+        if row is None:
+            return None
+        began_at, ended_at = row["began_at"], row["ended_at"]
+        return RecoveryNoted(
+            tuple(row["partitions"]),
+            row["finding"],
+            _milliseconds(began_at),
+            None if ended_at is None else _milliseconds(ended_at),
+            row["events"],
+            row["events_read"],
+        )
 
     async def note_recovery(self, number: int, events_read: int, *, has_ended: bool) -> None:
         """Notes how far a recovery is."""

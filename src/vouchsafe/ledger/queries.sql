@@ -59,6 +59,10 @@ returning id;
 -- Notes how far a recovery is, and with true for $3 that it has ended.
 update recoveries set events_read = $2, ended_at = case when $3 then now() end where id = $1;
 
+-- name: last_recovery
+-- The newest recovery, which may be under way.
+select partitions, finding, began_at, ended_at, events, events_read from recoveries order by id desc limit 1;
+
 -- name: create_campaign
 -- Answers nothing when the id is taken.
 insert into campaigns (id, definition) values ($1, $2)

@@ -51,7 +51,7 @@ class Recovery:
         Unavailable when the gate is out of reach; while the ledger is, what it said last counts."""
         try:
             closed = await self._use_what_is_verified(await self._read())
-            if any(finding in self._mendable for finding in closed.values()):
+            if any(finding in self.mendable for finding in closed.values()):
                 async with self._ledger.recovery_lock() as is_mine:
                     if is_mine:
                         await self._recover()
@@ -63,7 +63,8 @@ class Recovery:
         return closed
 
     @property
-    def _mendable(self) -> set[Finding]:
+    def mendable(self) -> set[Finding]:
+        """What this does something about; of the rest, somebody has to take care (`WHAT_TO_DO`)."""
         return {Finding.NEW, Finding.AT_OR_AHEAD} | ({Finding.LOST} if self._rebuild else set())
 
     async def _read(self) -> Sequence[PartitionState]:

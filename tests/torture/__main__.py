@@ -57,7 +57,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__)
     parser.add_argument("--minutes", type=float, default=5, help="how long things go wrong")
     parser.add_argument("--seed", type=int, help="which faults in which order; by default by chance")
-    contracts = ("gate", "replica", "ledger") if "acknowledge" in Settings.model_fields else ("gate",)
+    contracts = ("gate", "ledger") if "acknowledge" in Settings.model_fields else ("gate",)
     parser.add_argument("--contract", choices=contracts, default="gate", help="when a redemption is acknowledged")
     parser.add_argument("--faults", help=f"which, with commas between; of {', '.join(BY_NAME)}; by default all")
     return parser.parse_args()

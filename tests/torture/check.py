@@ -236,10 +236,13 @@ class Checker:
         """What was acknowledged has come back, once, of every code; and never more than was given."""
         came_back: defaultdict[str, list[Event]] = defaultdict(list)
         of: Counter[tuple[str, str]] = Counter()
+        orphaned: set[str] = set()
         for event in self._book.events:
             if event.kind == "returned":
                 came_back[event.rollback_id].append(event)
                 of[event.redemption_id, event.code] += event.money_returned
+                if event.rollback_id not in self._book.by_id and self._is_lost(event.rollback_id):
+                    orphaned.add(event.redemption_id)
         for id_, call in {call.told_id: call for call in self._answered(Rollback)}.items():
             assert isinstance(call.answer, Rollback)
             told = sorted((one.code, one.discount_minor) for one in call.answer.codes)
@@ -249,7 +252,8 @@ class Checker:
         for (redemption_id, code), minor in of.items():
             given = sum(part.minor for part in self._book.parts.get(redemption_id, ()) if part.code == code)
             if minor > given:
-                lost = self._is_lost(redemption_id)
+                # A rollback that was lost, of which a code had come back already, can be decided anew.
+                lost = self._is_lost(redemption_id) or redemption_id in orphaned
                 self._wrong(f"too much back: {minor} of {given} of {redemption_id} {code}", allowed=lost)
 
     def _check_reservations(self) -> None:

@@ -22,6 +22,15 @@ LONGEST_FREEZE_S = 3.0
 SEGMENT_BYTES = 1 << 20
 PAGE_BYTES = 8_192
 TAIL_BYTES = 65_536
+# Who holds locks of partitions: the second key of any other lock is negative, so that as an oid it is huge.
+MOST_LOCKS = """
+select client_port from pg_locks join pg_stat_activity using (pid)
+where locktype = 'advisory' and classid = $1 and objid < 100
+group by client_port order by count(*) desc limit 1
+"""
+END_LOCKS = """
+select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory' and classid = $1 and objid < 100
+"""
 
 
 @dataclass
@@ -108,16 +117,16 @@ def _one_worker(chaos: Chaos) -> list[psutil.Process]:
 
 
 async def _take_locks(chaos: Chaos) -> None:
-    """A persister stands still, and its locks are taken from it: the other goes on in its place, and when the first
-    wakes up it is late."""
+    """The persister that follows most partitions stands still, and its locks are taken from it: the other goes on in
+    its place, and when the first wakes up it is late."""
     service = chaos.service
-    with stopped(service.processes(chaos.dice.choice(PERSISTERS))):
-        async with _postgres(service) as connection:
-            await connection.execute(
-                "select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory' and classid = $1 and "
-                "objid <> 4294967295", LOCK_SPACE,
-            )  # fmt: skip
-        await asyncio.sleep(chaos.dice.uniform(2, 4))
+    async with _postgres(service) as connection:
+        port = await connection.fetchval(MOST_LOCKS, LOCK_SPACE)
+        there = None if port is None else service.wires["postgres"].came_from(port)
+        owner = next((name for name in PERSISTERS if service.has_port(name, there)), chaos.dice.choice(PERSISTERS))
+        with stopped(service.processes(owner)):
+            await connection.execute(END_LOCKS, LOCK_SPACE)
+            await asyncio.sleep(chaos.dice.uniform(2, 4))
 
 
 # -- the wires ---------------------------------------------------------------------------------------------------------

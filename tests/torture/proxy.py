@@ -36,6 +36,13 @@ class Proxy:
         """Where it listens."""
         return int(self._server.sockets[0].getsockname()[1])
 
+    def came_from(self, port: int) -> int | None:
+        """The port at the service's end of the connection that the store sees coming from a port."""
+        for link in self._links:
+            if link.up.get_extra_info("sockname")[1] == port:
+                return int(link.down.get_extra_info("peername")[1])
+        return None
+
     async def close(self) -> None:
         """Cuts everything and listens no more."""
         self._server.close()

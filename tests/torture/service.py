@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -100,6 +101,14 @@ class Tortured(Service):
             parent = psutil.Process(pid)
             return [parent, *parent.children(recursive=True)]
         return []
+
+    def has_port(self, name: str, port: int | None) -> bool:
+        """Whether a process of it has a connection that comes from a port."""
+        connections: list[Any] = []
+        for process in self.processes(name):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                connections += process.net_connections("tcp")
+        return port in (one.laddr.port for one in connections if one.laddr)
 
     def workers(self) -> list[psutil.Process]:
         """Those that answer calls."""

@@ -100,7 +100,7 @@ definitions = st.builds(
 )
 # Few enough values that sequences collide with themselves. The price of 4 has no discount.
 codes = st.sampled_from(CODES)
-several = st.lists(codes, min_size=1, max_size=3, unique=True)
+several = st.lists(codes, min_size=1, max_size=3, unique=True) | st.sampled_from([["A0", "A1"], ["B1", "B0"]])
 carts = st.builds(Cart, order=st.integers(0, 3), price=st.sampled_from([1_000] * 6 + [300] * 3 + [4]))
 judged = st.sampled_from(
     [RIGHT] * 14 + [Judged(is_stale=True)] * 2 + [Judged(off_ms=off_ms) for off_ms in (-1, 1, -DAY_MS, DAY_MS)]
@@ -128,10 +128,11 @@ def often(times: int, what: str, **said: st.SearchStrategy[Any]) -> list[st.Sear
 asked = st.tuples(wishes, requests)
 further = st.sampled_from(["decide settle"] * 3 + ["decide", "", "", "settle"])  # the rest is left behind
 # Often for what was asked for before.
+like = st.sampled_from([None, None, 0, 1, 2])
 bundle = {
     "codes": several,
     "cart": carts,
-    "like": st.sampled_from([None, None, 0, 1, 2]),
+    "like": like,
     "judged": judged,
     "request": requests,
     "ttl_ms": ttls_ms,
@@ -141,7 +142,7 @@ steps = st.one_of(
     *often(6, "redeem", asked=st.lists(asked, min_size=1, max_size=1)),
     *often(3, "redeem", asked=st.lists(asked, min_size=2, max_size=4, unique_by=lambda one: one[1])),
     *often(2, "redeem_again", pick=picks),
-    *often(2, "validate", wish=wishes),
+    *often(2, "validate", codes=several, cart=carts, like=like, judged=judged),
     *often(6, "transact", **bundle, then=further, dies_after=st.sampled_from([3, 3, 3, 1])),
     *often(2, "decide", pick=picks),
     *often(3, "settle", pick=picks, part=st.sampled_from([slice(None), slice(1), slice(1, None)])),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import msgspec
 
@@ -63,17 +64,21 @@ class Flows:
 
     def _asks(
         self, codes: Sequence[str], cart: Cart, judged: Judged, request: str, kind: str
-    ) -> list[tuple[Attempt, Ask]]:
-        """In the order in which everybody holds them, with the fingerprint of the whole."""
-        asks = [self.twins.ask(Wish(code, cart, judged), request, f"{kind} {sorted(codes)}") for code in codes]
-        return sorted(asks, key=lambda ask: ask[1].spot)
+    ) -> list[list[tuple[Attempt, Ask]]]:
+        """By campaign, in the order in which everybody holds them, with the fingerprint of the whole."""
+        campaigns: dict[str, list[tuple[Attempt, Ask]]] = {}
+        for code in codes:
+            asked = self.twins.ask(Wish(code, cart, judged), request, f"{kind} {sorted(codes)}")
+            campaigns.setdefault(asked[1].spot[0], []).append(asked)
+        return [campaigns[campaign_id] for campaign_id in sorted(campaigns)]
 
     # -- several codes -----------------------------------------------------------------------------------------------
 
     async def begin(
         self, codes: Sequence[str], cart: Cart, judged: Judged, request: str, ttl_ms: int, dies_after: int
     ) -> Transaction | None:
-        """Holds every code, or gives back those that it has; None then, and when somebody dies after so many."""
+        """Holds every code, or gives back those that it has; None then, and when somebody dies after so many
+        campaigns."""
         twins, holds = self.twins, self.twins.checkout.holds
         asks = self._asks(codes, cart, judged, request, "combined")
         fingerprint = fingerprint_of("combined", sorted(codes), cart)
@@ -83,21 +88,22 @@ class Flows:
         deadline_ms = twins.model.now_ms + ttl_ms
         spots: list[Spot] = []
         taken_ms: list[int] = []
-        for attempt, ask in asks[:dies_after]:
-            hold = Hold(attempt, id_, deadline_ms)
-            answer = await twins.asked(holds.hold(hold))
-            assert answer == twins.model.hold(ask, id_, deadline_ms)
-            if answer[0] != "held":
+        for together in asks[:dies_after]:
+            hold = Hold([attempt for attempt, _ in together], id_, deadline_ms)
+            answers = twins.model.hold([ask for _, ask in together], id_, deadline_ms)
+            assert await twins.asked_of_each(holds.hold(hold)) == answers
+            if answers[-1][0] != "held":
                 await twins.settle(spots, id_, UNDONE)
-                await self._remember(request, fingerprint, answer)
+                await self._remember(request, fingerprint, answers[-1])
                 return None
-            spots.append(ask.spot)
-            taken_ms.append(answer[1])
+            spots += [ask.spot for _, ask in together]
+            taken_ms += [answer[1] for answer in answers]
             # Again changes nothing.
-            assert await twins.asked(holds.hold(hold)) == twins.model.hold(ask, id_, deadline_ms)
-        if len(spots) < len(asks):
+            answers = twins.model.hold([ask for _, ask in together], id_, deadline_ms)
+            assert await twins.asked_of_each(holds.hold(hold)) == answers
+        if len(asks) > dies_after:
             return None
-        claim = combined(asks, taken_ms, fingerprint)
+        claim = combined(list(chain.from_iterable(asks)), taken_ms, fingerprint)
         return self._held(Transaction(Decision(claim, id_, deadline_ms), spots))
 
     def _held(self, transaction: Transaction) -> Transaction:
@@ -147,19 +153,22 @@ class Flows:
         id_ = new_reservation_id(twins.checkout.home(request), self._unique())
         spots: list[Spot] = []
         held: list[tuple[int, int, str]] = []
-        for attempt, ask in asks:
-            reserve = Reserve(attempt.reserved_by(id_), id_, ttl_ms)
-            answer = await twins.asked(holds.reserve(reserve))
-            assert answer == twins.model.reserve(ask, id_, ttl_ms)
-            if answer[0] != "held":
+        for together in asks:
+            reserve = Reserve([attempt.reserved_by(id_) for attempt, _ in together], id_, ttl_ms)
+            answers = twins.model.reserve([ask for _, ask in together], id_, ttl_ms)
+            assert await twins.asked_of_each(holds.reserve(reserve)) == answers
+            if answers[-1][0] != "held":
                 await self._release(spots, id_)
-                await self._remember(request, request_fingerprint, answer)
+                await self._remember(request, request_fingerprint, answers[-1])
                 return
-            spots.append(ask.spot)
-            held.append(answer[1:])
+            spots += [ask.spot for _, ask in together]
+            held += [answer[1:] for answer in answers]
             # Again changes nothing.
-            assert await twins.asked(holds.reserve(reserve)) == twins.model.reserve(ask, id_, ttl_ms)
-        claim = combined(asks, [taken_ms for taken_ms, _, _ in held], fingerprint_of("reserve", sorted(codes), cart))
+            answers = twins.model.reserve([ask for _, ask in together], id_, ttl_ms)
+            assert await twins.asked_of_each(holds.reserve(reserve)) == answers
+        taken_ms = [taken_ms for taken_ms, _, _ in held]
+        fingerprint = fingerprint_of("reserve", sorted(codes), cart)
+        claim = combined(list(chain.from_iterable(asks)), taken_ms, fingerprint)
         claim = msgspec.structs.replace(claim, reservation_id=id_)
         booking = Booking(Reservation(id_, min(expire_ms for _, expire_ms, _ in held), claim), spots, is_noted=not dies)
         self.bookings.append(booking)

@@ -11,8 +11,9 @@ reservation), ("waiting", for which transaction), ("moved", to which time), ("go
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from tests.gate.model_uses import Answer, Ask, Counters, Spot, Use, counted, counters, is_period, outlook, used
 from vouchsafe.domain.campaign import Definition
@@ -81,8 +82,12 @@ class GateModel:
 
     # -- one code ----------------------------------------------------------------------------------------------------
 
-    def validate(self, ask: Ask) -> Answer:
-        objection = self._objection(ask)
+    def validate(self, ask: Ask, first: Sequence[Ask] = (), then: Sequence[Ask] = ()) -> Answer:
+        """`first` and `then` are of the same campaign and order, to be taken together with this one, before and after
+        it."""
+        self.look_at(ask.spot[0])
+        own = self._reservations(one.spot for one in (*first, ask, *then))
+        objection = self._objection(ask, own, [Use(one, self.now_ms, self._counts(one)) for one in first])
         return ("redeemable",) if objection is None or objection[0] == "decided" else objection
 
     def redeem(self, ask: Ask, *, is_claimed: bool) -> Answer:
@@ -93,9 +98,10 @@ class GateModel:
         known = self._told(ask.request, ask.fingerprint)
         if known is not None:
             return known
-        answer = self._objection(ask)
+        answer = self._objection(ask, self._reservations([ask.spot]))
         if answer is None:
-            use = self._take(ask)
+            use = Use(ask, self.now_ms, self._counts(ask))
+            self._enter(use)
             use.number = self._decide()
             self.redemptions[use.number] = [use]
             self.events.append(("redeemed", ask.spot[0]))
@@ -104,11 +110,14 @@ class GateModel:
             self.requests[ask.request] = (ask.fingerprint, answer)
         return answer
 
-    def _objection(self, ask: Ask) -> Answer | None:
-        """What speaks against a use now, in order of precedence."""
-        campaign_id = ask.spot[0]
-        campaign = self.campaigns[campaign_id]
-        self.look_at(campaign_id)
+    def _reservations(self, spots: Iterable[Spot]) -> list[Use]:
+        """What gives way when an order takes all of these."""
+        return [use for spot in spots if (use := self.orders.get(spot)) is not None and use.is_reserved]
+
+    def _objection(self, ask: Ask, own: Sequence[Use], beside: Sequence[Use] = ()) -> Answer | None:
+        """What speaks against a use now, in order of precedence, when the order's own reservations give way and the
+        uses beside it come."""
+        campaign = self.campaigns[ask.spot[0]]
         standing = self.orders.get(ask.spot)
         if standing is not None and not standing.is_reserved:
             return _standing(standing, ask)
@@ -123,7 +132,7 @@ class GateModel:
             return ("refused", now_so)
         if ask.minor == 0:
             return ("refused", Reason.NO_EFFECT)
-        return self._misfit(ask, [use for use in self._counting(campaign_id) if use is not standing])
+        return self._misfit(ask, [*(use for use in self._counting(ask.spot[0]) if use not in own), *beside])
 
     def _misfit(self, ask: Ask, others: Sequence[Use]) -> Answer | None:
         """The first limit that the use does not fit in beside the others."""
@@ -134,17 +143,15 @@ class GateModel:
                 return ("refused", one.reason, one.cap, amount)
         return None
 
-    def _take(self, ask: Ask) -> Use:
-        """The use, to which the order's own reservation gives way."""
-        own = self.orders.get(ask.spot)
-        if own is not None:
+    def _counts(self, ask: Ask) -> dict[str, int]:
+        return {one.field: one.amount for one in counted(self.campaigns[ask.spot[0]].definition, ask, self.now_ms)}
+
+    def _enter(self, use: Use) -> None:
+        """The order has the use from now on, and its own reservation gives way."""
+        for own in self._reservations([use.ask.spot]):
             self._end(own, "released")
-        definition = self.campaigns[ask.spot[0]].definition
-        counts = {one.field: one.amount for one in counted(definition, ask, self.now_ms)}
-        use = Use(ask, self.now_ms, counts)
         self.uses.append(use)
-        self.orders[ask.spot] = use
-        return use
+        self.orders[use.ask.spot] = use
 
     def _decide(self) -> int:
         self.decided.append(self.now_ms)
@@ -178,24 +185,34 @@ class GateModel:
 
     # -- several codes -----------------------------------------------------------------------------------------------
 
-    def hold(self, ask: Ask, transaction: str, deadline_ms: int) -> Answer:
-        self.look_at(ask.spot[0])
-        standing = self.orders.get(ask.spot)
-        if standing is not None and standing.transaction == transaction:
-            return standing.held()
-        return self._hold(ask, transaction=transaction, deadline_ms=deadline_ms)
+    def hold(self, asks: Sequence[Ask], transaction: str, deadline_ms: int) -> list[Answer]:
+        """All of one campaign, or none; the last answer may be why."""
 
-    def _hold(
-        self, ask: Ask, *, transaction: str = "", deadline_ms: int = 0, reservation: str = "", expire_ms: int = 0
-    ) -> Answer:
-        objection = self._objection(ask)
-        if objection is not None:
-            return objection
-        own = self.orders.get(ask.spot)
-        use = self._take(ask)
-        use.transaction, use.deadline_ms = transaction, deadline_ms
-        use.reservation, use.expire_ms = reservation, expire_ms
-        return use.held(own.reservation if own else "")
+        def known(standing: Use, _ask: Ask) -> Answer | None:
+            return standing.held() if standing.transaction == transaction else None
+
+        return self._hold(asks, known, transaction=transaction, deadline_ms=deadline_ms)
+
+    def _hold(self, asks: Sequence[Ask], known: Callable[[Use, Ask], Answer | None], **holder: Any) -> list[Answer]:
+        self.look_at(asks[0].spot[0])
+        told = {ask.spot: known(self.orders[ask.spot], ask) for ask in asks if ask.spot in self.orders}
+        own = self._reservations(ask.spot for ask in asks if told.get(ask.spot) is None)
+        fresh: list[Use] = []
+        answers = []
+        for ask in asks:
+            answer = told.get(ask.spot) or self._objection(ask, own, fresh)
+            if answer is None:
+                fresh.append(Use(ask, self.now_ms, self._counts(ask), **holder))
+                answer = fresh[-1].held(*(use.reservation for use in own if use.ask.spot == ask.spot))
+            answers.append(answer)
+            if answer[0] != "held":
+                return answers
+        for use in fresh:
+            self._enter(use)
+            if use.reservation:
+                self._will_end(use)
+                self.events.append(("held", use.ask.spot[0]))
+        return answers
 
     def decide(self, transaction: str, request: str, fingerprint: str, deadline_ms: int) -> Answer:
         known = self._told(request, fingerprint)
@@ -243,19 +260,17 @@ class GateModel:
 
     # -- reservations ------------------------------------------------------------------------------------------------
 
-    def reserve(self, ask: Ask, reservation: str, ttl_ms: int) -> Answer:
-        self.look_at(ask.spot[0])
-        standing = self.orders.get(ask.spot)
-        if standing is not None and standing.number is None:
-            if standing.reservation == reservation:
+    def reserve(self, asks: Sequence[Ask], reservation: str, ttl_ms: int) -> list[Answer]:
+        """All of one campaign, or none; the last answer may be why."""
+
+        def known(standing: Use, ask: Ask) -> Answer | None:
+            if standing.number is None and standing.reservation == reservation:
                 return standing.held()
             if standing.is_reserved and standing.ask.fingerprint == ask.fingerprint:
                 return ("reserved", standing.reservation)
-        answer = self._hold(ask, reservation=reservation, expire_ms=self.now_ms + ttl_ms)
-        if answer[0] == "held":
-            self._will_end(self.orders[ask.spot])
-            self.events.append(("held", ask.spot[0]))
-        return answer
+            return None
+
+        return self._hold(asks, known, reservation=reservation, expire_ms=self.now_ms + ttl_ms)
 
     def note(self, request: str, fingerprint: str, reservation: str) -> None:
         self.requests[request] = (fingerprint, ("reserved", reservation))

@@ -50,8 +50,9 @@ class Steps:
         for asked in chosen(self._asked, pick):
             await self._twins.redeem([asked])
 
-    async def validate(self, wish: Wish) -> None:
-        await self._twins.validate([wish])
+    async def validate(self, codes: list[str], cart: Cart, like: int | None, judged: Judged) -> None:
+        codes, cart = self._basket(codes, cart, like)
+        await self._twins.validate([Wish(code, cart, judged) for code in codes])
 
     async def look_around(self) -> None:
         """Would each shopper get each code now, on an order of their own?"""
@@ -87,9 +88,9 @@ class Steps:
                 await self._flows.settle(transaction, transaction.spots)
 
     def _basket(self, codes: list[str], cart: Cart, like: int | None) -> tuple[list[str], Cart]:
-        """What was asked for before, or what is asked for now."""
-        for basket in chosen(self._baskets, like) if like is not None else ():
-            return basket
+        """What was asked for before, at the price of now, or what is asked for now."""
+        for before, order in chosen(self._baskets, like) if like is not None else ():
+            codes, cart = before, Cart(order.order, cart.price)
         self._baskets.append((codes, cart))
         return codes, cart
 
@@ -113,6 +114,8 @@ class Steps:
     ) -> None:
         codes, cart = self._basket(codes, cart, like)
         await self._flows.reserve(codes, cart, judged, request, ttl_ms, dies=dies)
+        # What the order holds now is not in its way.
+        await self._twins.validate([Wish(code, cart) for code in codes])
 
     async def confirm(self, pick: int, ttl_ms: int, then: str) -> None:
         for booking in chosen(self._flows.bookings, pick):

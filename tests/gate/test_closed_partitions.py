@@ -54,7 +54,7 @@ def test_every_function_refuses_a_partition_that_is_not_open_and_writes_nothing(
 ) -> None:
     if standing is not None:
         server.set(META, standing)
-    names = set(functions(server)) - {"open", "inspect"}
+    names = set(functions(server)) - {"inspect", "open", "build"}
     assert {"redeem", "claim", "validate", "set_state", "publish", "put_codes", "trim"} <= names
     for name in names:
         with pytest.raises(redis.ResponseError, match="CLOSED"):
@@ -109,6 +109,26 @@ def test_what_only_reads_is_declared_so(server: redis.Redis) -> None:
     reading = {name for name, flags in functions(server).items() if "no-writes" in flags}
     looking = {"resolve", "event", "overdue", "noted", "expiring", "rolled", "returning"}
     assert reading == looking | {"inspect", "scan_counters", "read_counters"}
+
+
+def test_whoever_rebuilds_a_partition_closes_it_and_is_alone(server: redis.Redis) -> None:
+    assert opened(server)
+    *_, run = inspected(server)
+    build, clear = library.function_name("build"), library.function_name("clear")
+    assert server.fcall(build, 1, META, "installation:2", "", run) == 0
+    assert server.fcall(build, 1, META, "installation:2", TOKEN, "another run") == 0
+    assert server.fcall(build, 1, META, "installation:2", TOKEN, run) == 1
+    with pytest.raises(redis.ResponseError, match="CLOSED"):
+        server.fcall(library.function_name("resolve"), 2, META, "{p00}:codes", TOKEN, "CODE")
+    server.set("{p00}:x", 1)
+    with pytest.raises(redis.ResponseError, match="CLOSED"):
+        server.fcall(clear, 2, META, "{p00}:x", TOKEN)
+    assert server.fcall(clear, 2, META, "{p00}:x", "installation:2") == 1
+    assert not server.exists("{p00}:x")
+    # A later one takes it over, and the earlier one writes nothing any more.
+    assert server.fcall(build, 1, META, "installation:3", "building installation:2", run) == 1
+    with pytest.raises(redis.ResponseError, match="CLOSED"):
+        server.fcall(clear, 2, META, "{p00}:x", "installation:2")
 
 
 @pytest.mark.parametrize("lost", ["version", "state", "counters"])

@@ -47,8 +47,9 @@ class Till:
 
     async def hold(self, number: int, customer: str = "c", minor: int = 100) -> Part:
         attempt = self.attempt(number, customer, minor, NOON_MS)
-        hold = Hold(attempt, f"p00-{number}", self._checkout.now_ms() + 60_000)
-        assert isinstance(await self._checkout.holds.hold(hold), Held)
+        hold = Hold([attempt], f"p00-{number}", self._checkout.now_ms() + 60_000)
+        (held,) = await self._checkout.holds.hold(hold)
+        assert isinstance(held, Held)
         return Part("sale", attempt.order_and_code, hold.transaction_id)
 
     async def undo(self, part: Part) -> None:

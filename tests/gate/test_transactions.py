@@ -46,9 +46,9 @@ class Rig:
 
     async def hold(self, campaign: str, number: int = 0, *, ms: int = 60_000, name: str = "x") -> object:
         deadline_ms = self.checkout.now_ms() + ms
-        return await self.checkout.holds.hold(
-            Hold(self.attempt(campaign, number), self.transaction(number, name), deadline_ms)
-        )
+        hold = Hold([self.attempt(campaign, number)], self.transaction(number, name), deadline_ms)
+        (answer,) = await self.checkout.holds.hold(hold)
+        return answer
 
     def combined(self, number: int = 0) -> CombinedClaim:
         claims = [self.attempt(campaign, number).claim for campaign in (ONE, OTHER)]

@@ -41,6 +41,21 @@ async def create(client: Client, basis_points: int = 1_000, **fields: Any) -> st
     return code
 
 
+async def create_pair(client: Client, **fields: Any) -> tuple[str, list[str]]:
+    """A campaign of 10 percent with two codes that combine with each other; its id, and the codes."""
+    campaign = f"c-{uuid.uuid4()}"
+    definition = {
+        "display_name": campaign,
+        "currency_code": "EUR",
+        "effects": [{"percent_off": {"basis_points": 1_000}}],
+        "stacking": {"mode": "COMBINE_MODE_JOINT"},
+        **fields,
+    }
+    codes = [f"{campaign}-{letter}" for letter in "ab"]
+    await client.create_campaign(campaign, ParseDict(definition, CampaignDefinition()), shared_codes=codes)
+    return campaign, codes
+
+
 def reason(outcome: Refusal) -> str:
     return RefusalReason.Name(outcome.reason).removeprefix("REFUSAL_REASON_")
 
@@ -145,16 +160,7 @@ async def test_a_refusal_is_answered_again(client: Client) -> None:
 
 
 async def test_two_codes_of_one_campaign_share_its_window(client: Client) -> None:
-    code = f"c-{uuid.uuid4()}"
-    definition = {
-        "display_name": code,
-        "effects": [{"percent_off": {"basis_points": 1_000}}],
-        "stacking": {"mode": "COMBINE_MODE_JOINT"},
-        "limits": {"windows": [{"window": "3600s", "uses": 1}]},
-    }
-    await client.create_campaign(
-        code, ParseDict(definition, CampaignDefinition()), shared_codes=[f"{code}-a", f"{code}-b"]
-    )
-    response = await client.redeem_codes([f"{code}-a", f"{code}-b"], SHOPPER, an_order(f"o-{code}"))
+    campaign, codes = await create_pair(client, limits={"windows": [{"window": "3600s", "uses": 1}]})
+    response = await client.redeem_codes(codes, SHOPPER, an_order(f"o-{campaign}"))
     assert reason(response.refusal) == "CUSTOMER_PERIOD_LIMIT_REACHED"
-    assert await uses(client, code) == [0]
+    assert await uses(client, campaign) == [0]

@@ -79,12 +79,12 @@ async def test_another_offset_or_epoch_writes_nothing(ledger: Ledger, sql: async
 
 async def test_events_out_of_order_or_of_elsewhere_are_refused(ledger: Ledger, sql: asyncpg.Connection) -> None:
     elsewhere = dataclasses.replace(redeemed(5), position=Position(PARTITION + 1, EPOCH, stream_id(5)))
-    later_epoch = dataclasses.replace(redeemed(5), position=Position(PARTITION, EPOCH + 1, stream_id(5)))
+    of_later_epoch = dataclasses.replace(redeemed(1), position=Position(PARTITION, EPOCH + 1, stream_id(1)))
     for events in (
         [redeemed(1), redeemed(0)],
         [redeemed(1), redeemed(1)],
         [redeemed(1), elsewhere],
-        [redeemed(1), later_epoch],
+        [of_later_epoch, redeemed(5)],
     ):
         with pytest.raises(ValueError, match="does not follow"):
             await persist(ledger, *events)

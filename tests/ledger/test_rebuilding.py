@@ -134,7 +134,11 @@ async def reserve(world: World, number: int = 0) -> Reservation:
     rig = world.rig
     attempts = [rig.attempt(campaign, number) for campaign in (ONE, OTHER)]
     id_ = new_reservation_id(rig.checkout.home(f"request-{number}"), f"h-{number}")
-    held = [await rig.checkout.holds.reserve(Reserve(one.reserved_by(id_), id_, 60_000)) for one in attempts]
+    held = [
+        answer
+        for one in attempts
+        for answer in await rig.checkout.holds.reserve(Reserve([one.reserved_by(id_)], id_, 60_000))
+    ]
     assert all(isinstance(one, Held) for one in held)
     claim = msgspec.structs.replace(rig.combined(number), reservation_id=id_)
     reservation = Reservation(id_, max(one.expire_ms for one in held if isinstance(one, Held)), claim)

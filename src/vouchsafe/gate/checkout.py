@@ -101,10 +101,14 @@ class Checkout:
             pass
         return answer
 
-    async def validate(self, attempt: Attempt) -> Redeemable | Refusal | Stale | Moved | Waiting:
-        """What `redeem` would decide now. Takes nothing; looks at no request id."""
+    async def validate(
+        self, attempt: Attempt, others: Sequence[str] = ()
+    ) -> Redeemable | Refusal | Stale | Moved | Waiting:
+        """What `redeem` would decide now. Takes nothing; looks at no request id. `others` are codes of the campaign
+        that are to be taken together with this one: what is reserved of them gives way, so it does not count."""
         partition = self._gate.partition_of(attempt.claim.campaign_id)
-        while isinstance(answer := await self._lane.submit(self._validate, partition, attempt), Crowded):
+        item = attempt, " ".join(others)
+        while isinstance(answer := await self._lane.submit(self._validate, partition, item), Crowded):
             pass
         return answer
 
@@ -140,9 +144,13 @@ class Checkout:
         items = [attempt.part for attempt in attempts]
         return campaign_call("redeem", keys, (keys.outbox,), (token, self._ttl_ms), items, requests)
 
-    def _encode_validate(self, partition: int, attempts: Sequence[Attempt]) -> Command:
+    def _encode_validate(self, partition: int, asked: Sequence[tuple[Attempt, str]]) -> Command:
         keys, token = self._gate.keys_and_token(partition)
-        return campaign_call("validate", keys, (keys.outbox,), (token,), [attempt.part for attempt in attempts])
+        items = [
+            (campaign_id, (others, *fields))
+            for others, (campaign_id, fields) in ((others, attempt.part) for attempt, others in asked)
+        ]
+        return campaign_call("validate", keys, (keys.outbox,), (token,), items)
 
     def _encode_event(self, partition: int, positions: Sequence[Position]) -> Command:
         keys, token = self._gate.keys_and_token(partition)
@@ -159,9 +167,9 @@ class Checkout:
                 raise ValueError(f"unexpected answer {found}")
 
     def _decode_validate(
-        self, partition: int, attempt: Attempt, answer: bytes
+        self, partition: int, asked: tuple[Attempt, str], answer: bytes
     ) -> Redeemable | Refusal | Stale | Moved | Waiting | Crowded:
-        match decode_for(attempt, partition, answer, self._gate.clock.set):
+        match decode_for(asked[0], partition, answer, self._gate.clock.set):
             case Redeemable() | Refusal() | Stale() | Moved() | Waiting() | Crowded() as found:
                 return found
             case found:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import msgspec
 
@@ -43,21 +44,25 @@ from vouchsafe.gate.transactions import Part, campaign_call, forget_call, home_o
 # How long a reservation can last, as the protos say.
 MAX_TTL_MS = 86_400_000
 
+# Why a part is not held.
+Hindrance = Refusal | Standing | Reserved | Stale | Moved | Waiting
+
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """A part of a transaction to be held until it is settled; its deadline is milliseconds by the gate's clock."""
+    """Parts of a transaction, of one campaign, to be held until they are settled; its deadline is milliseconds by the
+    gate's clock."""
 
-    attempt: Attempt
+    attempts: Sequence[Attempt]
     transaction_id: str
     deadline_ms: int
 
 
 @dataclass(frozen=True, slots=True)
 class Reserve:
-    """A part of a reservation to be held for `ttl_ms`."""
+    """Parts of a reservation, of one campaign, to be held for `ttl_ms`."""
 
-    attempt: Attempt
+    attempts: Sequence[Attempt]
     reservation_id: str
     ttl_ms: int
 
@@ -121,8 +126,8 @@ class Holds:
         self._ttl_ms = ttl_ms
         # The end of a reservation is known for longer than the reservation itself.
         self._end_ttl_ms = ttl_ms + 2 * MAX_TTL_MS
-        self._hold = Function(self._encode_hold, self._decode_hold)
-        self._reserve = Function(self._encode_reserve, self._decode_reserve)
+        self._hold = Function(self._encode_hold, self._decode_held)
+        self._reserve = Function(self._encode_reserve, self._decode_held)
         self._pin = Function(self._encode_pin, _decode_pin)
         self._release = Function(self._encode_release, _decode_release)
         self._decide = Function(self._encode_decide, _decode_decision)
@@ -134,12 +139,13 @@ class Holds:
 
     # -- transactions ------------------------------------------------------------------------------------------------
 
-    async def hold(self, hold: Hold) -> Held | Refusal | Standing | Stale | Moved | Waiting:
-        """Takes one part of a transaction, until it is settled. Doing so again changes nothing."""
-        partition = self._gate.partition_of(hold.attempt.claim.campaign_id)
-        while isinstance(answer := await self._lane.submit(self._hold, partition, hold), Crowded):
+    async def hold(self, hold: Hold) -> list[Held | Hindrance]:
+        """Takes parts of a transaction in one step, until they are settled: all, or none. Doing so again changes
+        nothing. Answers for each part, in order; the last may be why one is not held, and then none is."""
+        partition = self._gate.partition_of(hold.attempts[0].claim.campaign_id)
+        while isinstance(answers := await self._lane.submit(self._hold, partition, hold), Crowded):
             pass
-        return answer
+        return answers
 
     async def decide(self, decision: Decision) -> Redemption | Standing | Refusal | Released | Undone:
         """Makes all parts of a transaction one redemption, in one atomic step, unless it was undone or is late, or the
@@ -166,12 +172,13 @@ class Holds:
 
     # -- reservations ------------------------------------------------------------------------------------------------
 
-    async def reserve(self, reserve: Reserve) -> Held | Reserved | Refusal | Standing | Stale | Moved | Waiting:
-        """Holds one part of a reservation until its time is over. Doing so again changes nothing."""
-        partition = self._gate.partition_of(reserve.attempt.claim.campaign_id)
-        while isinstance(answer := await self._lane.submit(self._reserve, partition, reserve), Crowded):
+    async def reserve(self, reserve: Reserve) -> list[Held | Hindrance]:
+        """Holds parts of a reservation in one step, until its time is over: all, or none. Doing so again changes
+        nothing. Answers as `hold` does."""
+        partition = self._gate.partition_of(reserve.attempts[0].claim.campaign_id)
+        while isinstance(answers := await self._lane.submit(self._reserve, partition, reserve), Crowded):
             pass
-        return answer
+        return answers
 
     async def note(self, note: Note) -> Position:
         """Notes a reservation under its id, and as the answer to its request; answers where its event is."""
@@ -204,18 +211,12 @@ class Holds:
 
     def _encode_hold(self, partition: int, holds: Sequence[Hold]) -> Command:
         keys, token = self._gate.keys_and_token(partition)
-        items = [
-            (campaign_id, (*fields, hold.transaction_id, hold.deadline_ms))
-            for hold, (campaign_id, fields) in ((hold, hold.attempt.part) for hold in holds)
-        ]
+        items = [_held_item(hold.attempts, hold.transaction_id, hold.deadline_ms) for hold in holds]
         return campaign_call("hold", keys, (keys.outbox, keys.pending), (token,), items)
 
     def _encode_reserve(self, partition: int, reserves: Sequence[Reserve]) -> Command:
         keys, token = self._gate.keys_and_token(partition)
-        items = [
-            (campaign_id, (*fields, reserve.reservation_id, reserve.ttl_ms))
-            for reserve, (campaign_id, fields) in ((reserve, reserve.attempt.part) for reserve in reserves)
-        ]
+        items = [_held_item(reserve.attempts, reserve.reservation_id, reserve.ttl_ms) for reserve in reserves]
         return campaign_call("reserve", keys, (keys.outbox, keys.holding), (token,), items)
 
     def _encode_pin(self, partition: int, pins: Sequence[Pin]) -> Command:
@@ -282,23 +283,26 @@ class Holds:
         names = [name for id_ in reservation_ids for name in (keys.reservation(id_), keys.reservation_end(id_))]
         return function_call("noted", [keys.meta, *names], [token])
 
-    def _decode_hold(
-        self, partition: int, hold: Hold, answer: bytes
-    ) -> Held | Refusal | Standing | Stale | Moved | Waiting | Crowded:
-        match decode_for(hold.attempt, partition, answer, self._gate.clock.set):
-            case Held() | Refusal() | Standing() | Stale() | Moved() | Waiting() | Crowded() as found:
-                return found
-            case found:
-                raise _unexpected(found)
+    def _decode_held(
+        self, partition: int, item: Hold | Reserve, answers: Sequence[bytes]
+    ) -> list[Held | Hindrance] | Crowded:
+        found: list[Held | Hindrance] = []
+        # There are fewer answers than parts when one before the last is not held.
+        for attempt, answer in zip(item.attempts, answers, strict=False):
+            match decode_for(attempt, partition, answer, self._gate.clock.set):
+                case Crowded() as crowded:
+                    return crowded
+                case Held() | Refusal() | Standing() | Reserved() | Stale() | Moved() | Waiting() as one:
+                    found.append(one)
+                case other:
+                    raise _unexpected(other)
+        return found
 
-    def _decode_reserve(
-        self, partition: int, reserve: Reserve, answer: bytes
-    ) -> Held | Reserved | Refusal | Standing | Stale | Moved | Waiting | Crowded:
-        match decode_for(reserve.attempt, partition, answer, self._gate.clock.set):
-            case Held() | Reserved() | Refusal() | Standing() | Stale() | Moved() | Waiting() | Crowded() as found:
-                return found
-            case found:
-                raise _unexpected(found)
+
+def _held_item(attempts: Sequence[Attempt], holder_id: str, time_ms: int) -> tuple[str, tuple[bytes | str | int, ...]]:
+    """The id of the campaign, and the parts that are held together as transaction.lua and reservation.lua read them."""
+    parts = [attempt.part for attempt in attempts]
+    return parts[0][0], (holder_id, time_ms, len(parts), *chain.from_iterable(fields for _, fields in parts))
 
 
 def _decode_pin(partition: int, pin: Pin, answer: bytes) -> Held | Gone | Waiting | Refusal:

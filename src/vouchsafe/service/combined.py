@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vouchsafe.domain.reasons import Reason, Refusal
@@ -79,28 +80,30 @@ class Combined:
         return answer_of(await self._get(told.position))
 
     async def _carry_out(self, request: RedeemRequest, plan: Plan) -> Redemption | Problem:
-        def step(attempt: Attempt) -> Step:
-            async def hold(transaction_id: str, deadline_ms: int) -> Held | Problem:
-                return await self._checkout.holds.hold(Hold(attempt, transaction_id, deadline_ms))
+        def step(campaign_id: str, attempts: Sequence[Attempt]) -> Step:
+            async def hold(transaction_id: str, deadline_ms: int) -> Sequence[Held | Problem]:
+                return await self._checkout.holds.hold(Hold(attempts, transaction_id, deadline_ms))
 
-            return Step(key_of(attempt), attempt.claim.campaign_id, attempt.order_and_code, hold)
+            return Step(campaign_id, [attempt.order_and_code for attempt in attempts], hold)
 
         return await self._transactions.carry_out(
             self._checkout.home(request.request_id),
-            [step(attempt) for attempt in plan.attempts],
+            [step(campaign_id, attempts) for campaign_id, attempts in by_campaign(plan)],
             lambda held: claim_of(request, plan, held),
         )
 
 
-def key_of(attempt: Attempt) -> tuple[str, str]:
-    """The place of a part in the order in which everybody holds them."""
-    return attempt.claim.campaign_id, attempt.claim.code
+def by_campaign(plan: Plan) -> list[tuple[str, list[Attempt]]]:
+    """What is held in one step each, in the order in which everybody holds: the codes of a campaign, all or none, since
+    what the order has of one of them is not to be in the way of another."""
+    campaigns: defaultdict[str, list[Attempt]] = defaultdict(list)
+    for attempt in plan.attempts:
+        campaigns[attempt.claim.campaign_id].append(attempt)
+    return sorted(campaigns.items())
 
 
-def claim_of(
-    request: RedeemRequest, plan: Plan, held: Mapping[tuple[str, str], Held], reservation_id: str = ""
-) -> CombinedClaim:
-    """What is redeemed when all parts are held."""
+def claim_of(request: RedeemRequest, plan: Plan, held: Mapping[str, Held], reservation_id: str = "") -> CombinedClaim:
+    """What is redeemed when all parts are held, given those by "<order id> <code>"."""
     order = request.order
     return CombinedClaim(
         request_id=request.request_id,
@@ -116,9 +119,9 @@ def claim_of(
                 claim.campaign_version,
                 claim.discount,
                 claim.takes,
-                held[claim.campaign_id, claim.code].taken_ms,
+                held[attempt.order_and_code].taken_ms,
             )
-            for claim in (attempt.claim for attempt in plan.attempts)
+            for attempt, claim in ((attempt, attempt.claim) for attempt in plan.attempts)
         ),
         inapplicable=plan.inapplicable,
         skipped=plan.skipped,

@@ -159,7 +159,9 @@ class Redeem:
                 self._attempt(request, candidate, combination, earlier[candidate.code.campaign_id])
                 for candidate in tried
             ]
-            answers = await asyncio.gather(*map(self._checkout.validate, attempts))
+            answers = await asyncio.gather(
+                *(self._checkout.validate(attempt, _others(attempt, combination)) for attempt in attempts)
+            )
             if any(isinstance(answer, Waiting) for answer in answers):
                 await patience.wait()
                 rounds = 0
@@ -273,6 +275,12 @@ class Redeem:
         if not request.quote_token:
             return refusal
         return with_quote(refusal, _limits(candidate), self._quote_issue_time_ms(request))
+
+
+def _others(attempt: Attempt, combination: Combination) -> list[str]:
+    """The other codes of its campaign that are to be taken together with a code."""
+    claim, entries = attempt.claim, [one.candidate.code for one in combination.applied]
+    return [one.code for one in entries if one.campaign_id == claim.campaign_id and one.code != claim.code]
 
 
 def _limits(candidate: Candidate) -> Limits:

@@ -24,7 +24,7 @@ from vouchsafe.gate.attempts import Gone, Held, Reserved, Standing, Waiting
 from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.holds import Note, Noted, Pin, Reserve
 from vouchsafe.gate.transactions import Part, home_of, new_reservation_id
-from vouchsafe.service.combined import Answer, Plan, answer_of, claim_of, key_of, remember
+from vouchsafe.service.combined import Answer, Plan, answer_of, by_campaign, claim_of, remember
 from vouchsafe.service.judge import RedeemRequest
 from vouchsafe.service.transactions import Patience, Problem, Step, Transactions
 
@@ -58,7 +58,7 @@ class Reservations:
         self._transactions = transactions
         self._plan = plan
         self._get = get
-        self._running: set[asyncio.Task[Reservation | Reserved | Part | Problem]] = set()
+        self._running: set[asyncio.Task[Reservation | Part | Problem]] = set()
 
     async def reserve(self, request: RedeemRequest, ttl_ms: int) -> ReserveAnswer:
         """Holds every use for `ttl_ms`, or none and says why. Raises RequestIdReused.
@@ -84,7 +84,7 @@ class Reservations:
         return _answer((await self._noted(told.reservation_id)).reservation)
 
     async def _told(
-        self, request: RedeemRequest, fingerprint: str, found: Reserved | Part | Problem, patience: Patience
+        self, request: RedeemRequest, fingerprint: str, found: Part | Problem, patience: Patience
     ) -> Refusal | Reserved | None:
         """What a request is answered that could not hold everything; None after a while, to try again."""
         match found:
@@ -138,9 +138,7 @@ class Reservations:
 
     # -- steps -------------------------------------------------------------------------------------------------------
 
-    async def _unbroken(
-        self, work: Awaitable[Reservation | Reserved | Part | Problem]
-    ) -> Reservation | Reserved | Part | Problem:
+    async def _unbroken(self, work: Awaitable[Reservation | Part | Problem]) -> Reservation | Part | Problem:
         """Finishes what is begun even if the caller goes away: nobody would know what was held."""
         task = asyncio.ensure_future(work)
         self._running.add(task)
@@ -149,22 +147,24 @@ class Reservations:
 
     async def _hold(
         self, request: RedeemRequest, plan: Plan, ttl_ms: int, fingerprint: str
-    ) -> Reservation | Reserved | Part | Problem:
+    ) -> Reservation | Part | Problem:
         id_ = new_reservation_id(self._checkout.home(request.request_id), uuid.uuid4().hex)
-        held: dict[tuple[str, str], Held] = {}
+        held: dict[str, Held] = {}
         parts: list[Part] = []
-        for attempt in sorted(plan.attempts, key=key_of):
-            part = Part(attempt.claim.campaign_id, attempt.order_and_code, id_)
+        for campaign_id, attempts in by_campaign(plan):
+            wanted = [Part(campaign_id, attempt.order_and_code, id_) for attempt in attempts]
+            reserve = Reserve([attempt.reserved_by(id_) for attempt in attempts], id_, ttl_ms)
             try:
-                answer = await self._checkout.holds.reserve(Reserve(attempt.reserved_by(id_), id_, ttl_ms))
+                answers = await self._checkout.holds.reserve(reserve)
             except VouchsafeError:
-                await self._try_to_give_back([*parts, part])
+                await self._try_to_give_back([*parts, *wanted])
                 raise
-            if not isinstance(answer, Held):
-                await self._try_to_give_back(parts)
-                return await self._explained(part, answer)
-            held[key_of(attempt)] = answer
-            parts.append(part)
+            for part, answer in zip(wanted, answers, strict=False):
+                if not isinstance(answer, Held):
+                    await self._try_to_give_back(parts)
+                    return await self._explained(part, answer)
+                held[part.order_and_code] = answer
+            parts += wanted
         expire_ms = min(one.expire_ms for one in held.values())
         reservation = Reservation(id_, expire_ms, claim_of(request, plan, held, id_))
         await self._checkout.holds.note(Note(reservation, fingerprint, ttl_ms))
@@ -178,7 +178,7 @@ class Reservations:
             if noted is not None:
                 await self._try_to_give_back(_parts(noted.reservation))
 
-    async def _explained(self, part: Part, answer: Problem | Reserved) -> Problem | Reserved | Part:
+    async def _explained(self, part: Part, answer: Problem) -> Problem | Part:
         """Why a part is not held. A reservation that the order has of it is the part itself, when it is not noted (yet,
         or any more)."""
         match answer:
@@ -193,14 +193,14 @@ class Reservations:
 
     async def _carry_out(self, reservation: Reservation) -> Redemption | Problem:
         def step(part: Part) -> Step:
-            async def pin(transaction_id: str, deadline_ms: int) -> Held | Problem:
-                return await self._checkout.holds.pin(Pin(part, transaction_id, deadline_ms))
+            async def pin(transaction_id: str, deadline_ms: int) -> Sequence[Held | Problem]:
+                return [await self._checkout.holds.pin(Pin(part, transaction_id, deadline_ms))]
 
-            return Step((part.campaign_id, part.order_and_code), part.campaign_id, part.order_and_code, pin)
+            return Step(part.campaign_id, [part.order_and_code], pin)
 
         return await self._transactions.carry_out(
             home_of(reservation.id),
-            [step(part) for part in _parts(reservation)],
+            [step(part) for part in sorted(_parts(reservation), key=lambda part: part.campaign_id)],
             lambda _held: reservation.claim,
         )
 

@@ -1,9 +1,10 @@
 """Transactions over several codes: all of them or none, wherever their campaigns lie.
 
-Each part is held in the partition of its campaign, in an order that is the same for everybody: of two orders that want
-the same campaigns, one comes first everywhere, so they never stand in each other's way, and nobody ever waits for a
-hold. Then the whole is decided in one step, in the partition of its request id, and each part is settled by it. Whoever
-dies in between leaves parts behind a deadline; they count as used until the decision is asked for and settles them.
+Parts are held in the partition of their campaign, in one step for each campaign, and in an order that is the same for
+everybody: of two orders that want the same campaigns, one comes first everywhere, so they never stand in each other's
+way, and nobody ever waits for a hold. Then the whole is decided in one step, in the partition of its request id, and
+each part is settled by it. Whoever dies in between leaves parts behind a deadline; they count as used until the
+decision is asked for and settles them.
 """
 
 from __future__ import annotations
@@ -11,18 +12,17 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
 
 from vouchsafe.domain.errors import Unavailable, VouchsafeError
-from vouchsafe.domain.reasons import Refusal
 from vouchsafe.domain.redemption import CombinedClaim, Redemption
-from vouchsafe.gate.attempts import Gone, Held, Moved, Released, Stale, Standing, Undone, Waiting
+from vouchsafe.gate.attempts import Gone, Held, Released, Undone
 from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.gate import Gate
-from vouchsafe.gate.holds import Decision
+from vouchsafe.gate.holds import Decision, Hindrance
 from vouchsafe.gate.transactions import Part, transaction_id
 from vouchsafe.service.persist import Outages, until_stopped
 
@@ -32,18 +32,17 @@ log = structlog.get_logger()
 SETTLE_INTERVAL_S = 0.5
 SETTLED_AT_ONCE = 500
 
-Problem = Refusal | Standing | Released | Stale | Moved | Waiting | Gone | Undone
+Problem = Hindrance | Released | Gone | Undone
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """How one part is held: `hold` is given the transaction's id and its deadline. `key` is its place in the order that
-    is the same for everybody."""
+    """How parts of one campaign are held: `hold` is given the transaction's id and its deadline, and answers for each
+    part; the last answer may be why none is held."""
 
-    key: tuple[str, str]
     campaign_id: str
-    order_and_code: str
-    hold: Callable[[str, int], Awaitable[Held | Problem]]
+    orders_and_codes: Sequence[str]
+    hold: Callable[[str, int], Awaitable[Sequence[Held | Problem]]]
 
 
 class Transactions:
@@ -59,10 +58,11 @@ class Transactions:
         self,
         home: int,
         steps: Sequence[Step],
-        claim: Callable[[dict[tuple[str, str], Held]], CombinedClaim],
+        claim: Callable[[Mapping[str, Held]], CombinedClaim],
     ) -> Redemption | Problem:
-        """Redeems every part, or none and says why: `claim` is what is redeemed when all are held. `home` is the
-        partition where that is remembered. Raises RequestIdReused.
+        """Redeems every part, or none and says why: `claim` is what is redeemed when all are held, given the parts by
+        "<order id> <code>". `home` is the partition where that is remembered. `steps` are in the order that is the same
+        for everybody. Raises RequestIdReused.
 
         Finishes what is begun even if the caller goes away: parts that are left behind would wait for their deadline.
         """
@@ -75,25 +75,26 @@ class Transactions:
         self,
         home: int,
         steps: Sequence[Step],
-        claim: Callable[[dict[tuple[str, str], Held]], CombinedClaim],
+        claim: Callable[[Mapping[str, Held]], CombinedClaim],
     ) -> Redemption | Problem:
         transaction = transaction_id(home, uuid.uuid4().hex)
         deadline_ms = self._checkout.now_ms() + self._hold_ms
-        held: dict[tuple[str, str], Held] = {}
+        held: dict[str, Held] = {}
         parts: list[Part] = []
-        for step in sorted(steps, key=lambda one: one.key):
-            part = Part(step.campaign_id, step.order_and_code, transaction)
+        for step in steps:
+            wanted = [Part(step.campaign_id, order_and_code, transaction) for order_and_code in step.orders_and_codes]
             try:
-                answer = await step.hold(transaction, deadline_ms)
+                answers = await step.hold(transaction, deadline_ms)
             except VouchsafeError:
-                # It may be held or not; undone now, it is not in the way of the repetition that is sure to come.
-                await self._settle([*parts, part], "")
+                # They may be held or not; undone now, they are not in the way of the repetition that is sure to come.
+                await self._settle([*parts, *wanted], "")
                 raise
-            if not isinstance(answer, Held):
-                await self._settle(parts, "")
-                return answer
-            held[step.key] = answer
-            parts.append(part)
+            for part, answer in zip(wanted, answers, strict=False):
+                if not isinstance(answer, Held):
+                    await self._settle(parts, "")
+                    return answer
+                held[part.order_and_code] = answer
+            parts += wanted
         holds = self._checkout.holds
         decided = await holds.decide(Decision(claim(held), transaction, deadline_ms))
         if isinstance(decided, Redemption):

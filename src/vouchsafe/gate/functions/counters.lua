@@ -48,9 +48,9 @@ local function recent(text, since)
 end
 
 -- The counters that lists of takes are about, as they are now: to be changed here and then stored, or dropped.
-local function load_counters(key, now, ...)
+local function load_counters(key, now, lists)
   local fields, takes = {}, {}
-  for _, list in ipairs({ ... }) do
+  for _, list in ipairs(lists) do
     for _, take in ipairs(list) do
       fields[#fields + 1] = take.field
       takes[#takes + 1] = take

@@ -1,26 +1,34 @@
--- Purpose: the checks that redeem, hold, reserve and validate share. Nothing here writes but `take_use` and `hold_use`.
+-- Purpose: the checks that redeem, hold, reserve and validate share. Nothing here writes but `take_use` and `hold_all`.
 -- KEYS:    none; this file registers no function.
 -- ARGV:    none; those functions take the values of an item that read_item names.
 -- Returns: nothing.
--- Writes:  take_use: the campaign's counters; and of a reservation that gives way to the use its end. hold_use: also the
---          hold.
+-- Writes:  take_use: the campaign's counters; and of a reservation that gives way to the use its end. hold_all: also the
+--          holds.
 
 -- An item is ITEM_FIELDS values, in this order.
-local ITEM_FIELDS = 10
+local ITEM_FIELDS = 9
 
 local function read_item(args, at)
   return {
-    campaign = tonumber(args[at]), -- index of its campaign, from 1
-    version = args[at + 1], -- that it was judged by
-    fingerprint = args[at + 2], -- of the request
-    order = args[at + 3], -- "<order id> <code>"
-    takes = args[at + 4], -- as counters.lua reads them
-    refusal = args[at + 5], -- what the rules object to, '' for nothing
-    from_ms = tonumber(args[at + 6]), -- from when that is true
-    until_ms = tonumber(args[at + 7]), -- until before when
-    digest = args[at + 8], -- of the body
-    body = args[at + 9], -- of the event
+    version = args[at], -- of its campaign, that it was judged by
+    fingerprint = args[at + 1], -- of the request
+    order = args[at + 2], -- "<order id> <code>"
+    takes = args[at + 3], -- as counters.lua reads them
+    refusal = args[at + 4], -- what the rules object to, '' for nothing
+    from_ms = tonumber(args[at + 5]), -- from when that is true
+    until_ms = tonumber(args[at + 6]), -- until before when
+    digest = args[at + 7], -- of the body
+    body = args[at + 8], -- of the event
   }
+end
+
+-- Items of one campaign that are held together: their number at args[at], then each. Answers also what stands behind them.
+local function read_items(args, at)
+  local items, count = {}, tonumber(args[at])
+  for i = 1, count do
+    items[i] = read_item(args, at + 1 + (i - 1) * ITEM_FIELDS)
+  end
+  return items, at + 1 + count * ITEM_FIELDS
 end
 
 -- What an order has of a code, as an answer: "W <transaction>" for a part of a transaction that is not settled yet,
@@ -35,20 +43,23 @@ local function standing_answer(standing, item)
   return refuse(REASON.ORDER_ALREADY_REDEEMED, 'place=' .. standing.place)
 end
 
--- Why the item is not taken now, in order of precedence; or nil when nothing speaks against it. Then also what take_use
--- needs: its takes, the counters without the order's own reservation of the code, and that reservation, if there is one.
--- The campaign's rules and its times were judged by the caller: item.refusal, '' for none. That holds from item.from_ms
--- until before item.until_ms; at any other time by this store's clock the answer is "T <time in ms>": judge again.
--- "E": reservations whose time is over were given back, and there may be more: ask again. A hold counts more than a
--- redemption does.
-local function consider(campaign, item, standing, now, is_hold)
+-- What of an order gives way to another use of the code by the same order: a reservation.
+local function gives_way(standing)
+  return standing and standing.held and standing.transaction == ''
+end
+
+-- What speaks against an item before anything is counted, in order of precedence; nil for nothing. The campaign's rules
+-- and its times were judged by the caller: item.refusal, '' for none. That holds from item.from_ms until before
+-- item.until_ms; at any other time by this store's clock the answer is "T <time in ms>": judge again. "E": reservations
+-- whose time is over were given back, and there may be more: ask again.
+local function objection(campaign, item, standing, now)
   if not campaign then
     return 'U'
   end
   if campaign.is_crowded then
     return 'E'
   end
-  if standing and not (standing.held and standing.transaction == '') then
+  if standing and not gives_way(standing) then
     return standing_answer(standing, item)
   end
   if campaign.version ~= item.version then
@@ -63,26 +74,48 @@ local function consider(campaign, item, standing, now, is_hold)
   if item.refusal ~= '' then
     return item.refusal
   end
-  local takes = is_hold and counted(item) or parse_takes(item.takes)
-  local counters
-  if standing then
-    local own = counted(standing)
-    counters = load_counters(campaign.counters, now, takes, own)
-    change_counters(counters, own, -1, standing.taken_ms)
-  else
-    counters = load_counters(campaign.counters, now, takes)
-  end
-  return misfit(counters, takes), takes, counters, standing
+  return nil
 end
 
--- Counts the use that `consider` had no objection to; the order's own reservation gives way to it.
+-- The counters that the lists of takes are about, as if the order had not got its reservations `own`.
+local function load_without(campaign, own, lists, now)
+  local counts = {}
+  for i, hold in ipairs(own) do
+    counts[i] = counted(hold)
+    lists[#lists + 1] = counts[i]
+  end
+  local counters = load_counters(campaign.counters, now, lists)
+  for i, hold in ipairs(own) do
+    change_counters(counters, counts[i], -1, hold.taken_ms)
+  end
+  return counters
+end
+
+-- Why the item is not taken now; or nil when nothing speaks against it. Then also what take_use needs: its takes, and the
+-- counters without the order's reservations `own`.
+local function consider(campaign, item, standing, own, now)
+  local answer = objection(campaign, item, standing, now)
+  if answer then
+    return answer
+  end
+  local takes = parse_takes(item.takes)
+  local counters = load_without(campaign, own, { takes }, now)
+  return misfit(counters, takes), takes, counters
+end
+
+-- The order's own reservation of a code, if it has one, has given way to another use.
+local function end_replaced(campaign, order, own, now)
+  if own then
+    redis.call('ZREM', campaign.holds, order)
+    add_event(campaign.outbox, 'released', campaign.id, ending_body(own), now)
+  end
+end
+
+-- Counts the use that `consider` had no objection to, and to which the order's own reservation of the code gives way.
 local function take_use(campaign, item, takes, counters, own, now)
   change_counters(counters, takes, 1, now)
   store_counters(counters)
-  if own then
-    redis.call('ZREM', campaign.holds, item.order)
-    add_event(campaign.outbox, 'released', campaign.id, ending_body(own), now)
-  end
+  end_replaced(campaign, item.order, own, now)
 end
 
 -- `own` is the order's own reservation that gave way, nil for none.
@@ -91,15 +124,48 @@ local function held_answer(hold, own)
   return own and answer .. ' ' .. own.reservation or answer
 end
 
--- Holds an item, if nothing speaks against it, for the transaction or the reservation that `hold` names. Answers as
--- `consider` does, or held_answer.
-local function hold_use(campaign, item, standing, hold, now)
-  local answer, takes, counters, own = consider(campaign, item, standing, now, true)
-  if answer then
-    return answer
+-- Holds items of one campaign and order for the transaction or the reservation that `hold` names, all or none. They count
+-- beside each other, and the order's own reservations of all of them give way in the same step: none of those is in the
+-- way of another item, and nobody else gets what comes back before it is taken again. `known` tells of what the order has
+-- of a code whether that is an answer already; `kept` is called with each item that is held now. Answers held_answer for
+-- each; or what speaks against an item as the last of the list, and then nothing is held.
+local function hold_all(campaign, items, hold, now, known, kept)
+  local standings, told, takes, own = {}, {}, {}, {}
+  for i, item in ipairs(items) do
+    local standing = campaign and read_standing(campaign, item.order)
+    takes[i] = counted(item)
+    if standing then
+      standings[i], told[i] = standing, known(standing, item)
+      if not told[i] and gives_way(standing) then
+        own[#own + 1] = standing
+      end
+    end
   end
-  take_use(campaign, item, takes, counters, own, now)
-  hold.fingerprint, hold.takes, hold.body, hold.taken_ms = item.fingerprint, item.takes, item.body, now
-  keep_hold(campaign, item.order, hold)
-  return held_answer(hold, own)
+  local counters = campaign and load_without(campaign, own, { unpack(takes) }, now)
+  local answers = {}
+  hold.taken_ms = now
+  for i, item in ipairs(items) do
+    local answer = told[i]
+    if not answer then
+      answer = objection(campaign, item, standings[i], now) or misfit(counters, takes[i])
+      if not answer then
+        change_counters(counters, takes[i], 1, now)
+        answer = held_answer(hold, standings[i])
+      end
+    end
+    answers[i] = answer
+    if answer:sub(1, 1) ~= 'H' then
+      return answers
+    end
+  end
+  store_counters(counters)
+  for i, item in ipairs(items) do
+    if not told[i] then
+      end_replaced(campaign, item.order, standings[i], now)
+      hold.fingerprint, hold.takes, hold.body = item.fingerprint, item.takes, item.body
+      keep_hold(campaign, item.order, hold)
+      kept(item)
+    end
+  end
+  return answers
 end

@@ -76,7 +76,7 @@ end
 -- ending_body.
 local function give_up(campaign, order, hold, kind, now, more)
   local takes = counted(hold)
-  local counters = load_counters(campaign.counters, now, takes)
+  local counters = load_counters(campaign.counters, now, { takes })
   change_counters(counters, takes, -1, hold.taken_ms)
   store_counters(counters)
   redis.call('HDEL', campaign.orders, order)

@@ -191,7 +191,7 @@ register_building('restore_part', function(keys, args)
     takes, sign = held_takes(takes), -1
     redis.call('ZREM', campaign.holds, order)
   end
-  local counters = load_counters(campaign.counters, now, takes)
+  local counters = load_counters(campaign.counters, now, { takes })
   change_counters(counters, takes, sign, tonumber(args[6]))
   store_counters(counters)
   keep_redeemed(campaign, order, args[4], args[7])

@@ -5,8 +5,8 @@
 --          redeem: 2 outbox, then for each campaign 4 (orders.lua); then for each item its request
 -- ARGV:    1 token, 2 how long requests are remembered in ms
 --          claim: then for each item its fingerprint
---          redeem: 3 number of campaigns, then the id of each campaign, then for each item its values
---          (read_item in decide.lua)
+--          redeem: 3 number of campaigns, then the id of each campaign, then for each item the index of
+--          its campaign (from 1) and its values (read_item in decide.lua)
 -- Returns: claim: for each item "K" (the request id is this request's, and not answered here), "X" (it is another's) or
 --          the answer that it got here.
 --          redeem: for each item one of
@@ -58,9 +58,8 @@ register('redeem', function(keys, args)
   local campaigns = load_campaigns(keys, 3, args, 4, count, outbox, now)
   local next_request = 3 + count * KEYS_PER_CAMPAIGN
   local answers = {}
-  for at = 4 + count, #args, ITEM_FIELDS do
-    local item = read_item(args, at)
-    local campaign = campaigns[item.campaign]
+  for at = 4 + count, #args, 1 + ITEM_FIELDS do
+    local campaign, item = campaigns[tonumber(args[at])], read_item(args, at + 1)
     local request = keys[next_request]
     next_request = next_request + 1
 
@@ -69,10 +68,10 @@ register('redeem', function(keys, args)
     if not answer or answer == '' then
       -- One order, one use.
       local standing = campaign and read_standing(campaign, item.order)
-      local takes, counters, own
-      answer, takes, counters, own = consider(campaign, item, standing, now)
+      local takes, counters
+      answer, takes, counters = consider(campaign, item, standing, { standing }, now)
       if not answer then
-        take_use(campaign, item, takes, counters, own, now)
+        take_use(campaign, item, takes, counters, standing, now)
         local place = epoch .. '-' .. add_event(outbox, 'redeemed', campaign.id, item.body, now)
         keep_redeemed(campaign, item.order, item.fingerprint, place)
         answer = table.concat({ 'R', place, integer(now), item.digest }, ' ')

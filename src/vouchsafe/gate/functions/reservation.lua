@@ -9,8 +9,9 @@
 --          noted: then for each item 2: reservation, and what its end is remembered under
 --          expiring: 2 holding
 -- ARGV:    1 token
---          reserve: 2 number of campaigns, then the id of each, then for each item its values (read_item in decide.lua),
---            its reservation, and how long it shall last in ms
+--          reserve: 2 number of campaigns, then the id of each, then for each item the index of its campaign (from
+--            1), its reservation and how long it shall last in ms, and the codes of the campaign that are held together
+--            (read_items in decide.lua)
 --          pin: 2 number of campaigns, then the id of each, then for each item 5 values: index of its campaign (from 1),
 --            "<order id> <code>", its reservation, the transaction and the transaction's deadline in ms
 --          release: 2 number of campaigns, then the id of each, then for each item 4 values: index of its campaign,
@@ -19,9 +20,10 @@
 --          note: 2 how long requests are remembered in ms, then for each item its fingerprint, how long the note shall
 --            last in ms, the answer to the request, the note, and the body of the event
 --          expiring: 2 how many at most
--- Returns: reserve: for each item "H <taken in ms> <expire in ms>" when it is held, with the order's own reservation that gave
---            way to it, if there was one, as a fourth word; "Y <reservation>" when the order has
---            a reservation of the code with the same contents; else what redeem answers
+-- Returns: reserve: for each item a list with, for each of its codes, "H <taken in ms> <expire in ms>", with the order's
+--            own reservation that gave way to it, if there was one, as a fourth word; or that breaks off with "Y
+--            <reservation>", when the order has a reservation of the code with the same contents, or with what redeem
+--            answers: then none is held
 --          pin: for each item "H <taken in ms> <expire in ms>" when it is a part of the transaction now, "W <transaction>"
 --            when it is one of another, "G <time in ms>" when the order does not have it (any more), or a refusal
 --          release: for each item "G" when the order does not have it (any more), or "W <transaction>"
@@ -29,35 +31,32 @@
 --          note: for each item the place of its event, "<epoch>-<stream id>"
 --          noted: for each item the note, or false, and what is remembered, or false
 --          expiring: the ids of campaigns with reservations whose time is over
--- Writes:  reserve: counters, orders, holds, holding and one event for every H. pin: orders, holds and pending.
---          release: counters, orders, holds and one event for each that was held. expire: holding. note: the note, the
---          request with its answer, and one event. All that load campaigns: see orders.lua.
+-- Writes:  reserve: of every item that is held counters, orders, holds, holding and one event for each code. pin: orders,
+--          holds and pending. release: counters, orders, holds and one event for each that was held. expire: holding.
+--          note: the note, the request with its answer, and one event. All that load campaigns: see orders.lua.
 
 register('reserve', function(keys, args)
   local now = now_ms()
   local outbox, holding, count = keys[2], keys[3], tonumber(args[2])
   local campaigns = load_campaigns(keys, 4, args, 3, count, outbox, now)
   local answers = {}
-  for at = 3 + count, #args, 2 + ITEM_FIELDS do
-    local item = read_item(args, at)
-    local reservation, expire_ms = args[at + ITEM_FIELDS], now + tonumber(args[at + ITEM_FIELDS + 1])
-    local campaign = campaigns[item.campaign]
-    local standing = campaign and read_standing(campaign, item.order)
-    local answer
-    if standing and standing.reservation == reservation then
-      answer = held_answer(standing)
-    elseif standing and standing.held and standing.transaction == '' and standing.fingerprint == item.fingerprint then
-      answer = 'Y ' .. standing.reservation
-    else
-      local hold = { transaction = '', deadline_ms = 0, reservation = reservation, expire_ms = expire_ms }
-      answer = hold_use(campaign, item, standing, hold, now)
-      if answer:sub(1, 1) == 'H' then
-        redis.call('ZADD', holding, 'LT', expire_ms, campaign.id)
-        local body = table.concat({ hold.body:sub(1, -2), ',"expire_ms":', integer(expire_ms), '}' })
-        add_event(outbox, 'held', campaign.id, body, now)
+  local at = 3 + count
+  while at <= #args do
+    local campaign, reservation = campaigns[tonumber(args[at])], args[at + 1]
+    local expire_ms = now + tonumber(args[at + 2])
+    local hold = { transaction = '', deadline_ms = 0, reservation = reservation, expire_ms = expire_ms }
+    local items, behind = read_items(args, at + 3)
+    answers[#answers + 1] = hold_all(campaign, items, hold, now, function(standing, item)
+      if standing.reservation == reservation then
+        return held_answer(standing)
       end
-    end
-    answers[#answers + 1] = answer
+      return gives_way(standing) and standing.fingerprint == item.fingerprint and 'Y ' .. standing.reservation
+    end, function(item)
+      redis.call('ZADD', holding, 'LT', expire_ms, campaign.id)
+      local body = table.concat({ item.body:sub(1, -2), ',"expire_ms":', integer(expire_ms), '}' })
+      add_event(outbox, 'held', campaign.id, body, now)
+    end)
+    at = behind
   end
   return answers
 end)

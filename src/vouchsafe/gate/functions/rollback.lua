@@ -80,7 +80,7 @@ register('give_back', function(keys, args)
       redis.call('SET', keys[mark], 1)
       local takes = parse_takes(args[at + 4])
       if #takes > 0 then
-        local counters = load_counters(campaign.counters, now, takes)
+        local counters = load_counters(campaign.counters, now, { takes })
         change_counters(counters, takes, -1, tonumber(args[at + 5]))
         store_counters(counters)
       end

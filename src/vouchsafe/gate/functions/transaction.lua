@@ -1,7 +1,8 @@
--- Purpose: several codes on one order, all or none, wherever their campaigns lie. Each part is held in the partition of
---          its campaign, then the whole is decided in the partition of the request id, then each part is settled. Until
---          it is settled a part counts as used: nothing is oversold whoever dies when. Whoever finds a part behind its
---          deadline asks for the decision, which makes one if there is none: then the transaction is undone.
+-- Purpose: several codes on one order, all or none, wherever their campaigns lie. The parts of a campaign are held in one
+--          step in its partition, then the whole is decided in the partition of the request id, then each part is
+--          settled. Until it is settled a part counts as used: nothing is oversold whoever dies when. Whoever finds a
+--          part behind its deadline asks for the decision, which makes one if there is none: then the transaction is
+--          undone.
 -- KEYS:    1 meta
 --          hold: 2 outbox, 3 pending, then for each campaign 4 (orders.lua)
 --          decide: 2 outbox, then for each item 2: transaction, and what its answer is remembered under
@@ -11,8 +12,9 @@
 --          overdue: 2 pending
 --          forget: then for each item its transaction
 -- ARGV:    1 token
---          hold: 2 number of campaigns, then the id of each campaign, then for each item its values (read_item in
---            decide.lua), its transaction and its deadline in ms
+--          hold: 2 number of campaigns, then the id of each campaign, then for each item the index of its
+--            campaign (from 1), its transaction and its deadline in ms, and the codes of the campaign that are held
+--            together (read_items in decide.lua)
 --          decide: then for each item its fingerprint, its deadline in ms, how long its answer is remembered in ms, and
 --            digest and body of the event
 --          answer: then for each item its fingerprint, the answer, and how long that is remembered in ms
@@ -21,8 +23,9 @@
 --            campaign (from 1), "<order id> <code>", its transaction, the id of the redemption ('' when it is undone)
 --          overdue: 2 how many at most
 --          forget: 2 after how many ms
--- Returns: hold: for each item "H <taken in ms> 0" when it is held, with the order's own reservation that gave way to it,
---            if there was one, as a fourth word; or what redeem answers
+-- Returns: hold: for each item a list with, for each of its codes, "H <taken in ms> 0", with the order's own reservation
+--            that gave way to it, if there was one, as a fourth word; or that breaks off with what redeem answers to one
+--            of them: then none is held
 --          decide: for each item "R <place> <time in ms> <digest>", decided now or before; the answer given before; "X"
 --            the request id is another's; "A" when it is undone, or its deadline has passed
 --          answer: for each item the answer that stands: this one, if there was none; "X" the request id is another's
@@ -30,7 +33,7 @@
 --          settle: for each item 1 when it was held and is not any more, else 0
 --          overdue: the parts behind their deadline, each "<campaign id> <order id> <code> <transaction>"
 --          forget: for each item 1 when it was there, and expires from now on, else 0
--- Writes:  hold: counters, orders and pending for every H. decide: transaction, request, and one event for an R.
+-- Writes:  hold: counters, orders and pending for every item that is held. decide: transaction, request, and one event for an R.
 --          answer: requests that have no answer. decision: transactions that were not decided. settle: orders and
 --          pending, one event for each that becomes a redemption, the counters for each that is undone; one that is undone
 --          and belongs to a reservation is only that again. forget: when transactions expire. hold: also what loading a
@@ -51,22 +54,17 @@ register('hold', function(keys, args)
   local count = tonumber(args[2])
   local campaigns = load_campaigns(keys, 4, args, 3, count, keys[2], now)
   local answers = {}
-  for at = 3 + count, #args, 2 + ITEM_FIELDS do
-    local item = read_item(args, at)
-    local transaction, deadline_ms = args[at + ITEM_FIELDS], tonumber(args[at + ITEM_FIELDS + 1])
-    local campaign = campaigns[item.campaign]
-    local standing = campaign and read_standing(campaign, item.order)
-    local answer
-    if standing and standing.transaction == transaction then
-      answer = held_answer(standing)
-    else
-      local hold = { transaction = transaction, deadline_ms = deadline_ms, reservation = '', expire_ms = 0 }
-      answer = hold_use(campaign, item, standing, hold, now)
-      if answer:sub(1, 1) == 'H' then
-        set_pending(keys[3], campaign, item.order, hold, true)
-      end
-    end
-    answers[#answers + 1] = answer
+  local at = 3 + count
+  while at <= #args do
+    local campaign, transaction = campaigns[tonumber(args[at])], args[at + 1]
+    local hold = { transaction = transaction, deadline_ms = tonumber(args[at + 2]), reservation = '', expire_ms = 0 }
+    local items, behind = read_items(args, at + 3)
+    answers[#answers + 1] = hold_all(campaign, items, hold, now, function(standing)
+      return standing.transaction == transaction and held_answer(standing)
+    end, function(item)
+      set_pending(keys[3], campaign, item.order, hold, true)
+    end)
+    at = behind
   end
   return answers
 end)
@@ -137,7 +135,7 @@ register('settle', function(keys, args)
       set_pending(pending, campaign, order, hold, false)
       if redemption ~= '' then
         local held = held_takes(parse_takes(hold.takes))
-        local counters = load_counters(campaign.counters, now, held)
+        local counters = load_counters(campaign.counters, now, { held })
         change_counters(counters, held, -1, hold.taken_ms)
         store_counters(counters)
         add_event(outbox, 'redeemed', campaign.id, part_body(hold, redemption), now)

@@ -18,9 +18,11 @@ import pytest
 from vouchsafe import app
 from vouchsafe.client import CampaignDefinition, Client, Limits, Order, OrderLine
 from vouchsafe.domain.audit import Audit
+from vouchsafe.gate.backlog import BacklogReader
 from vouchsafe.gate.connection import Connection
 from vouchsafe.ledger.ledger import Ledger
 from vouchsafe.local import LocalService
+from vouchsafe.service.backlog import Backlog
 from vouchsafe.settings import Settings
 
 SETTLE_S = 30.0
@@ -128,7 +130,7 @@ class CreateCampaign(Protocol):
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with Service(Path(tmp_path_factory.mktemp("service")), workers=2) as running:
         yield running
-        _check_agrees(running)
+        check_agrees(running)
 
 
 @pytest.fixture
@@ -136,10 +138,10 @@ def own_service(tmp_path: Path) -> Iterator[Service]:
     """To stop and to kill."""
     with Service(tmp_path / "service", workers=2) as running:
         yield running
-        _check_agrees(running)
+        check_agrees(running)
 
 
-def _check_agrees(service: Service) -> None:
+def check_agrees(service: Service) -> None:
     """Whatever a test has done, gate and ledger say the same in the end."""
     if service.agrees:
         asyncio.run(settle(service.settings))
@@ -211,6 +213,11 @@ async def rows_once_settled(service: Service, campaign_id: str) -> set[str]:
     ids = {row["id"] for row in rows}
     assert len(ids) == len(rows)
     return ids
+
+
+def a_backlog(settings: Settings) -> Backlog:
+    """One that nobody looks at, so that there is always room."""
+    return Backlog(BacklogReader(settings.valkey_url, settings.partitions, settings.gate_timeout_ms), settings)
 
 
 async def settle(settings: Settings) -> None:

@@ -17,13 +17,18 @@ from vouchsafe.domain.audit import Audit
 from vouchsafe.domain.errors import Misconfigured, NotFound, Unavailable
 from vouchsafe.edge.server import Server
 from vouchsafe.gate.audit import CounterReader
+from vouchsafe.gate.backlog import BacklogReader
 from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.outbox import Outbox
 from vouchsafe.ledger.audit import Book
 from vouchsafe.ledger.ledger import Installation, Ledger
 from vouchsafe.service.audit import Auditor
+from vouchsafe.service.audits import audit_forever
+from vouchsafe.service.backlog import Backlog
 from vouchsafe.service.campaigns import Campaigns
+from vouchsafe.service.committed import Committed
+from vouchsafe.service.monitor import monitor_forever
 from vouchsafe.service.persist import Persister
 from vouchsafe.service.publish import reconcile_forever
 from vouchsafe.service.rebuild import Rebuild
@@ -34,6 +39,7 @@ from vouchsafe.service.status import Status, look
 from vouchsafe.service.transactions import settle_forever
 from vouchsafe.service.watch import Watch
 from vouchsafe.settings import Settings
+from vouchsafe.telemetry import metrics_served
 
 log = structlog.get_logger()
 
@@ -124,22 +130,33 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
                 return
             checkout = Checkout(stores.gate, settings)
             recovery = Recovery(stores.gate, stores.ledger, stores.installation)
+            reader = _backlog_reader(settings, stores)
+            backlog = Backlog(reader, settings)
             try:
                 # Before the first call, so that none is told that a healthy gate has lost its data.
                 with contextlib.suppress(Unavailable):
                     await recovery.look()
+                    await backlog.look()
                 campaigns = Campaigns(stores.gate, stores.ledger, has_secret=bool(settings.secret))
                 watch = Watch(campaigns.stats, max_watchers=settings.max_watchers)
                 server.open(
-                    Redeem(checkout, stores.ledger, hold_ms=settings.combined_hold_ms, secret=settings.secret),
+                    Redeem(
+                        checkout,
+                        stores.ledger,
+                        backlog,
+                        Committed(stores.ledger, settings),
+                        hold_ms=settings.combined_hold_ms,
+                        secret=settings.secret,
+                    ),
                     campaigns,
                     watch,
                 )
-                await _watch(recovery, stores.gate.partitions, server, stop)
+                await asyncio.gather(_watch(recovery, stores.gate, server, stop), backlog.watch(stop))
                 # Watchers would never finish by themselves.
                 watch.close()
                 await server.stop(settings.shutdown_grace_ms)
             finally:
+                await reader.close()
                 await checkout.close()
     finally:
         await server.stop(0)
@@ -147,25 +164,35 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
 
 
 async def _persist(settings: Settings, stop: asyncio.Event) -> None:
-    async with _stores(settings, stop) as stores:
-        if stores is None:
-            return
-        installation = stores.installation
-        outbox = _outboxes(settings, installation)
-        checkout = Checkout(stores.gate, settings)
-        rebuild = Rebuild(stores.gate, stores.ledger, installation.id, settings)
-        recovery = Recovery(stores.gate, stores.ledger, installation, rebuild)
-        try:
-            await asyncio.gather(
-                Persister(stores.ledger, installation, outbox, settings).run(stop),
-                reconcile_forever(stores.gate, stores.ledger, stop),
-                settle_forever(stores.gate, stop),
-                return_forever(stores.gate, checkout, stop),
-                _watch(recovery, stores.gate.partitions, None, stop),
-            )
-        finally:
-            await checkout.close()
+    with metrics_served(settings):
+        async with _stores(settings, stop) as stores:
+            if stores is not None:
+                await _persist_between(stores, settings, stop)
     log.info("persister stopped")
+
+
+async def _persist_between(stores: Stores, settings: Settings, stop: asyncio.Event) -> None:
+    installation = stores.installation
+    outbox = _outboxes(settings, installation)
+    checkout = Checkout(stores.gate, settings)
+    reader = _backlog_reader(settings, stores)
+    rebuild = Rebuild(stores.gate, stores.ledger, installation.id, settings)
+    recovery = Recovery(stores.gate, stores.ledger, installation, rebuild)
+    try:
+        await asyncio.gather(
+            Persister(stores.ledger, installation, outbox, settings).run(stop),
+            monitor_forever(stores.gate, stores.ledger, reader, stop),
+            audit_forever(
+                stores.ledger, lambda: audit(settings, None, lambda _: None), settings.audit_interval_ms, stop
+            ),
+            reconcile_forever(stores.gate, stores.ledger, stop),
+            settle_forever(stores.gate, stop),
+            return_forever(stores.gate, checkout, stop),
+            _watch(recovery, stores.gate, None, stop),
+        )
+    finally:
+        await reader.close()
+        await checkout.close()
 
 
 def _outboxes(settings: Settings, installation: Installation) -> Callable[[int, int], Outbox]:
@@ -175,6 +202,10 @@ def _outboxes(settings: Settings, installation: Installation) -> Callable[[int, 
         return Outbox(settings.valkey_url, partition, installation.id, epoch, settings.gate_timeout_ms)
 
     return outbox
+
+
+def _backlog_reader(settings: Settings, stores: Stores) -> BacklogReader:
+    return BacklogReader(settings.valkey_url, stores.gate.partitions, settings.gate_timeout_ms)
 
 
 @contextlib.asynccontextmanager
@@ -217,15 +248,16 @@ async def _persevere(attempt: Callable[[], Awaitable[Result]], stop: asyncio.Eve
     return None
 
 
-async def _watch(recovery: Recovery, partitions: int, server: Server | None, stop: asyncio.Event) -> None:
+async def _watch(recovery: Recovery, gate: Gate, server: Server | None, stop: asyncio.Event) -> None:
     """Until `stop`: keeps open what the gate holds, closes what it no longer holds, and tells health and the log."""
     ready: bool | None = None
     while not stop.is_set():
         try:
+            await gate.check_store()
             closed = sorted(await recovery.look())
-            now_ready, problem = len(closed) < partitions, f"closed partitions: {closed}" if closed else ""
-        except Unavailable as error:
-            now_ready, problem = False, f"{error} ({error.__cause__!r})"
+            now_ready, problem = len(closed) < gate.partitions, f"closed partitions: {closed}" if closed else ""
+        except (Unavailable, Misconfigured) as error:
+            now_ready, problem = False, f"{error} ({error.__cause__!r})" if error.__cause__ else str(error)
         if now_ready != ready:
             ready = now_ready
             log.info("ready", problem=problem) if ready else log.warning("not ready", problem=problem)

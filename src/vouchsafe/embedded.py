@@ -181,9 +181,13 @@ class _Embedded:
 
 
 class EmbeddedValkey(_Embedded):
-    """A Valkey that fsyncs before it answers and evicts nothing."""
+    """A Valkey that fsyncs before it answers and evicts nothing; with `primary_port`, a replica of the one there."""
 
     name = "Valkey"
+
+    def __init__(self, data_dir: Path, port: int, primary_port: int | None = None) -> None:
+        super().__init__(data_dir, port)
+        self._primary_port = primary_port
 
     @property
     def url(self) -> str:
@@ -199,16 +203,26 @@ class EmbeddedValkey(_Embedded):
             "appendfsync": "always",
             "save": "",
             "maxmemory-policy": "noeviction",
+            # A replica need not wait for others to come and share its first copy.
+            "repl-diskless-sync-delay": "0",
         }
-        return [str(get_binary_path()), *(word for name, value in options.items() for word in (f"--{name}", value))]
+        words = [word for name, value in options.items() for word in (f"--{name}", value)]
+        if self._primary_port is not None:
+            words += ["--replicaof", HOST, str(self._primary_port)]
+        return [str(get_binary_path()), *words]
 
     def _answers(self, pid: int) -> bool:
         try:
             with socket.create_connection((HOST, self.port), timeout=1) as connection:
-                # The first is refused while data is read from disk; the second says who answers.
-                connection.sendall(b"PING\r\nINFO server\r\n")
+                # The first is refused while data is read from disk; the second says who answers, and how far a replica
+                # has come.
+                connection.sendall(b"PING\r\nINFO server replication\r\n")
                 answer = connection.recv(65_536)
-                return answer.startswith(b"+PONG\r\n") and b"process_id:%d\r\n" % pid in answer
+                return (
+                    answer.startswith(b"+PONG\r\n")
+                    and b"process_id:%d\r\n" % pid in answer
+                    and (self._primary_port is None or b"master_link_status:up\r\n" in answer)
+                )
         except OSError:
             return False
 

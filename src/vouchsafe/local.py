@@ -81,6 +81,8 @@ class LocalService:
             check_port(HOST, port)
         self._stack.enter_context(self._valkey)
         self._stack.enter_context(self._postgres)
+        if Settings().acknowledge == "replica":
+            self._stack.enter_context(EmbeddedValkey(self._data_dir / "replica", free_port(), self._valkey.port))
         self.settings = Settings(
             valkey_url=self._valkey.url,
             postgres_url=self._postgres.url,

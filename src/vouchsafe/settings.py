@@ -8,6 +8,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+Acknowledge = Literal["gate", "replica", "ledger"]
+
 
 class Settings(BaseSettings):
     """Read once at start from variables `VOUCHSAFE_<NAME>`; immutable afterwards. `vouchsafe settings` prints it."""
@@ -20,6 +22,11 @@ class Settings(BaseSettings):
     )
     postgres_url: str = Field(
         "postgresql://127.0.0.1:5432/vouchsafe", description="The ledger: a PostgreSQL 15+ database of its own."
+    )
+    acknowledge: Acknowledge = Field(
+        "gate",
+        description="When a decision is answered: once Valkey has it on disk (gate), once a replica has it on disk as "
+        "well (replica), or once PostgreSQL has committed it (ledger). docs/durability.md says what each survives.",
     )
     host: str = Field("127.0.0.1", description="Address that the gRPC server listens on.")
     port: int = Field(50051, ge=1, le=65535, description="Port that the gRPC server listens on; all workers share it.")
@@ -71,6 +78,23 @@ class Settings(BaseSettings):
     )
     persist_batch: int = Field(
         2_000, ge=1, le=50_000, description="Events that one transaction of the persister writes at most."
+    )
+    metrics_port: int = Field(
+        0, ge=0, le=65535, description="Port on which a persister tells Prometheus its metrics; 0: none."
+    )
+    audit_interval_ms: int = Field(
+        3_600_000, ge=0, description="How often one of the persisters audits the counters of the gate; 0: never."
+    )
+    outbox_max_entries: int = Field(
+        2_000_000,
+        ge=1,
+        description="Events of all partitions that may wait for PostgreSQL; from there on new uses are UNAVAILABLE.",
+    )
+    outbox_max_bytes: int = Field(
+        1_073_741_824, ge=1, description="Memory that those events may take in Valkey; the same then."
+    )
+    outbox_max_age_ms: int = Field(
+        900_000, ge=1_000, description="How long the oldest of those events may have waited; the same then."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe log line that is written."

@@ -1,15 +1,60 @@
-"""What the service tells its operators: structured log lines on stderr, an event each."""
+"""What the service tells its operators: structured log lines on stderr, an event each, and metrics for Prometheus."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import structlog
+from prometheus_client import Counter, Gauge, disable_created_metrics, start_http_server
 
+from vouchsafe.domain.errors import Misconfigured
 from vouchsafe.settings import Settings
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no types there
+
+# Of the process that moves events to the ledger. All but the first are of the installation, so every persister tells
+# the same; a value that cannot be found out at the moment is NaN.
+EVENTS_PERSISTED = Counter("vouchsafe_events_persisted", "Events that this process has written to the ledger.")
+PERSISTER_LAG = Gauge(
+    "vouchsafe_persister_lag_seconds",
+    "Age of the oldest event that waits for the ledger, 0 for none.",
+    ["partition"],
+)
+OUTBOX_EVENTS = Gauge("vouchsafe_outbox_events", "Events that wait for the ledger.")
+OUTBOX_BYTES = Gauge("vouchsafe_outbox_bytes", "Memory of the gate that they take, about.")
+PARTITIONS_OPEN = Gauge("vouchsafe_partitions_open", "Partitions in which the gate decides.")
+PARTITIONS_CLOSED = Gauge("vouchsafe_partitions_closed", "Partitions in which it does not.")
+EVENTS_SET_ASIDE = Gauge("vouchsafe_events_set_aside", "Entries of outboxes that the ledger could not take over.")
+AUDIT_DRIFT = Gauge("vouchsafe_audit_drift", "Counters that differed in the last audit.")
+AUDIT_LAST_SUCCESS = Gauge(
+    "vouchsafe_audit_last_success_timestamp_seconds", "When the last audit came to its end, 0 for never."
+)
+
+
+@contextmanager
+def metrics_served(settings: Settings) -> Iterator[None]:
+    """Answers Prometheus on a port of its own, if there is to be one. Raises Misconfigured when it is taken."""
+    if not settings.metrics_port:
+        yield
+        return
+    try:
+        server, thread = start_http_server(settings.metrics_port, settings.host)
+    except OSError as error:
+        raise Misconfigured(
+            f"cannot tell metrics on {settings.host}:{settings.metrics_port}: {error.strerror}; "
+            "choose another VOUCHSAFE_METRICS_PORT"
+        ) from None
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def configure_logging(settings: Settings) -> None:

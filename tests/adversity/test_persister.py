@@ -57,9 +57,6 @@ class World:
         self.recorded += count
         await self._execute(commands)
 
-    async def record_nonsense(self, partition: int) -> None:
-        await self._execute([_event(partition, EventKind.REDEEMED, b"{}")])
-
     async def _execute(self, commands: Sequence[Command]) -> None:
         connection = Connection(self.settings.valkey_url, 5_000)
         try:
@@ -68,7 +65,7 @@ class World:
             await connection.close()
 
     def persister(self) -> Persister:
-        return _persister(self.settings, self.ledger, self.installation)
+        return persister_of(self.settings, self.ledger, self.installation)
 
     async def assert_settled(self) -> None:
         """Everything that was recorded gets to the ledger, exactly once and in order, and nothing stays behind."""
@@ -101,7 +98,7 @@ def _event(partition: int, kind: EventKind, body: bytes) -> Command:
     return ("XADD", Keys(partition).outbox, "*", "kind", kind, "at", now_ms, "campaign", "summer", "body", body)
 
 
-def _persister(settings: Settings, ledger: Ledger, installation: Installation) -> Persister:
+def persister_of(settings: Settings, ledger: Ledger, installation: Installation) -> Persister:
     def outbox(partition: int, epoch: int) -> Outbox:
         return Outbox(settings.valkey_url, partition, installation.id, epoch, settings.gate_timeout_ms)
 
@@ -232,26 +229,6 @@ async def test_a_persister_whose_locks_are_lost_takes_them_again(world: World) -
         await connection.close()
 
 
-async def test_an_event_that_cannot_be_written_waits_and_nothing_overtakes_it(world: World) -> None:
-    await world.record(10, partitions=[0])
-    await world.record_nonsense(1)
-    await world.record(10, partitions=[1])
-    world.recorded = 10
-    with structlog.testing.capture_logs() as lines:
-        async with running(world.persister()):
-
-            async def ten_wait() -> bool:
-                return await world.gate.waiting_events() == 11
-
-            await until(ten_wait, "the other partition is held up as well")
-            await asyncio.sleep(0.5)
-    assert await world.gate.waiting_events() == 11
-    assert await world.ledger.count_redemptions("summer") == 10
-    errors = [line for line in lines if line["log_level"] == "error"]
-    assert len(errors) >= 2
-    assert {line["who"] for line in errors} == {"partition 1"}
-
-
 async def test_stopping_is_quick_when_idle_and_when_busy(world: World) -> None:
     for events in (0, 20_000):
         await world.record(events)
@@ -298,7 +275,7 @@ async def _die(_: Outbox, __: StreamId) -> int:
 async def _persist_until_the_first_trim() -> None:
     settings = Settings()
     ledger = await Ledger.connect(settings.postgres_url, pool_size=2, timeout_ms=settings.ledger_timeout_ms)
-    await _persister(settings, ledger, await ledger.bootstrap(PARTITIONS)).run(asyncio.Event())
+    await persister_of(settings, ledger, await ledger.bootstrap(PARTITIONS)).run(asyncio.Event())
 
 
 if __name__ == "__main__":

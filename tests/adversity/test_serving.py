@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import grpc
 import psutil
@@ -118,6 +119,30 @@ def test_a_store_that_cannot_keep_the_promises_is_refused(
     assert "Valkey has appendfsync everysec" in server.said
     assert "set it to always" in server.said
     assert "Traceback" not in server.said
+
+
+def test_a_store_of_the_wrong_kind_is_refused(settings: Settings, run: Callable[..., Command]) -> None:
+    ledger = urlsplit(settings.postgres_url)
+    wrong = f"redis://{ledger.hostname}:{ledger.port}/0"
+    for command in ("serve", "persist"):
+        server = run(settings.model_copy(update={"valkey_url": wrong}), command)
+        assert server.process.wait(WAIT_S) == 1
+        assert "VOUCHSAFE_VALKEY_URL leads to a PostgreSQL" in server.said
+        assert "Traceback" not in server.said
+
+
+def test_a_store_that_is_changed_while_it_runs_ends_readiness(
+    own_valkey: EmbeddedValkey, settings: Settings, run: Callable[..., Command]
+) -> None:
+    changed = settings.model_copy(update={"valkey_url": own_valkey.url})
+    server = run(changed, "serve")
+    until(lambda: health(changed, "readiness") == "SERVING", "it becomes ready")
+    with redis.Redis.from_url(own_valkey.url) as client:
+        client.config_set("appendfsync", "everysec")
+        until(lambda: health(changed, "readiness") == "NOT_SERVING", "it notices")
+        until(lambda: "Valkey has appendfsync everysec" in server.said, "it says why")
+        client.config_set("appendfsync", "always")
+        until(lambda: health(changed, "readiness") == "SERVING", "it goes on")
 
 
 def test_a_database_without_its_schema_is_refused(

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.opened import open_all
+from tests.service import a_backlog
 from tests.values import a_claim, a_definition, percent, takes_of
 from vouchsafe.domain.campaign import Campaign, CodeEntry, Definition
 from vouchsafe.domain.combine import Combining
@@ -19,6 +20,7 @@ from vouchsafe.gate.attempts import Attempt, Moved
 from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.gate import Gate
 from vouchsafe.ledger.ledger import Ledger
+from vouchsafe.service.committed import Committed
 from vouchsafe.service.judge import RedeemRequest
 from vouchsafe.service.redeem import Offer, Redeem
 from vouchsafe.settings import Settings
@@ -86,7 +88,7 @@ async def test_a_server_whose_clock_is_wrong_answers_by_the_gates(
     }
     ledger = await Ledger.connect(settings.postgres_url, pool_size=1, timeout_ms=5_000)
     try:
-        redeem = Redeem(checkout, ledger, hold_ms=5_000, secret="")
+        redeem = Redeem(checkout, ledger, a_backlog(settings), Committed(ledger, settings), hold_ms=5_000, secret="")
         for name, (start_ms, end_ms, _) in spans.items():
             definition = Definition(
                 display_name=name, effects=percent(1_000), start_time_ms=start_ms, end_time_ms=end_ms
@@ -127,7 +129,9 @@ async def test_a_quote_is_as_old_as_the_gate_says(
     quotes = Quotes(SECRET)
     ledger = await Ledger.connect(settings.postgres_url, pool_size=1, timeout_ms=5_000)
     try:
-        redeem = Redeem(checkout, ledger, hold_ms=5_000, secret=SECRET)
+        redeem = Redeem(
+            checkout, ledger, a_backlog(settings), Committed(ledger, settings), hold_ms=5_000, secret=SECRET
+        )
         now_ms = gate.clock.now_ms()
 
         async def ask(number: int, age_ms: int | None) -> Redemption | Refusal:

@@ -82,7 +82,10 @@ class Rig:
         return [status.redeemed_count + status.held_count for status in found]
 
     async def events(self) -> list[Event]:
-        return [event for outbox in self.outboxes for event in await outbox.read(STREAM_START, 100, 0)]
+        entries = [entry for outbox in self.outboxes for entry in await outbox.read(STREAM_START, 100, 0)]
+        events = [entry for entry in entries if isinstance(entry, Event)]
+        assert len(events) == len(entries)
+        return events
 
 
 @pytest.fixture

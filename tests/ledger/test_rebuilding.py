@@ -17,7 +17,7 @@ from vouchsafe.domain.errors import Unavailable
 from vouchsafe.domain.limits import Limits
 from vouchsafe.domain.partitions import Finding
 from vouchsafe.domain.reasons import Reason, Refusal
-from vouchsafe.domain.redemption import Redemption
+from vouchsafe.domain.redemption import Event, Redemption
 from vouchsafe.domain.reservation import Reservation
 from vouchsafe.domain.rollback import Kept, Left, ReturnedCode, Rollback, RollbackClaim
 from vouchsafe.gate.attempts import Gone, Held, Standing
@@ -55,7 +55,8 @@ class World:
                 self.settings.valkey_url, partition, self.installation.id, self.gate.epoch(partition), 1_000
             )
             try:
-                if events := await outbox.read(state.offset, 1_000, 0):
+                entries = await outbox.read(state.offset, 1_000, 0)
+                if events := [entry for entry in entries if isinstance(entry, Event)]:
                     await self.ledger.persist(partition, state.epoch, state.offset, events)
                     await outbox.trim(events[-1].position.stream_id)
             finally:

@@ -17,6 +17,7 @@ import pytest
 
 from tests.gate.moved_clock import moved_library, set_time
 from tests.opened import open_all
+from tests.service import a_backlog
 from tests.values import percent
 from vouchsafe.domain.campaign import Campaign, CodeEntry, Definition
 from vouchsafe.domain.combine import Combining
@@ -29,6 +30,7 @@ from vouchsafe.gate import library
 from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.gate import Gate
 from vouchsafe.ledger.ledger import Ledger
+from vouchsafe.service.committed import Committed
 from vouchsafe.service.judge import RedeemRequest
 from vouchsafe.service.redeem import Redeem
 from vouchsafe.settings import Settings
@@ -68,7 +70,8 @@ async def world(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
             await open_all(gate)
             checkout = Checkout(gate, settings)
             stack.push_async_callback(checkout.close)
-            servers.append(Redeem(checkout, ledger, hold_ms=5_000, secret=""))
+            backlog, committed = a_backlog(settings), Committed(ledger, settings)
+            servers.append(Redeem(checkout, ledger, backlog, committed, hold_ms=5_000, secret=""))
         yield World(gates[0], servers)
 
 

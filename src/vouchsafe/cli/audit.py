@@ -56,13 +56,18 @@ def _show(found: Audit) -> None:
             ("campaign", "counter", "Valkey", "PostgreSQL"),
             [(one.campaign_id, one.counter, one.gate, one.book) for one in found.counters_differ],
         )
-        if (left_out := found.differing - len(found.counters_differ)) > 0:
-            out.print(f"… and {left_out:,} more")
+        _print_left_out(found.differing - len(found.counters_differ))
     if found.rows_differ:
         _print_table(
             ("campaign", "table", "rows", "events"),
             [(one.campaign_id, one.table, f"{one.rows}", f"{one.events}") for one in found.rows_differ],
         )
+    if found.entries_set_aside:
+        _print_table(
+            ("partition", "epoch", "entry", "set aside because"),
+            [(f"{one.partition}", f"{one.epoch}", one.entry, one.reason) for one in found.entries_set_aside],
+        )
+        _print_left_out(found.set_aside - len(found.entries_set_aside))
     if found.parts_in_flight or found.rollbacks_in_flight:
         out.print(
             f"in flight: {_count(found.parts_in_flight, 'part')} of transactions, "
@@ -83,12 +88,21 @@ def _verdict(found: Audit) -> str:
         (found.differing, "counter"),
         (len(found.rows_differ), "table"),
     )
-    parts = [_count(number, what) for number, what in wrong if number]
-    return f"[red]{' and '.join(parts)} {'do' if len(parts) > 1 or parts[0][:2] != '1 ' else 'does'} not agree[/red]"
+    verdicts = []
+    if parts := [_count(number, what) for number, what in wrong if number]:
+        verdicts.append(f"{' and '.join(parts)} {'do' if len(parts) > 1 or parts[0][:2] != '1 ' else 'does'} not agree")
+    if found.set_aside:
+        verdicts.append(f"{_count(found.set_aside, 'event')} set aside")
+    return f"[red]{'; '.join(verdicts)}[/red]"
 
 
 def _count(number: int, what: str) -> str:
     return f"{number:,} {what}" + ("" if number == 1 else "s")
+
+
+def _print_left_out(number: int) -> None:
+    if number > 0:
+        out.print(f"… and {number:,} more")
 
 
 def _print_table(names: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

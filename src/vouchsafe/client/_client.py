@@ -12,7 +12,7 @@ from typing import Self, TypeVar
 
 import grpc
 
-from vouchsafe.client._errors import ClientError, from_rpc_error
+from vouchsafe.client._errors import ClientError, from_rpc_error, retry_delay_s
 from vouchsafe.v1 import campaign_service_pb2 as campaigns_pb
 from vouchsafe.v1 import redemption_service_pb2 as redemptions_pb
 from vouchsafe.v1.campaign_pb2 import Campaign, CampaignStats
@@ -356,8 +356,9 @@ class _Tries:
             # The server's own words say more than that there was no time for another try.
             raise from_rpc_error(self._earlier) from None
         self._earlier = error
-        # Half of the pause is chance, so that many callers do not come back all at once.
-        wait_s = self._pause_s * random.uniform(0.5, 1)  # noqa: S311  # nobody needs to be unable to guess it
+        # Half of the pause is chance, so that many callers do not come back all at once; never before the server asks.
+        pause_s = max(self._pause_s, 2 * retry_delay_s(error))
+        wait_s = pause_s * random.uniform(0.5, 1)  # noqa: S311  # nobody needs to be unable to guess it
         if not repeat or error.code() not in REPEATED or wait_s >= self.remaining_s:
             raise from_rpc_error(error) from None
         await asyncio.sleep(wait_s)

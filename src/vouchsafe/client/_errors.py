@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import grpc
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from grpc_status import rpc_status
 
 
@@ -73,6 +73,16 @@ _BY_CODE: Mapping[grpc.StatusCode, type[ClientError]] = {
     grpc.StatusCode.CANCELLED: Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
 }
+
+
+def retry_delay_s(error: grpc.aio.AioRpcError) -> float:
+    """How long the server asks to wait before a repetition; 0 when it does not say."""
+    status = rpc_status.from_call(error)
+    for detail in status.details if status is not None else ():
+        retry = RetryInfo()
+        if detail.Unpack(retry):
+            return float(retry.retry_delay.ToMilliseconds() / 1000)
+    return 0.0
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError) -> ClientError:

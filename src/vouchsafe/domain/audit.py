@@ -42,10 +42,21 @@ class RowsDiffer:
     events: int
 
 
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """An entry of an outbox ("<ms>-<seq>") that was no event, or none that the ledger could take."""
+
+    partition: int
+    epoch: int
+    entry: str
+    reason: str
+
+
 @dataclass(slots=True)
 class Audit:
     """What was held against each other, and what does not agree. `differing` counts all counters that differ;
-    `counters_differ` has the first of them in each partition. `closed` are partitions that could not be looked at,
+    `counters_differ` has the first of them in each partition. `set_aside` counts what was set aside (of one campaign:
+    in its partition); `entries_set_aside` has the first of it. `closed` are partitions that could not be looked at,
     because the gate does not hold what the ledger expects. What is in flight is counted as it should be."""
 
     campaigns: int = 0
@@ -57,11 +68,28 @@ class Audit:
     differing: int = 0
     counters_differ: list[CounterDiffers] = field(default_factory=list)
     rows_differ: list[RowsDiffer] = field(default_factory=list)
+    set_aside: int = 0
+    entries_set_aside: list[SetAside] = field(default_factory=list)
 
     @property
     def agrees(self) -> bool:
-        """Whether gate and book say the same of everything."""
-        return not (self.closed or self.differing or self.rows_differ)
+        """Whether gate and book say the same of everything, and the book has everything."""
+        return not (self.closed or self.differing or self.rows_differ or self.set_aside)
+
+
+@dataclass(frozen=True, slots=True)
+class LastAudit:
+    """What the last scheduled audit found that came to its end, in numbers; times in ms since 1970 UTC."""
+
+    begin_time_ms: int
+    end_time_ms: int
+    campaigns: int
+    counters: int
+    events: int
+    closed_partitions: int
+    counters_differ: int
+    tables_differ: int
+    set_aside: int
 
 
 def moments_since(counter: str, now_ms: int) -> int | None:

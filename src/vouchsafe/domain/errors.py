@@ -8,6 +8,7 @@ VouchsafeError
 ├── RequestIdReused      the request id was used for another request
 ├── Overloaded           more is waiting than the server takes on; come back later
 ├── Unavailable          a store is out of reach or not to be trusted; nothing was decided, or it is not known
+│   └── OutboxFull       too much waits for the ledger; what was begun can be ended, and nothing new begins
 └── Misconfigured        the server cannot keep its promises with these settings or stores; the text says what to change
 
 A refusal to redeem is an outcome (`domain.reasons`), never one of these.
@@ -60,6 +61,10 @@ class Overloaded(VouchsafeError):
 
 class Unavailable(VouchsafeError):
     """A store is out of reach or not to be trusted. Repeat the request with the same request id."""
+
+
+class OutboxFull(Unavailable):
+    """Too much waits for the ledger. New uses are taken again once less does; what was begun can be ended."""
 
 
 class Misconfigured(VouchsafeError):

@@ -34,6 +34,7 @@ TABLE: Mapping[type[Exception], WireError] = {
     errors.RequestIdReused: WireError(Code.ALREADY_EXISTS, "REQUEST_ID_REUSED"),
     errors.Overloaded: WireError(Code.RESOURCE_EXHAUSTED, "OVERLOADED", retry_ms=100),
     errors.Unavailable: WireError(Code.UNAVAILABLE, "STORE_UNAVAILABLE", retry_ms=100),
+    errors.OutboxFull: WireError(Code.UNAVAILABLE, "OUTBOX_FULL", retry_ms=1_000),
 }
 
 

@@ -41,17 +41,18 @@ class Checkout:
         self._ttl_ms = settings.request_ttl_ms
         self._lane = Lane(
             Connection(settings.valkey_url, settings.gate_timeout_ms),
+            own_write=gate.own_write,
             batch_size=settings.batch_size,
             max_waiting=settings.max_waiting,
         )
         self.holds = Holds(gate, self._lane, settings.request_ttl_ms)
         self.returns = Returns(gate, self._lane, settings.request_ttl_ms)
-        self._resolve = Function(self._encode_resolve, _decode_resolve)
-        self._describe = Function(self._encode_describe, _decode_definition)
+        self._resolve = Function(self._encode_resolve, _decode_resolve, decides=False)
+        self._describe = Function(self._encode_describe, _decode_definition, decides=False)
         self._claim = Function(self._encode_claim, _decode_claim)
         self._redeem = Function(self._encode_redeem, self._decode_redeem)
-        self._validate = Function(self._encode_validate, self._decode_validate)
-        self._event = Function(self._encode_event, _decode_event)
+        self._validate = Function(self._encode_validate, self._decode_validate, decides=False)
+        self._event = Function(self._encode_event, _decode_event, decides=False)
 
     async def close(self) -> None:
         """Answers what waits, then closes the connection."""

@@ -31,6 +31,7 @@ class Connection:
     """
 
     def __init__(self, url: str, timeout_ms: int) -> None:
+        self._timeout_ms = timeout_ms
         self._timeout_s = timeout_ms / 1000
         try:
             pool = ConnectionPool.from_url(
@@ -67,12 +68,33 @@ class Connection:
         except ResponseError as error:
             return error
 
-    async def call(self, calls: Sequence[Command]) -> list[Any]:
+    async def call(self, calls: Sequence[Command], own_write: Command | None = None) -> list[Any]:
         """Like `execute`, for calls of the library's functions; loads the library where it is missing.
 
-        A call that found no function has done nothing, so it is safe to make it again.
+        With `own_write`, a call that writes whatever the others do, it answers once a replica has all of it on disk,
+        and everything before; without that in time it raises Unavailable, and what was decided stands.
         """
-        replies = await self.execute(calls)
+        if own_write is None:
+            return await self._call(calls)
+        half_ms = self._timeout_ms // 2
+        # A replica says how far its disk is when it is asked, or once a second. WAITAOF alone would ask together with
+        # the write, which is before the disk has it; behind WAIT it asks again, when the disk does.
+        waits = (("WAIT", 1, half_ms), ("WAITAOF", 1, 1, half_ms))
+        *replies, written, _, confirmed = await self._call([*calls, own_write], waits, extra_wait_ms=2 * half_ms)
+        for reply in (written, confirmed):
+            if isinstance(reply, ResponseError):
+                raise as_unavailable(reply)
+        if min(confirmed) < 1:
+            raise Unavailable("no replica has confirmed in time; repeat with the same request id")
+        return replies
+
+    async def _call(
+        self, calls: Sequence[Command], waits: Sequence[Command] = (), *, extra_wait_ms: int = 0
+    ) -> list[Any]:
+        """A call that found no function has done nothing, so it is safe to make it again. It decides nothing then: a
+        library that was just loaded has no partition open, so the `waits` are not for it."""
+        commands = [*calls, *waits]
+        replies = await self.execute(commands, extra_wait_ms=extra_wait_ms)
         missing = [i for i, reply in enumerate(replies) if isinstance(reply, ResponseError) and _is_not_loaded(reply)]
         if missing:
             (loaded,) = await self.execute([("FUNCTION", "LOAD", library.SOURCE)])

@@ -21,11 +21,9 @@ from vouchsafe.domain.rollback import Rollback, RollbackClaim
 from vouchsafe.gate.attempts import decode_place
 from vouchsafe.gate.connection import CLOSED, Command, Connection, as_unavailable, function_call
 from vouchsafe.gate.keys import Keys, partition_of
+from vouchsafe.gate.store import check_kind, find_problem
 from vouchsafe.gate.transactions import Part, by_home, decided_place, home_of, settle_call
 from vouchsafe.settings import Settings
-
-# What the store must be set to so that an acknowledged redemption survives: fsync before the answer, and no eviction.
-REQUIRED_CONFIG = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
 
 
 class Clock:
@@ -52,6 +50,9 @@ class Gate:
         self._keys = [Keys(partition) for partition in range(partitions)]
         self._tokens: dict[int, tuple[str, int]] = {}
         self._connection = Connection(settings.valkey_url, settings.gate_timeout_ms)
+        self._acknowledge = settings.acknowledge
+        # Why nothing may be decided, for as long as the store cannot keep what is acknowledged.
+        self._problem: str | None = None
         self._lock = asyncio.Lock()
         self._request_ttl_ms = settings.request_ttl_ms
         self.clock = Clock()
@@ -61,7 +62,11 @@ class Gate:
         """Checks that the store can keep the promises. Raises Unavailable, or Misconfigured saying what to change."""
         gate = cls(settings, partitions)
         try:
-            await gate._check_store()
+            await gate.check_store()
+        except Unavailable as error:
+            await gate.close()
+            await check_kind(error, settings)
+            raise
         except BaseException:
             await gate.close()
             raise
@@ -73,15 +78,13 @@ class Gate:
 
     # -- the store and its partitions --------------------------------------------------------------------------------
 
-    async def _check_store(self) -> None:
-        flat = await self._execute(("CONFIG", "GET", *REQUIRED_CONFIG))
-        found = {key.decode(): value.decode() for key, value in zip(flat[::2], flat[1::2], strict=True)}
-        for name, wanted in REQUIRED_CONFIG.items():
-            if found.get(name) != wanted:
-                raise Misconfigured(
-                    f"Valkey has {name} {found.get(name)}, with which an acknowledged redemption can be lost; "
-                    f"set it to {wanted} (CONFIG SET {name} {wanted}, and in its configuration file)"
-                )
+    async def check_store(self) -> None:
+        """Raises Misconfigured, saying what to change, when the store cannot keep the contract (any more). Then nothing
+        is decided and no pause acknowledged until it is found mended."""
+        async with self._lock:
+            self._problem = await find_problem(self._connection, self._acknowledge)
+        if self._problem is not None:
+            raise Misconfigured(self._problem)
 
     async def ping(self) -> None:
         """Returns when Valkey answers."""
@@ -111,13 +114,31 @@ class Gate:
         """Calls to the partition are Unavailable from now on."""
         self._tokens.pop(partition, None)
 
+    @property
+    def opened(self) -> int:
+        """How many partitions are open."""
+        return len(self._tokens)
+
     def partition_of(self, text: str) -> int:
         """The partition of a campaign id, a code or a request id."""
         return partition_of(text, self.partitions)
 
     def keys_and_token(self, partition: int) -> tuple[Keys, str]:
-        """What a call to the partition names. Raises Unavailable when the partition is not open."""
+        """What a call to the partition names. Raises Unavailable when the partition is not open, or the store cannot
+        keep what would be decided."""
+        self._check_problem()
         return self._keys[partition], self._open(partition)[0]
+
+    def own_write(self, partition: int) -> Command | None:
+        """The call whose write a replica has to confirm before anything is answered; None where none has to."""
+        if self._acknowledge != "replica":
+            return None
+        keys = self._keys[partition]
+        return function_call("touch", [keys.meta, keys.touched], [self._open(partition)[0]])
+
+    def _check_problem(self) -> None:
+        if self._problem is not None:
+            raise Unavailable(self._problem)
 
     def epoch(self, partition: int) -> int:
         """The epoch under which the partition is open. Raises Unavailable when it is not."""
@@ -146,7 +167,7 @@ class Gate:
             "",
         ]
         names = [keys.meta, keys.campaign(campaign.id), keys.counters(campaign.id)]
-        await self._call(function_call("publish", names, args))
+        await self._write(self.partition_of(campaign.id), function_call("publish", names, args))
 
     async def put_codes(self, entries: Sequence[CodeEntry]) -> None:
         """Enters codes into the directory; entering one again changes nothing."""
@@ -158,7 +179,8 @@ class Gate:
         for partition, flat in by_partition.items():
             keys, token = self.keys_and_token(partition)
             calls.append(function_call("put_codes", [keys.meta, keys.codes], [token, *flat]))
-        await self._call(*calls)
+        if calls:
+            await self._write(partition, *calls)
 
     # -- campaigns ---------------------------------------------------------------------------------------------------
 
@@ -199,13 +221,16 @@ class Gate:
     async def _set_state(
         self, campaign_id: str, state: str, reason: str, kind: EventKind
     ) -> CampaignStatus | list[Part] | None:
-        keys, token = self.keys_and_token(self.partition_of(campaign_id))
+        partition = self.partition_of(campaign_id)
+        # Whatever the store can keep: it stops here and now, even if that cannot be acknowledged.
+        keys, (token, _) = self._keys[partition], self._open(partition)
         # A reason explains a pause; once the campaign runs again, only the event remembers why.
         kept_reason = reason if kind is EventKind.PAUSED else ""
         body = json.dumps({"reason": reason}, ensure_ascii=False)
         args = [token, campaign_id, state, kept_reason, kind.value, body]
         names = [keys.meta, keys.outbox, keys.pending, *keys.of_campaigns([campaign_id])]
-        (reply,) = await self._call(function_call("set_state", names, args))
+        (reply,) = await self._write(partition, function_call("set_state", names, args))
+        self._check_problem()
         if reply and isinstance(reply[0], list):
             return [Part.parse(part.decode()) for part in reply[0]]
         return decode_status(campaign_id, reply)
@@ -304,6 +329,13 @@ class Gate:
     async def _call(self, *calls: Command) -> list[Any]:
         async with self._lock:
             replies = await self._connection.call(calls)
+        return _checked(replies)
+
+    async def _write(self, partition: int, *calls: Command) -> list[Any]:
+        """Like `_call`, for what is not answered before it is as safe as was promised."""
+        own_write = self.own_write(partition)
+        async with self._lock:
+            replies = await self._connection.call(calls, own_write)
         return _checked(replies)
 
 

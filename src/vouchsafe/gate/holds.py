@@ -111,9 +111,10 @@ class _Remembered:
 
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """A reservation, and how it has ended, if it was decided."""
+    """A reservation, where its event lies, and how it has ended, if that was decided."""
 
     reservation: Reservation
+    position: Position
     end: Standing | Released | None
 
 
@@ -180,8 +181,8 @@ class Holds:
             pass
         return answers
 
-    async def note(self, note: Note) -> Position:
-        """Notes a reservation under its id, and as the answer to its request; answers where its event is."""
+    async def note(self, note: Note) -> Noted:
+        """Notes a reservation under its id, and as the answer to its request."""
         return await self._lane.submit(self._note, home_of(note.reservation.id), note)
 
     async def noted(self, reservation_id: str) -> Noted | None:
@@ -341,17 +342,19 @@ def _decode_answered(partition: int, _item: object, answer: bytes) -> Answer:
     return decode_answer(partition, "", answer.decode())
 
 
-def _decode_note(partition: int, _note: Note, place: bytes) -> Position:
-    return decode_place(partition, place.decode())
+def _decode_note(partition: int, note: Note, place: bytes) -> Noted:
+    return Noted(note.reservation, decode_place(partition, place.decode()), None)
 
 
 def _decode_noted(partition: int, _reservation_id: str, reply: list[bytes | None]) -> Noted | None:
-    note, answer = reply
-    if note is None:
+    text, answer = reply
+    if text is None:
         return None
+    place, _, note = text.partition(b" ")
+    position = decode_place(partition, place.decode())
     match decode_answer(partition, "", answer.decode()) if answer else None:
         case Standing() | Released() | None as end:
-            return Noted(Reservation.from_json(note), end)
+            return Noted(Reservation.from_json(note), position, end)
         case found:
             raise _unexpected(found)
 

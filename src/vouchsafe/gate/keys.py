@@ -46,6 +46,11 @@ class Keys:
         return f"{self._tag}:outbox"
 
     @cached_property
+    def touched(self) -> str:
+        """String, empty: what an exchange writes to have a write of its own that a replica can confirm."""
+        return f"{self._tag}:touched"
+
+    @cached_property
     def codes(self) -> str:
         """Hash: code -> "<use limit, 0 for none> <campaign id>", followed by " <holder> <when in ms>" for a code that
         was given to a customer; for the codes that belong to this partition."""
@@ -72,8 +77,8 @@ class Keys:
         return f"{self._tag}:returning"
 
     def reservation(self, reservation_id: str) -> str:
-        """String: what a reservation is of, as JSON. Expires, but not before its end is known for as long as answers
-        are remembered."""
+        """String: the place of a reservation's event, and what it is of, as JSON. Expires, but not before its end is
+        known for as long as answers are remembered."""
         return f"{self._tag}:reservation:{reservation_id}"
 
     def reservation_end(self, reservation_id: str) -> str:

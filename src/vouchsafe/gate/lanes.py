@@ -28,10 +28,12 @@ class Function(Generic[Item, Answer]):
     """A Lua function that takes a batch of items of one partition and replies with a list of one answer for each.
 
     `encode` makes the command; `decode` reads one answer (it gets the partition, the item and the reply) and may raise.
+    `decides`: it decides, or tells what was decided, and is not answered before that is as safe as was promised.
     """
 
     encode: Callable[[int, Sequence[Item]], Command]
     decode: Callable[[int, Item, Any], Answer]
+    decides: bool = True
 
 
 @dataclass(slots=True)
@@ -61,15 +63,26 @@ class _Call:
 class Lane:
     """One connection and one task that flushes what waits for it.
 
-    Callers await futures and never touch the connection: cancelling one leaves no reply unread.
+    Callers await futures and never touch the connection: cancelling one leaves no reply unread. `own_write` is the call
+    that writes in a partition what a replica has to confirm; None where no replica is waited for.
     """
 
-    def __init__(self, connection: Connection, *, batch_size: int, max_waiting: int) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        own_write: Callable[[int], Command | None],
+        batch_size: int,
+        max_waiting: int,
+    ) -> None:
         self._connection = connection
+        self._own_write = own_write
         self._batch_size = batch_size
         self._max_waiting = max_waiting
         self._waiting: dict[tuple[Function[Any, Any], int], list[tuple[Any, asyncio.Future[Any]]]] = {}
         self._count = 0
+        # Whether the last exchange that had to be confirmed was not.
+        self._in_doubt = False
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -136,7 +149,7 @@ class Lane:
         if not sent:
             return
         try:
-            replies = await self._connection.call(commands)
+            replies = await self._replies(sent, commands)
             for call, reply in zip(sent, replies, strict=True):
                 call.settle(reply)
         except Exception as error:  # whatever it is, it must not stop the lane
@@ -144,3 +157,17 @@ class Lane:
                 log.exception("an exchange with Valkey went wrong")
             for call in sent:
                 call.fail(error)
+
+    async def _replies(self, sent: list[_Call], commands: list[Command]) -> list[Any]:
+        """The replies, once they are as safe as was promised."""
+        deciding = next((call.partition for call in sent if call.function.decides), None)
+        own_write = None if deciding is None else self._own_write(deciding)
+        if own_write is None:
+            return await self._connection.call(commands)
+        if self._in_doubt:
+            # What no replica would confirm is better not decided.
+            await self._connection.call((), own_write)
+        self._in_doubt = True
+        replies = await self._connection.call(commands, own_write)
+        self._in_doubt = False
+        return replies

@@ -12,6 +12,7 @@ from importlib import resources
 FILES = (
     "common",
     "open",
+    "touch",
     "outbox",
     "codes",
     "counters",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from redis.exceptions import ResponseError
 
@@ -12,18 +13,34 @@ from vouchsafe.gate.connection import CLOSED, Connection, as_unavailable, functi
 from vouchsafe.gate.keys import Keys
 
 
+@dataclass(frozen=True, slots=True)
+class NoEvent:
+    """An entry of an outbox that is no event, and why it is none."""
+
+    position: Position
+    reason: str
+
+
 def event_from_fields(partition: int, stream_id: StreamId, fields: Sequence[bytes]) -> Event:
-    """Reads the flat field list of a stream entry. Raises KeyError or ValueError when it is not an event."""
+    """Reads the flat field list of a stream entry. Raises ValueError, without saying what stands there, when it is not
+    an event."""
     values = dict(zip(fields[::2], fields[1::2], strict=True))
-    # Entries from before they told it are of the first.
-    epoch = int(values.get(b"epoch", b"1"))
-    return Event(
-        position=Position(partition, epoch, stream_id),
-        kind=EventKind(values[b"kind"].decode()),
-        at_ms=int(values[b"at"]),
-        campaign_id=values[b"campaign"].decode(),
-        body=values[b"body"],
-    )
+    try:
+        event = Event(
+            # Entries from before they told it are of the first.
+            position=Position(partition, int(values.get(b"epoch", b"1")), stream_id),
+            kind=EventKind(values[b"kind"].decode()),
+            at_ms=int(values[b"at"]),
+            campaign_id=values[b"campaign"].decode(),
+            body=values[b"body"],
+        )
+    except KeyError as error:
+        raise ValueError(f"a field is missing: {error.args[0].decode()}") from None
+    except ValueError:
+        raise ValueError("a field says what no event does") from None
+    if not event.body.startswith(b"{"):
+        raise ValueError("the body is no JSON object")
+    return event
 
 
 class Outbox:
@@ -32,15 +49,13 @@ class Outbox:
 
     def __init__(self, url: str, partition: int, installation: str, epoch: int, timeout_ms: int) -> None:
         self._partition = partition
+        self._epoch = epoch
         self._token = f"{installation}:{epoch}"
         self._keys = Keys(partition)
         self._connection = Connection(url, timeout_ms)
 
-    async def read(self, after: StreamId, count: int, block_ms: int) -> list[Event]:
-        """At most `count` events after that id, in order; waits `block_ms` (0: not at all) for the first, then [].
-
-        Raises ValueError or KeyError when an entry is not an event.
-        """
+    async def read(self, after: StreamId, count: int, block_ms: int) -> list[Event | NoEvent]:
+        """At most `count` entries after that id, in order; waits `block_ms` (0: not at all) for the first, then []."""
         blocking = ("BLOCK", block_ms) if block_ms else ()  # to Valkey a block of 0 is one without end
         command = ("XREAD", "COUNT", count, *blocking, "STREAMS", self._keys.outbox, str(after))
         commands = [command, ("GET", self._keys.meta)]
@@ -53,10 +68,15 @@ class Outbox:
         if reply is None:
             return []
         ((_, entries),) = reply
-        return [
-            event_from_fields(self._partition, StreamId.parse(entry_id.decode()), fields)
-            for entry_id, fields in entries
-        ]
+        return [self._entry(StreamId.parse(entry_id.decode()), fields) for entry_id, fields in entries]
+
+    async def fields(self, stream_id: StreamId) -> Sequence[bytes]:
+        """An entry as it is, names and values in turn; empty when it is not there (any more)."""
+        command = ("XRANGE", self._keys.outbox, str(stream_id), str(stream_id))
+        (reply,) = await self._connection.execute([command])
+        if isinstance(reply, ResponseError):
+            raise as_unavailable(reply)
+        return reply[0][1] if reply else ()
 
     async def trim(self, upto: StreamId) -> int:
         """Removes the entries up to and including that id; answers how many went."""
@@ -71,3 +91,14 @@ class Outbox:
     async def close(self) -> None:
         """Closes the connection."""
         await self._connection.close()
+
+    def _entry(self, stream_id: StreamId, fields: Sequence[bytes]) -> Event | NoEvent:
+        try:
+            event = event_from_fields(self._partition, stream_id, fields)
+        except ValueError as error:
+            reason = str(error)
+        else:
+            if 1 <= event.position.epoch <= self._epoch:
+                return event
+            reason = "the epoch has not come"
+        return NoEvent(Position(self._partition, self._epoch, stream_id), reason)

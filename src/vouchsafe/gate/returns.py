@@ -39,7 +39,7 @@ class Returns:
         self._lane = lane
         self._ttl_ms = ttl_ms
         self._roll_back = Function(self._encode_roll_back, _decode_roll_back)
-        self._rolled = Function(self._encode_rolled, _decode_rolled)
+        self._rolled = Function(self._encode_rolled, _decode_rolled, decides=False)
         self._give_back = Function(self._encode_give_back, _decode_give_back)
         self._given_back = Function(self._encode_given_back, _decode_nothing)
         self._unmark = Function(self._encode_unmark, _decode_nothing)

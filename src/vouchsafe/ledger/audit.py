@@ -9,7 +9,7 @@ from typing import Any
 
 import asyncpg
 
-from vouchsafe.domain.audit import CounterDiffers, CountersRead, RowsDiffer, moments_since
+from vouchsafe.domain.audit import CounterDiffers, CountersRead, RowsDiffer, SetAside, moments_since
 from vouchsafe.domain.redemption import STREAM_START, Event
 from vouchsafe.ledger.connection import connected, domain_errors, dropped_when_cancelled
 from vouchsafe.ledger.ledger import columns
@@ -92,6 +92,12 @@ class Book:
     async def rows_differ(self) -> list[RowsDiffer]:
         """The first tables and campaigns of which the ledger has more or fewer rows than events, in all partitions."""
         return [RowsDiffer(**row) for row in await self._fetch("audit_rows", self._campaign_id, SHOWN)]
+
+    async def set_aside(self, partitions: Sequence[int]) -> tuple[int, list[SetAside]]:
+        """How many entries of these outboxes were set aside, and the first of them."""
+        rows = await self._fetch("audit_set_aside", partitions, SHOWN)
+        found = [SetAside(row["partition"], row["epoch"], row["entry"], row["reason"]) for row in rows]
+        return (rows[0]["entries"] if rows else 0), found
 
     async def _fetch(self, query: str, *args: object) -> list[asyncpg.Record]:
         with domain_errors(), dropped_when_cancelled(self._connection):

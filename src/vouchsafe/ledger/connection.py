@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
@@ -21,6 +21,7 @@ OLDEST_SERVER = 15
 LOCK_SPACE = int.from_bytes(b"vouc", "big")
 MIGRATION_LOCK = -1
 RECOVERY_LOCK = -2
+AUDIT_LOCK = -3
 
 
 class Rejected(VouchsafeError):
@@ -34,7 +35,11 @@ def domain_errors() -> Iterator[None]:
         yield
     except TimeoutError:
         raise Unavailable("PostgreSQL did not answer in time") from None
-    except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
+    except (
+        asyncpg.DataError,
+        asyncpg.IntegrityConstraintViolationError,
+        asyncpg.ProgramLimitExceededError,  # nested too deeply, or too long for an index
+    ) as error:
         # Its own text shows the values, and codes are secrets.
         raise Rejected(f"PostgreSQL does not take these values ({type(error).__name__})") from None
     except (
@@ -48,9 +53,19 @@ def domain_errors() -> Iterator[None]:
         raise Unavailable(f"PostgreSQL cannot do what is asked ({type(error).__name__})") from error
 
 
-def connect_options(timeout_s: float) -> dict[str, Any]:
-    """How every connection is made. The server, too, gives up what takes too long, so that a client which has vanished
-    holds no row and no lock for long."""
+# For a session that others wait for: one whose machine has vanished without a word is ended within three seconds,
+# whether it was silent or an answer was on its way to it.
+ENDED_SOON = {
+    "tcp_keepalives_idle": "2",
+    "tcp_keepalives_interval": "1",
+    "tcp_keepalives_count": "2",
+    "tcp_user_timeout": "3000",
+}
+
+
+def connect_options(timeout_s: float, changed: Mapping[str, str] = {}) -> dict[str, Any]:  # only read
+    """How every connection is made, but for what is `changed` of the server's settings. The server, too, gives up what
+    takes too long, so that a client which has vanished holds no row and no lock for long."""
     timeout_ms = str(round(timeout_s * 1000))
     return {
         "timeout": timeout_s,
@@ -61,19 +76,25 @@ def connect_options(timeout_s: float) -> dict[str, Any]:
             "tcp_keepalives_idle": "5",
             "tcp_keepalives_interval": "5",
             "tcp_keepalives_count": "3",
+            **changed,
         },
     }
 
 
 @asynccontextmanager
-async def connected(url: str, timeout_s: float) -> AsyncIterator[asyncpg.Connection]:
-    """A connection outside any pool; its end frees the locks of its session.
+async def connected(
+    url: str,
+    timeout_s: float,
+    changed: Mapping[str, str] = {},  # only read
+) -> AsyncIterator[asyncpg.Connection]:
+    """A connection outside any pool, with what is `changed` of the server's settings; its end frees the locks of its
+    session.
 
     Raises Unavailable, or Misconfigured when PostgreSQL does not let us in.
     """
     with domain_errors():
         try:
-            connection = await asyncpg.connect(url, **connect_options(timeout_s))
+            connection = await asyncpg.connect(url, **connect_options(timeout_s, changed))
         except (
             ValueError,
             OverflowError,

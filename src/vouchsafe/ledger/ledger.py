@@ -14,13 +14,16 @@ import asyncpg
 import msgspec
 from asyncpg.pool import PoolConnectionProxy
 
+from vouchsafe.domain.audit import Audit, LastAudit
 from vouchsafe.domain.campaign import Campaign, CampaignState, CodeEntry, Definition
 from vouchsafe.domain.errors import AlreadyExists, Misconfigured, VouchsafeError
 from vouchsafe.domain.partitions import PartitionState
 from vouchsafe.domain.pricing import Discount
 from vouchsafe.domain.redemption import Claim, CombinedClaim, Event, EventKind, Position, Redemption, StreamId
 from vouchsafe.domain.rollback import Rollback, RollbackClaim
+from vouchsafe.ledger.bodies import pause_reason, storable
 from vouchsafe.ledger.connection import (
+    ENDED_SOON,
     RECOVERY_LOCK,
     Rejected,
     check_server,
@@ -38,18 +41,6 @@ from vouchsafe.ledger.queries import SQL
 # What the column can hold.
 MAX_EPOCH = 2**31 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-# The kinds of events whose bodies PostgreSQL reads.
-DRAWN_FROM = (
-    EventKind.REDEEMED,
-    EventKind.COMBINED,
-    EventKind.RETURNED,
-    EventKind.ROLLED_BACK,
-    EventKind.HELD,
-    EventKind.RELEASED,
-    EventKind.EXPIRED,
-)
 
 
 class OffsetMoved(VouchsafeError):
@@ -180,7 +171,7 @@ class Ledger:
     @asynccontextmanager
     async def recovery_lock(self) -> AsyncIterator[bool]:
         """Whether this is the only process that recovers partitions, for as long as the context is entered."""
-        async with connected(self._url, self._timeout_s) as connection:
+        async with connected(self._url, self._timeout_s, ENDED_SOON) as connection:
             yield await PartitionLocks(connection, self._timeout_s).try_lock(RECOVERY_LOCK)
 
     async def begin_recovery(self, partitions: Sequence[int], finding: str, events: int | None = None) -> int:
@@ -208,8 +199,9 @@ class Ledger:
 
     @asynccontextmanager
     async def partition_locks(self) -> AsyncIterator[PartitionLocks]:
-        """Locks on partitions over a connection of their own; leaving frees them all."""
-        async with connected(self._url, self._timeout_s) as connection:
+        """Locks on partitions over a connection of their own; leaving frees them all, and so does the end of this
+        process, at once, and that of this machine, within three seconds."""
+        async with connected(self._url, self._timeout_s, ENDED_SOON) as connection:
             yield PartitionLocks(connection, self._timeout_s)
 
     # -- campaigns and codes -----------------------------------------------------------------------------------------
@@ -297,6 +289,12 @@ class Ledger:
             return None
         return await self._fetchrow("get_event", partition, epoch, *stream_id, kind.value)
 
+    async def which_events(self, positions: Sequence[Position]) -> set[Position]:
+        """Those of these positions, at least one, at which the ledger has an event."""
+        places = [(partition, epoch, *stream_id) for partition, epoch, stream_id in positions]
+        rows = await self._fetch("which_events", *map(list, zip(*places, strict=True)))
+        return {Position(row["partition"], row["epoch"], StreamId(row["ms"], row["seq"])) for row in rows}
+
     async def count_redemptions(self, campaign_id: str) -> int:
         """How many redemptions of a campaign the ledger holds."""
         return int(await self._fetchval("count_redemptions", campaign_id))
@@ -323,6 +321,39 @@ class Ledger:
         if not await self._fetchval("persist", partition, epoch, *offset, *last, *values, *_states(events)):
             raise OffsetMoved(f"the ledger does not hold partition {partition} at epoch {epoch}, offset {offset}")
 
+    async def set_aside(
+        self, partition: int, epoch: int, offset: StreamId, position: Position, fields: Sequence[bytes], reason: str
+    ) -> None:
+        """Keeps the entry at `position`, which follows `offset`, beside the book and moves the offset to it, as
+        `persist` does. `fields` are its names and values in turn. Raises OffsetMoved."""
+        if not await self._fetchval(
+            "set_aside", partition, epoch, *offset, *position.stream_id, position.epoch, fields, reason
+        ):
+            raise OffsetMoved(f"the ledger does not hold partition {partition} at epoch {epoch}, offset {offset}")
+
+    async def count_set_aside(self) -> int:
+        """How many entries are set aside."""
+        return int(await self._fetchval("count_set_aside"))
+
+    # -- audits ------------------------------------------------------------------------------------------------------
+
+    async def is_audit_due(self, interval_ms: int) -> bool:
+        """Whether no audit has ended within the interval."""
+        return bool(await self._fetchval("audit_due", interval_ms))
+
+    async def save_audit(self, found: Audit, took_ms: int) -> None:
+        """Keeps the numbers of an audit that has just ended."""
+        differ = (len(found.closed), found.differing, len(found.rows_differ), found.set_aside)
+        await self._fetchval("save_audit", took_ms, found.campaigns, found.counters, found.events, *differ)
+
+    async def last_audit(self) -> LastAudit | None:
+        """What `save_audit` has kept last, or None."""
+        row = await self._fetchrow("last_audit")
+        if row is None:
+            return None
+        _, began_at, ended_at, *numbers = row
+        return LastAudit(_milliseconds(began_at), _milliseconds(ended_at), *numbers)
+
 
 def columns(partition: int, offset: StreamId, events: Sequence[Event]) -> Iterable[Sequence[object]]:
     """The events, which follow `offset` in the partition's outbox, column by column: epoch, ms, seq, at, kind,
@@ -331,19 +362,14 @@ def columns(partition: int, offset: StreamId, events: Sequence[Event]) -> Iterab
     epoch = 0
     for event in events:
         position = event.position
-        if position.partition != partition or position.stream_id <= offset or position.epoch < epoch:
+        if position.partition != partition or position.stream_id <= offset:
             raise ValueError(f"{position} does not follow {epoch}-{offset} in the outbox of partition {partition}")
+        if position.epoch < epoch:
+            raise Rejected(f"{position} is of an epoch that was over")
         epoch, offset = position[1:]
-        row = (epoch, *offset, _time(event.at_ms), event.kind, event.campaign_id, _storable(event))
+        row = (epoch, *offset, _time(event.at_ms), event.kind, event.campaign_id, storable(event))
         rows.append(row)
     return zip(*rows, strict=True)
-
-
-def _storable(event: Event) -> str:
-    """The body of an event; of one that rows are drawn from without NULs, which PostgreSQL has no text for: what it
-    cannot write would hold up all that is behind."""
-    text = event.body.decode()
-    return text.replace("\\u0000", "\\ufffd") if event.kind in DRAWN_FROM else text
 
 
 def _states(events: Sequence[Event]) -> Iterable[Sequence[str]]:
@@ -351,9 +377,7 @@ def _states(events: Sequence[Event]) -> Iterable[Sequence[str]]:
     states: dict[str, tuple[CampaignState, str]] = {}
     for event in events:
         if event.kind is EventKind.PAUSED:
-            # The column is text and cannot hold all that JSON can; the event itself keeps the reason as it was given.
-            reason = str(json.loads(event.body)["reason"]).replace("\0", "?").encode(errors="replace").decode()
-            states[event.campaign_id] = (CampaignState.PAUSED, reason)
+            states[event.campaign_id] = (CampaignState.PAUSED, pause_reason(event))
         elif event.kind is EventKind.RESUMED:
             states[event.campaign_id] = (CampaignState.ACTIVE, "")
     values = states.values()

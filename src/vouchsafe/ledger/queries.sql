@@ -180,6 +180,23 @@ with moved as (
 )
 select exists (select from moved);
 
+-- name: set_aside
+-- Keeps the entry behind an offset ($3, $4), written in epoch $7, as it is and moves the offset to it ($5, $6); false when
+-- the partition is not at that offset in its epoch.
+with moved as (
+    update partitions set offset_ms = $5, offset_seq = $6
+    where partition = $1 and epoch = $2 and offset_ms = $3 and offset_seq = $4
+    returning partition, offset_ms, offset_seq
+), kept as (
+    insert into set_aside (partition, epoch, ms, seq, fields, reason)
+    select partition, $7, offset_ms, offset_seq, $8::bytea[], $9 from moved
+)
+select exists (select from moved);
+
+-- name: count_set_aside
+-- How many entries are set aside.
+select count(*) from set_aside;
+
 -- name: get_redemption
 -- A redemption by its id, with what its event says beside.
 select
@@ -192,6 +209,13 @@ where r.id = $1;
 -- name: get_event
 -- The event at a place, if it is of a kind.
 select at, body from events where partition = $1 and epoch = $2 and ms = $3 and seq = $4 and kind = $5;
+
+-- name: which_events
+-- Those of these places, column by column, at which there is an event.
+select partition, epoch, ms, seq
+from events
+join unnest($1::smallint[], $2::integer[], $3::bigint[], $4::bigint[]) as asked (partition, epoch, ms, seq)
+    using (partition, epoch, ms, seq);
 
 -- name: count_redemptions
 -- How many redemptions of a campaign the ledger holds.
@@ -416,6 +440,34 @@ group by campaign_id, drawn
 having sum(found) <> sum(events)
 order by campaign_id, drawn
 limit $2;
+
+-- name: audit_set_aside
+-- Entries that were set aside, in the partitions $1, oldest first, $2 at most, and how many there are.
+select partition, epoch, ms || '-' || seq as entry, reason, count(*) over () as entries
+from set_aside
+where partition = any($1::smallint[])
+order by set_aside_at, partition, epoch, ms, seq
+limit $2;
+
+-- name: audit_due
+-- Whether no audit has ended within the last $1 ms.
+select coalesce((select ended_at <= now() - $1 * interval '1 ms' from last_audit), true);
+
+-- name: save_audit
+-- Puts the audit that has just ended, after $1 ms, in the place of the last.
+insert into last_audit (
+    began_at, campaigns, counters, events, closed_partitions, counters_differ, tables_differ, set_aside
+)
+values (now() - $1 * interval '1 ms', $2, $3, $4, $5, $6, $7, $8)
+on conflict (one_row) do update set
+    began_at = excluded.began_at, ended_at = excluded.ended_at, campaigns = excluded.campaigns,
+    counters = excluded.counters, events = excluded.events, closed_partitions = excluded.closed_partitions,
+    counters_differ = excluded.counters_differ, tables_differ = excluded.tables_differ,
+    set_aside = excluded.set_aside;
+
+-- name: last_audit
+-- The last audit.
+select * from last_audit;
 
 -- name: history_begin
 -- What is read may be worked on for long; and an index gives the first events at once, a sort would read all of them first.

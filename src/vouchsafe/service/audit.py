@@ -17,6 +17,7 @@ from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.outbox import Outbox
 from vouchsafe.ledger.audit import Book
 from vouchsafe.ledger.ledger import Installation
+from vouchsafe.service.aside import Entry, write_apart
 from vouchsafe.service.recover import use_if_verified
 
 EVENTS_PER_READ = 2_000
@@ -47,9 +48,10 @@ class Auditor:
         for id_ in await self._book.campaigns():
             by_partition.setdefault(self._gate.partition_of(id_), []).append(id_)
         only = None if campaign_id is None else self._gate.partition_of(campaign_id)
-        opened = []
+        opened, partitions = [], []
         for state in self._installation.partitions:
             if state.opened and only in (None, state.partition):
+                partitions.append(state.partition)
                 if await self._is_held(state):
                     opened.append(state.partition)
                     await self._audit_partition(state, by_partition.get(state.partition, ()), found)
@@ -57,6 +59,7 @@ class Auditor:
                     found.closed.append(state.partition)
             advance()
         found.rows_differ = await self._book.rows_differ()
+        found.set_aside, found.entries_set_aside = await self._book.set_aside(partitions)
         found.parts_in_flight, found.rollbacks_in_flight = await self._counters.in_flight(opened)
         return found
 
@@ -89,10 +92,15 @@ class Auditor:
         found.events += await self._book.count_events()
 
     async def _add_events(self, outbox: Outbox) -> None:
-        """What waits in the outbox. What does not wait there any more, the ledger holds."""
+        """What waits in the outbox, but for what the persister will set aside. What does not wait there any more, the
+        ledger holds."""
+
+        async def leave_out(_entry: Entry, _reason: str) -> None:
+            pass
+
         after = STREAM_START
-        while events := await outbox.read(after, EVENTS_PER_READ, block_ms=0):
-            await self._book.add_events(events)
-            after = events[-1].position.stream_id
-            if len(events) < EVENTS_PER_READ:
+        while entries := await outbox.read(after, EVENTS_PER_READ, block_ms=0):
+            await write_apart(entries, self._book.add_events, leave_out)
+            after = entries[-1].position.stream_id
+            if len(entries) < EVENTS_PER_READ:
                 break

@@ -2,31 +2,36 @@
 
 For each partition that it owns, the persister reads on from the last id that the ledger holds, writes the events and
 the new id in one transaction, and trims the outbox up to that id. It may be killed anywhere: what was written and not
-trimmed is trimmed by the next, what was read and not written is read again.
+trimmed is trimmed by the next, what was read and not written is read again. What is no event, or none that PostgreSQL
+takes, is set aside in the same way, so that it holds up nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 
 import structlog
 
 from vouchsafe.domain.errors import Unavailable, VouchsafeError
-from vouchsafe.domain.redemption import STREAM_START
+from vouchsafe.domain.redemption import STREAM_START, Event, StreamId
 from vouchsafe.gate.outbox import Outbox
 from vouchsafe.ledger.ledger import Installation, Ledger, OffsetMoved
 from vouchsafe.ledger.locks import PartitionLocks
+from vouchsafe.service.aside import Entry, write_apart
 from vouchsafe.settings import Settings
+from vouchsafe.telemetry import EVENTS_PERSISTED
 
 log = structlog.get_logger()
 
-OWNERSHIP_INTERVAL_S = 1.0
+OWNERSHIP_INTERVAL_S = 0.5
 READ_BLOCK_MS = 1_000
 # A pause after a batch that was not full lets the next one fill: at 2,000 events a second it saves three quarters of
 # the work.
 COLLECT_S = 0.1
+# Not where callers wait for each of them.
+AWAITED_COLLECT_S = 0.002
 SHORTEST_DELAY_S = 0.1
 LONGEST_DELAY_S = 5.0
 
@@ -44,6 +49,7 @@ class Persister:
         self._partitions = [state.partition for state in installation.partitions]
         self._outbox = outbox
         self._batch = settings.persist_batch
+        self._collect_s = AWAITED_COLLECT_S if settings.acknowledge == "ledger" else COLLECT_S
         self._outages = Outages("persister")
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -85,7 +91,7 @@ class Persister:
             await asyncio.gather(*followed.values(), return_exceptions=True)
 
     async def _follow(self, partition: int) -> None:
-        """Follows a partition until somebody else does: then it ends. It never skips an event."""
+        """Follows a partition until somebody else does: then it ends."""
         who = f"partition {partition}"
         delays = Delays()
 
@@ -103,7 +109,7 @@ class Persister:
                 except Unavailable as error:
                     self._outages.begin(who, error)
                 except Exception:
-                    log.exception("events cannot be written; they and all after them wait in the outbox", who=who)
+                    log.exception("events cannot be moved; they and all after them wait in the outbox", who=who)
                 await delays.wait()
         finally:
             self._outages.forget(who)
@@ -118,16 +124,37 @@ class Persister:
                 # What a persister that was killed had written and not yet trimmed.
                 await outbox.trim(offset)
             while True:
-                events = await outbox.read(offset, self._batch, READ_BLOCK_MS)
-                if events:
-                    await self._ledger.persist(partition, state.epoch, offset, events)
-                    offset = events[-1].position.stream_id
+                entries = await outbox.read(offset, self._batch, READ_BLOCK_MS)
+                if entries:
+                    await self._write(outbox, state.partition, state.epoch, offset, entries)
+                    offset = entries[-1].position.stream_id
                     await outbox.trim(offset)
                 well()
-                if 0 < len(events) < self._batch:
-                    await asyncio.sleep(COLLECT_S)
+                if 0 < len(entries) < self._batch:
+                    await asyncio.sleep(self._collect_s)
         finally:
             await outbox.close()
+
+    async def _write(
+        self, outbox: Outbox, partition: int, epoch: int, offset: StreamId, entries: Sequence[Entry]
+    ) -> None:
+        """Moves what follows the offset, each entry to the book or, if that does not take it, aside."""
+
+        async def write(events: Sequence[Event]) -> None:
+            nonlocal offset
+            await self._ledger.persist(partition, epoch, offset, events)
+            offset = events[-1].position.stream_id
+            EVENTS_PERSISTED.inc(len(events))
+
+        async def refuse(entry: Entry, reason: str) -> None:
+            nonlocal offset
+            fields = await outbox.fields(entry.position.stream_id)
+            await self._ledger.set_aside(partition, epoch, offset, entry.position, fields, reason)
+            offset = entry.position.stream_id
+            # Never what stands in it: codes are secrets.
+            log.error("an entry of the outbox was set aside", entry=str(entry.position), reason=reason)
+
+        await write_apart(entries, write, refuse)
 
 
 class Delays:

@@ -21,7 +21,9 @@ from vouchsafe.domain.takes import behind
 from vouchsafe.gate.attempts import Attempt, Moved, Stale, Standing, Waiting
 from vouchsafe.gate.checkout import Checkout
 from vouchsafe.ledger.ledger import Ledger
+from vouchsafe.service.backlog import Backlog
 from vouchsafe.service.combined import Answer, Combined, Plan
+from vouchsafe.service.committed import Committed
 from vouchsafe.service.judge import Judge, RedeemRequest
 from vouchsafe.service.reserve import Reservations
 from vouchsafe.service.rollback import Rollbacks
@@ -70,17 +72,29 @@ class Validation:
 
 
 class Redeem:
-    """Validates and redeems. Every method raises Unavailable or Overloaded as the gate does."""
+    """Validates and redeems. Every method raises Unavailable or Overloaded as the gate does. `backlog` says whether new
+    uses may be taken; OutboxFull is raised while they may not."""
 
-    def __init__(self, checkout: Checkout, ledger: Ledger, *, hold_ms: int, secret: str) -> None:
+    def __init__(
+        self,
+        checkout: Checkout,
+        ledger: Ledger,
+        backlog: Backlog,
+        committed: Committed,
+        *,
+        hold_ms: int,
+        secret: str,
+    ) -> None:
         self._checkout = checkout
+        self._backlog = backlog
         self._ledger = ledger
+        self._committed = committed
         self._judge = Judge(checkout, derived_key(secret, Purpose.IDENTITIES))
         self._quotes = Quotes(secret)
         transactions = Transactions(checkout, hold_ms)
         self._combined = Combined(checkout, transactions, self._plan, self.get)
-        self.reservations = Reservations(checkout, transactions, self._plan, self.get)
-        self.rollbacks = Rollbacks(checkout, ledger, self._judge, self.get)
+        self.reservations = Reservations(checkout, transactions, backlog, committed, self._plan, self.get)
+        self.rollbacks = Rollbacks(checkout, ledger, committed, self._judge, self.get)
 
     async def redeem(self, request: RedeemRequest) -> Answer:
         """Takes the uses, or says why not. Raises RequestIdReused.
@@ -88,9 +102,14 @@ class Redeem:
         Repeating a request gives its first answer again. The one exception is an unknown code: no campaign decides
         it, so nothing remembers it.
         """
+        self._backlog.check()
+        self._committed.check()
         if len(request.codes) > 1:
-            return await self._combined.redeem(request)
-        return Answer(await self._redeem_one(request))
+            answer = await self._combined.redeem(request)
+        else:
+            answer = Answer(await self._redeem_one(request))
+        await self._committed.wait(answer.outcome)
+        return answer
 
     async def _redeem_one(self, request: RedeemRequest) -> Redemption | Refusal:
         entries, unknown = await self._judge.resolve(request.codes)

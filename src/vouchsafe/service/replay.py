@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -86,6 +86,30 @@ _returned = msgspec.json.Decoder(_Returned).decode
 _hold = msgspec.json.Encoder().encode
 
 
+def _event_to_come(held: bytes) -> bytes:
+    """The body of the redemption that a held use may become."""
+    return held[: held.rindex(b',"expire_ms":')] + b"}"
+
+
+# What is read of the bodies of each kind.
+_READERS: Mapping[str, Callable[[bytes], object]] = {
+    EventKind.REDEEMED: _use,
+    EventKind.HELD: lambda body: (_use(body), _event_to_come(body)),
+    EventKind.RELEASED: _use,
+    EventKind.EXPIRED: _use,
+    EventKind.RESERVED: lambda body: _reservation(_reserved(body).reservation),
+    EventKind.COMBINED: _combined,
+    EventKind.ROLLED_BACK: _rolled_back,
+    EventKind.RETURNED: _returned,
+}
+
+
+def check_body(kind: str, body: bytes) -> None:
+    """Raises ValueError on a body that could not be replayed, because it is not the kind's."""
+    if (read := _READERS.get(kind)) is not None:
+        read(body)
+
+
 class Replay:
     """The events of one partition. `rebuilt` are all that are being rebuilt: only they get what belongs elsewhere.
     `unfinished` are rollbacks of which something has not come back yet."""
@@ -148,7 +172,7 @@ class Replay:
             case EventKind.RELEASED | EventKind.EXPIRED:
                 self._given_up(campaign_id, at_ms, body)
             case EventKind.RESERVED:
-                self._reserved(at_ms, body)
+                self._reserved(place, at_ms, body)
             case EventKind.COMBINED:
                 self._combined(place, at_ms, body)
             case EventKind.ROLLED_BACK:
@@ -166,7 +190,7 @@ class Replay:
         counts = self._changes.counters[campaign_id]
         counts["held"] += 1
         counts["held_money"] += use.takes.get("money", 0)
-        event_to_come = (body[: body.rindex(b',"expire_ms":')] + b"}").decode()
+        event_to_come = _event_to_come(body).decode()
         # In the order of HOLD_FIELDS (orders.lua).
         hold = (
             use.fingerprint,
@@ -189,12 +213,12 @@ class Replay:
         if use.is_end and home in self._rebuilt:
             self._end_reservation(home, use.reservation_id, f"{use.fingerprint}L", at_ms)
 
-    def _reserved(self, at_ms: int, body: bytes) -> None:
+    def _reserved(self, place: str, at_ms: int, body: bytes) -> None:
         told = _reserved(body)
         note = bytes(told.reservation)
         reservation = _reservation(note)
         key = self._keys[self._partition].reservation(reservation.id)
-        self._keep(self._partition, key, note, reservation.expire_ms + self._ttl_ms)
+        self._keep(self._partition, key, place.encode() + b" " + note, reservation.expire_ms + self._ttl_ms)
         self._answer(reservation.claim.request_id, told.request_fingerprint, f"Y {reservation.id}", at_ms)
 
     def _combined(self, place: str, at_ms: int, body: bytes) -> None:

@@ -24,7 +24,9 @@ from vouchsafe.gate.attempts import Gone, Held, Reserved, Standing, Waiting
 from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.holds import Note, Noted, Pin, Reserve
 from vouchsafe.gate.transactions import Part, home_of, new_reservation_id
+from vouchsafe.service.backlog import Backlog
 from vouchsafe.service.combined import Answer, Plan, answer_of, by_campaign, claim_of, remember
+from vouchsafe.service.committed import Committed
 from vouchsafe.service.judge import RedeemRequest
 from vouchsafe.service.transactions import Patience, Problem, Step, Transactions
 
@@ -44,21 +46,25 @@ class ReserveAnswer:
 
 
 class Reservations:
-    """`plan` says what the rules and the gate make of a request now, or why not; `get` reads a redemption. Every method
-    raises Unavailable and Overloaded as the gate does."""
+    """`plan` says what the rules and the gate make of a request now, or why not; `get` reads a redemption; `backlog`
+    says whether anything new may be held. Every method raises Unavailable and Overloaded as the gate does."""
 
     def __init__(
         self,
         checkout: Checkout,
         transactions: Transactions,
+        backlog: Backlog,
+        committed: Committed,
         plan: Callable[[RedeemRequest], Awaitable[Plan | Answer]],
         get: Callable[[Position], Awaitable[Redemption]],
     ) -> None:
         self._checkout = checkout
         self._transactions = transactions
+        self._backlog = backlog
+        self._committed = committed
         self._plan = plan
         self._get = get
-        self._running: set[asyncio.Task[Reservation | Part | Problem]] = set()
+        self._running: set[asyncio.Task[Noted | Part | Problem]] = set()
 
     async def reserve(self, request: RedeemRequest, ttl_ms: int) -> ReserveAnswer:
         """Holds every use for `ttl_ms`, or none and says why. Raises RequestIdReused.
@@ -66,6 +72,15 @@ class Reservations:
         One order has one reservation of a code: with the same contents it is answered again, its time unchanged; with
         others it gives way, if the new one can be held.
         """
+        self._backlog.check()
+        self._committed.check()
+        found = await self._reserve(request, ttl_ms)
+        if isinstance(found, ReserveAnswer):
+            return found
+        await self._committed.wait(found)
+        return _answer(found.reservation)
+
+    async def _reserve(self, request: RedeemRequest, ttl_ms: int) -> Noted | ReserveAnswer:
         fingerprint = _fingerprint(request, ttl_ms)
         told = await self._checkout.claim_id(request.request_id, fingerprint)
         patience = Patience()
@@ -76,12 +91,12 @@ class Reservations:
                 assert isinstance(plan.outcome, Refusal)
                 return ReserveAnswer(plan.outcome, plan.inapplicable, plan.skipped)
             found = await self._unbroken(self._hold(request, plan, ttl_ms, fingerprint))
-            if isinstance(found, Reservation):
-                return _answer(found)
+            if isinstance(found, Noted):
+                return found
             told = await self._told(request, fingerprint, found, patience)
         if isinstance(told, Refusal):
             return ReserveAnswer(told)
-        return _answer((await self._noted(told.reservation_id)).reservation)
+        return await self._noted(told.reservation_id)
 
     async def _told(
         self, request: RedeemRequest, fingerprint: str, found: Part | Problem, patience: Patience
@@ -104,6 +119,12 @@ class Reservations:
 
     async def confirm(self, id_: str) -> Answer:
         """Redeems what is held, once: the same answer however often this is asked. Raises NotFound."""
+        self._committed.check()
+        answer = await self._confirm(id_)
+        await self._committed.wait(answer.outcome)
+        return answer
+
+    async def _confirm(self, id_: str) -> Answer:
         patience = Patience()
         while True:
             noted = await self._noted(id_)
@@ -138,16 +159,14 @@ class Reservations:
 
     # -- steps -------------------------------------------------------------------------------------------------------
 
-    async def _unbroken(self, work: Awaitable[Reservation | Part | Problem]) -> Reservation | Part | Problem:
+    async def _unbroken(self, work: Awaitable[Noted | Part | Problem]) -> Noted | Part | Problem:
         """Finishes what is begun even if the caller goes away: nobody would know what was held."""
         task = asyncio.ensure_future(work)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return await asyncio.shield(task)
 
-    async def _hold(
-        self, request: RedeemRequest, plan: Plan, ttl_ms: int, fingerprint: str
-    ) -> Reservation | Part | Problem:
+    async def _hold(self, request: RedeemRequest, plan: Plan, ttl_ms: int, fingerprint: str) -> Noted | Part | Problem:
         id_ = new_reservation_id(self._checkout.home(request.request_id), uuid.uuid4().hex)
         held: dict[str, Held] = {}
         parts: list[Part] = []
@@ -167,9 +186,9 @@ class Reservations:
             parts += wanted
         expire_ms = min(one.expire_ms for one in held.values())
         reservation = Reservation(id_, expire_ms, claim_of(request, plan, held, id_))
-        await self._checkout.holds.note(Note(reservation, fingerprint, ttl_ms))
+        noted = await self._checkout.holds.note(Note(reservation, fingerprint, ttl_ms))
         await self._end_replaced({one.replaced for one in held.values()} - {""})
-        return reservation
+        return noted
 
     async def _end_replaced(self, ids: set[str]) -> None:
         """What else the reservations hold of which a part has given way."""

@@ -28,6 +28,7 @@ from vouchsafe.gate.returns import RollingBack
 from vouchsafe.gate.transactions import Part
 from vouchsafe.ledger.ledger import Ledger
 from vouchsafe.service.combined import remember
+from vouchsafe.service.committed import Committed
 from vouchsafe.service.judge import Judge
 from vouchsafe.service.persist import Outages, until_stopped
 
@@ -55,10 +56,16 @@ class Rollbacks:
     """`get` reads a redemption. Every method raises Unavailable and Overloaded as the gate does."""
 
     def __init__(
-        self, checkout: Checkout, ledger: Ledger, judge: Judge, get: Callable[[Position], Awaitable[Redemption]]
+        self,
+        checkout: Checkout,
+        ledger: Ledger,
+        committed: Committed,
+        judge: Judge,
+        get: Callable[[Position], Awaitable[Redemption]],
     ) -> None:
         self._checkout = checkout
         self._ledger = ledger
+        self._committed = committed
         self._judge = judge
         self._get = get
         self._running: set[asyncio.Task[None]] = set()
@@ -68,6 +75,7 @@ class Rollbacks:
 
         Repeating a request gives its first answer again.
         """
+        self._committed.check()
         told = await self._checkout.claim_id(request.request_id, request.fingerprint)
         if isinstance(told, Refusal):
             return told
@@ -81,6 +89,7 @@ class Rollbacks:
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         await asyncio.shield(task)
+        await self._committed.wait(rollback)
         return rollback
 
     async def _decide(self, request: RollbackRequest) -> Rollback | Refusal | Standing:

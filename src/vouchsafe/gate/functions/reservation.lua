@@ -29,7 +29,7 @@
 --          release: for each item "G" when the order does not have it (any more), or "W <transaction>"
 --          expire: 1
 --          note: for each item the place of its event, "<epoch>-<stream id>"
---          noted: for each item the note, or false, and what is remembered, or false
+--          noted: for each item "<place of its event> <note>", or false, and what is remembered, or false
 --          expiring: the ids of campaigns with reservations whose time is over
 -- Writes:  reserve: of every item that is held counters, orders, holds, holding and one event for each code. pin: orders,
 --          holds and pending. release: counters, orders, holds and one event for each that was held. expire: holding.
@@ -117,9 +117,10 @@ register('note', function(keys, args)
   local answers = {}
   for i = 3, #keys, 2 do
     local at = 3 + (i - 3) / 2 * 5
-    redis.call('SET', keys[i], args[at + 3], 'PX', args[at + 1])
+    local place = epoch .. '-' .. add_event(keys[2], 'reserved', '', args[at + 4], now)
+    redis.call('SET', keys[i], place .. ' ' .. args[at + 3], 'PX', args[at + 1])
     redis.call('SET', keys[i + 1], args[at] .. args[at + 2], 'PX', args[2])
-    answers[#answers + 1] = epoch .. '-' .. add_event(keys[2], 'reserved', '', args[at + 4], now)
+    answers[#answers + 1] = place
   end
   return answers
 end)

@@ -1,0 +1,71 @@
+"""How much waits in the gate for the ledger, and how full the store is.
+
+Read over a connection of its own: no sale waits for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from vouchsafe.domain.redemption import StreamId
+from vouchsafe.gate.connection import Command, Connection, as_unavailable
+from vouchsafe.gate.keys import Keys
+
+# So many nodes of a stream are looked at to estimate its size.
+SAMPLES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What waits in the outboxes: entries and bytes in all (the bytes are an estimate of the store's), and for each
+    partition, in order, the age of the oldest entry in ms, 0 for none. `max_memory` is in bytes, 0 for no bound."""
+
+    entries: int
+    bytes: int
+    ages_ms: Sequence[int]
+    used_memory: int
+    max_memory: int
+
+
+class BacklogReader:
+    """Looks at the outboxes of an installation's partitions."""
+
+    def __init__(self, url: str, partitions: int, timeout_ms: int) -> None:
+        self._outboxes = [Keys(partition).outbox for partition in range(partitions)]
+        self._connection = Connection(url, timeout_ms)
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        await self._connection.close()
+
+    async def read(self) -> Waiting:
+        """What waits now. Raises Unavailable."""
+        commands: list[Command] = [("TIME",), ("INFO", "memory")]
+        for outbox in self._outboxes:
+            commands += [
+                ("XLEN", outbox),
+                ("XRANGE", outbox, "-", "+", "COUNT", 1),
+                ("MEMORY", "USAGE", outbox, "SAMPLES", SAMPLES),
+            ]
+        replies = await self._connection.execute(commands)
+        for reply in replies:
+            if isinstance(reply, ResponseError):
+                raise as_unavailable(reply)
+        (seconds, microseconds), info, *streams = replies
+        now_ms = int(seconds) * 1000 + int(microseconds) // 1000
+        memory = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
+        return Waiting(
+            entries=sum(streams[::3]),
+            bytes=sum(size or 0 for size in streams[2::3]),
+            ages_ms=[_age_ms(first, now_ms) for first in streams[1::3]],
+            used_memory=int(memory["used_memory"]),
+            max_memory=int(memory["maxmemory"]),
+        )
+
+
+def _age_ms(first: Any, now_ms: int) -> int:
+    """Of the oldest entry. The ids are of the store's clock, and never go back when that does."""
+    return max(0, now_ms - StreamId.parse(first[0][0].decode()).ms) if first else 0

@@ -1,0 +1,63 @@
+"""The bodies of events as PostgreSQL takes them: what it could not read later is Rejected before it is written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+import msgspec
+
+from vouchsafe.domain.redemption import MAX_PART, Event, EventKind
+from vouchsafe.ledger.connection import Rejected
+
+# The kinds of events whose bodies PostgreSQL reads.
+DRAWN_FROM = (
+    EventKind.REDEEMED,
+    EventKind.COMBINED,
+    EventKind.RETURNED,
+    EventKind.ROLLED_BACK,
+    EventKind.HELD,
+    EventKind.RELEASED,
+    EventKind.EXPIRED,
+)
+
+Number = Annotated[int, msgspec.Meta(ge=-MAX_PART, le=MAX_PART)]
+
+
+class _Told(msgspec.Struct):
+    """What queries read of those: a body that says something else would end every audit, or every recovery."""
+
+    takes: Mapping[str, Number] = {}
+    taken_ms: Number = 0
+    reservation_id: str = ""
+    applied: Sequence[msgspec.Raw] = ()
+    codes: Sequence[msgspec.Raw] = ()
+
+
+_read = msgspec.json.Decoder(_Told).decode
+
+
+def storable(event: Event) -> str:
+    """The body of an event; of one that PostgreSQL reads without NULs, which it has no text for. Raises Rejected."""
+    try:
+        text = event.body.decode()
+    except UnicodeDecodeError:
+        raise Rejected("the body is not UTF-8") from None
+    if event.kind not in DRAWN_FROM:
+        return text
+    try:
+        _read(event.body)
+    except (msgspec.DecodeError, RecursionError):
+        raise Rejected("the body does not tell what one of its kind does") from None
+    return text.replace("\\u0000", "\\ufffd")
+
+
+def pause_reason(event: Event) -> str:
+    """Why a campaign was paused, as a column of text can hold it; the event itself keeps it as it was given. Raises
+    Rejected."""
+    try:
+        reason = str(json.loads(event.body)["reason"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise Rejected("the pause has no reason that can be read") from None
+    return reason.replace("\0", "?").encode(errors="replace").decode()

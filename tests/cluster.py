@@ -1,0 +1,152 @@
+"""A Valkey Cluster on loopback, out of the same wheel: primaries, replicas, slots that move."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import redis
+from redis.crc import key_slot
+
+from vouchsafe.embedded import HOST, EmbeddedValkey, free_port
+from vouchsafe.gate.keys import Keys
+
+SLOTS = 16_384
+WAIT_S = 30.0
+NODE_TIMEOUT_MS = 1_500
+
+
+class Node(EmbeddedValkey):
+    """One node of a cluster."""
+
+    def __init__(self, data_dir: Path) -> None:
+        super().__init__(data_dir, free_port())
+        self.bus_port = free_port()
+
+    def _command(self) -> Sequence[str]:
+        options = ("--cluster-enabled", "yes", "--cluster-port", f"{self.bus_port}")
+        return [*super()._command(), *options, "--cluster-node-timeout", f"{NODE_TIMEOUT_MS}"]
+
+    def ask(self, *command: str | int) -> Any:
+        """The node's own answer to a command."""
+        with redis.Redis(host=HOST, port=self.port, decode_responses=True) as client:
+            return client.execute_command(*command)
+
+    @property
+    def id(self) -> str:
+        """By which the others know it."""
+        return str(self.ask("CLUSTER", "MYID"))
+
+
+class EmbeddedCluster:
+    """Entered, all slots are served; used where a single EmbeddedValkey is: started, stopped and killed as a whole."""
+
+    def __init__(self, data_dir: Path, *, primaries: int = 3, replicas: int = 0) -> None:
+        """`replicas` are those of each primary."""
+        self.data_dir = data_dir
+        self.primaries = [Node(data_dir / f"primary-{number}") for number in range(primaries)]
+        self.replicas = [
+            Node(data_dir / f"replica-{number}-{copy}") for number in range(primaries) for copy in range(replicas)
+        ]
+        self._per_primary = replicas
+
+    @property
+    def nodes(self) -> list[Node]:
+        """All of them, the primaries first."""
+        return [*self.primaries, *self.replicas]
+
+    @property
+    def url(self) -> str:
+        """What to connect to."""
+        return ",".join(node.url for node in self.primaries)
+
+    @property
+    def port(self) -> int:
+        """One of its ports."""
+        return self.primaries[0].port
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Returns when all slots are served."""
+        is_new = not self.data_dir.exists()
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        for node in self.nodes:
+            node.start()
+        if is_new:
+            self._form()
+        _until(self._is_whole, "the cluster is not whole")
+
+    def stop(self) -> None:
+        """In good order."""
+        for node in self.nodes:
+            node.stop()
+
+    def kill(self) -> None:
+        """All nodes with SIGKILL."""
+        for node in self.nodes:
+            node.kill()
+
+    def _form(self) -> None:
+        first = self.primaries[0]
+        share = SLOTS // len(self.primaries)
+        for number, node in enumerate(self.primaries):
+            last = SLOTS - 1 if node is self.primaries[-1] else (number + 1) * share - 1
+            node.ask("CLUSTER", "ADDSLOTSRANGE", number * share, last)
+        for node in self.nodes[1:]:
+            node.ask("CLUSTER", "MEET", HOST, first.port, first.bus_port)
+        for number, replica in enumerate(self.replicas):
+            primary = self.primaries[number // self._per_primary].id
+            _until(functools.partial(_knows, replica, primary), "the nodes never met")
+            replica.ask("CLUSTER", "REPLICATE", primary)
+
+    def _is_whole(self) -> bool:
+        for node in self.nodes:
+            if "cluster_state:ok" not in _text(node.ask("CLUSTER", "INFO")):
+                return False
+            if node in self.replicas and node.ask("INFO", "replication")["master_link_status"] != "up":
+                return False
+        return True
+
+    def owner(self, partition: int) -> Node:
+        """The primary that has a partition now, as the nodes that run see it."""
+        slot = key_slot(Keys(partition).meta.encode())
+        for asked in self.nodes:
+            with contextlib.suppress(redis.ConnectionError, AssertionError):
+                for first, last, (_, port, *_), *_ in asked.ask("CLUSTER", "SLOTS"):
+                    if first <= slot <= last:
+                        return next(node for node in self.nodes if node.port == port)
+        raise AssertionError(f"nobody has partition {partition}")
+
+    def move(self, partition: int, to: Node) -> None:
+        """Moves the slot of a partition to another primary, while everything runs."""
+        slot = key_slot(Keys(partition).meta.encode())
+        self.owner(partition).ask("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", to.id)
+        _until(lambda: self.owner(partition) is to, f"slot {slot} does not move")
+
+
+def _knows(node: Node, id_: str) -> bool:
+    return id_ in str(node.ask("CLUSTER", "NODES"))
+
+
+def _text(answer: Any) -> str:
+    return answer if isinstance(answer, str) else "\n".join(f"{name}:{value}" for name, value in answer.items())
+
+
+def _until(holds: Callable[[], bool], complaint: str) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not holds():
+        assert time.monotonic() < deadline, complaint
+        time.sleep(0.05)

@@ -50,7 +50,8 @@ NEVER_SAID = (
     "failed",
     "misconfigured",
     "an exchange with Valkey went wrong",
-    "events cannot be written; they and all after them wait in the outbox",
+    "events cannot be moved; they and all after them wait in the outbox",
+    "an entry of the outbox was set aside",
     "partitions are closed: ledger behind",
     "partitions are closed: foreign",
 )

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+import vouchsafe
 from tests.torture.book import Book, Event
 from tests.torture.campaigns import Contested
 from tests.torture.check import Checker
 from tests.torture.history import Answer, Call, History, Request
 from tests.torture.losses import Loss
+from tests.torture.report import AFTER_A_LOSS, NEVER_SAID, SAID
 from vouchsafe.client import (
     AppliedCode,
     Campaign,
@@ -236,3 +238,9 @@ def test_a_loss_excuses_a_refusal_that_is_decided_anew_and_no_redemption(tmp_pat
     assert problems(story, tmp_path) == []
     story.told("redeem", "a", 9, PAUSED)
     assert "another answer" in problems(story, tmp_path)
+
+
+def test_what_is_looked_for_in_logs_is_what_is_said() -> None:
+    source = "".join(file.read_text() for file in Path(vouchsafe.__file__).parent.rglob("*.py"))
+    for words in (*SAID.values(), *AFTER_A_LOSS.values(), *NEVER_SAID):
+        assert f'"{words.partition(":")[0]}"' in source

@@ -126,7 +126,8 @@ async def _take_locks(chaos: Chaos) -> None:
         owner = next((name for name in PERSISTERS if service.has_port(name, there)), chaos.dice.choice(PERSISTERS))
         with stopped(service.processes(owner)):
             await connection.execute(END_LOCKS, LOCK_SPACE)
-            await asyncio.sleep(chaos.dice.uniform(2, 4))
+            # Longer than the other needs to notice; not so long that what it was reading has timed out.
+            await asyncio.sleep(chaos.dice.uniform(1.2, 2))
 
 
 # -- the wires ---------------------------------------------------------------------------------------------------------

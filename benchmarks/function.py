@@ -58,7 +58,9 @@ async def commands(settings: Settings, count: int, limits: Limits = LIMITS, name
     gate = await Gate.connect(settings, partition + 1)
     checkout = Checkout(gate, settings)
     try:
-        await gate.open_partition((await gate.inspect())[partition], "benchmark", epoch=1)
+        seen = (await gate.inspect())[partition]
+        assert seen is not None
+        await gate.open_partition(seen, "benchmark", epoch=1)
         gate.use_partition(partition, "benchmark", epoch=1)
         names = map(f"{name}-{{}}".format, itertools.count())
         campaign = next(name for name in names if gate.partition_of(name) == partition)

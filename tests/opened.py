@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from vouchsafe.domain.partitions import PartitionSeen
 from vouchsafe.gate.gate import Gate
 
 INSTALLATION = "00000000-0000-0000-0000-000000000000"
 
 
+async def seen(gate: Gate) -> list[PartitionSeen]:
+    """What stands in every partition of a store that is all there."""
+    found = [one for one in await gate.inspect() if one is not None]
+    assert len(found) == gate.partitions
+    return found
+
+
 async def open_all(gate: Gate, installation: str = INSTALLATION, epoch: int = 1) -> None:
     """Opens every partition as it is."""
-    for seen in await gate.inspect():
-        assert await gate.open_partition(seen, installation, epoch)
-        gate.use_partition(seen.partition, installation, epoch)
+    for one in await seen(gate):
+        assert await gate.open_partition(one, installation, epoch)
+        gate.use_partition(one.partition, installation, epoch)

@@ -20,6 +20,7 @@ from vouchsafe.client import CampaignDefinition, Client, Limits, Order, OrderLin
 from vouchsafe.domain.audit import Audit
 from vouchsafe.gate.backlog import BacklogReader
 from vouchsafe.gate.connection import Connection
+from vouchsafe.gate.gate import Gate
 from vouchsafe.ledger.ledger import Ledger
 from vouchsafe.local import LocalService
 from vouchsafe.service.backlog import Backlog
@@ -215,9 +216,9 @@ async def rows_once_settled(service: Service, campaign_id: str) -> set[str]:
     return ids
 
 
-def a_backlog(settings: Settings) -> Backlog:
+def a_backlog(gate: Gate, settings: Settings) -> Backlog:
     """One that nobody looks at, so that there is always room."""
-    return Backlog(BacklogReader(settings.valkey_url, settings.partitions, settings.gate_timeout_ms), settings)
+    return Backlog(BacklogReader(gate), settings)
 
 
 async def settle(settings: Settings) -> None:

@@ -76,10 +76,10 @@ async def audit(settings: Settings, campaign_id: str | None, advance: Callable[[
         gate, ledger, installation = stores.gate, stores.ledger, stores.installation
         if campaign_id is not None and await ledger.get_campaign(campaign_id) is None:
             raise NotFound(f"there is no campaign {campaign_id}")
-        counters = CounterReader(gate, settings.valkey_url, settings.gate_timeout_ms)
+        counters = CounterReader(gate)
         try:
             async with Book.open(settings.postgres_url, settings.ledger_timeout_ms, campaign_id) as book:
-                auditor = Auditor(gate, counters, book, installation, _outboxes(settings, installation))
+                auditor = Auditor(gate, counters, book, installation, _outboxes(gate, installation))
                 return await auditor.audit(campaign_id, lambda: advance(gate.partitions))
         finally:
             await counters.close()
@@ -130,7 +130,7 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
                 return
             checkout = Checkout(stores.gate, settings)
             recovery = Recovery(stores.gate, stores.ledger, stores.installation)
-            reader = _backlog_reader(settings, stores)
+            reader = BacklogReader(stores.gate)
             backlog = Backlog(reader, settings)
             try:
                 # Before the first call, so that none is told that a healthy gate has lost its data.
@@ -173,9 +173,9 @@ async def _persist(settings: Settings, stop: asyncio.Event) -> None:
 
 async def _persist_between(stores: Stores, settings: Settings, stop: asyncio.Event) -> None:
     installation = stores.installation
-    outbox = _outboxes(settings, installation)
+    outbox = _outboxes(stores.gate, installation)
     checkout = Checkout(stores.gate, settings)
-    reader = _backlog_reader(settings, stores)
+    reader = BacklogReader(stores.gate)
     rebuild = Rebuild(stores.gate, stores.ledger, installation.id, settings)
     recovery = Recovery(stores.gate, stores.ledger, installation, rebuild)
     try:
@@ -195,17 +195,13 @@ async def _persist_between(stores: Stores, settings: Settings, stop: asyncio.Eve
         await checkout.close()
 
 
-def _outboxes(settings: Settings, installation: Installation) -> Callable[[int, int], Outbox]:
+def _outboxes(gate: Gate, installation: Installation) -> Callable[[int, int], Outbox]:
     """Makes the reader of a partition's outbox in an epoch."""
 
     def outbox(partition: int, epoch: int) -> Outbox:
-        return Outbox(settings.valkey_url, partition, installation.id, epoch, settings.gate_timeout_ms)
+        return Outbox(gate.connections(), partition, installation.id, epoch)
 
     return outbox
-
-
-def _backlog_reader(settings: Settings, stores: Stores) -> BacklogReader:
-    return BacklogReader(settings.valkey_url, stores.gate.partitions, settings.gate_timeout_ms)
 
 
 @contextlib.asynccontextmanager

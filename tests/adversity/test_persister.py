@@ -65,7 +65,7 @@ class World:
             await connection.close()
 
     def persister(self) -> Persister:
-        return persister_of(self.settings, self.ledger, self.installation)
+        return persister_of(self.settings, self.ledger, self.gate, self.installation)
 
     async def assert_settled(self) -> None:
         """Everything that was recorded gets to the ledger, exactly once and in order, and nothing stays behind."""
@@ -98,9 +98,9 @@ def _event(partition: int, kind: EventKind, body: bytes) -> Command:
     return ("XADD", Keys(partition).outbox, "*", "kind", kind, "at", now_ms, "campaign", "summer", "body", body)
 
 
-def persister_of(settings: Settings, ledger: Ledger, installation: Installation) -> Persister:
+def persister_of(settings: Settings, ledger: Ledger, gate: Gate, installation: Installation) -> Persister:
     def outbox(partition: int, epoch: int) -> Outbox:
-        return Outbox(settings.valkey_url, partition, installation.id, epoch, settings.gate_timeout_ms)
+        return Outbox(gate.connections(), partition, installation.id, epoch)
 
     return Persister(ledger, installation, outbox, settings)
 
@@ -275,7 +275,8 @@ async def _die(_: Outbox, __: StreamId) -> int:
 async def _persist_until_the_first_trim() -> None:
     settings = Settings()
     ledger = await Ledger.connect(settings.postgres_url, pool_size=2, timeout_ms=settings.ledger_timeout_ms)
-    await persister_of(settings, ledger, await ledger.bootstrap(PARTITIONS)).run(asyncio.Event())
+    gate = await Gate.connect(settings, PARTITIONS)
+    await persister_of(settings, ledger, gate, await ledger.bootstrap(PARTITIONS)).run(asyncio.Event())
 
 
 if __name__ == "__main__":

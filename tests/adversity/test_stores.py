@@ -75,7 +75,7 @@ async def persist_until_empty(gate: Gate, ledger: Ledger, settings: Settings) ->
     assert installation is not None
 
     def outbox(partition: int, epoch: int) -> Outbox:
-        return Outbox(settings.valkey_url, partition, installation.id, epoch, settings.gate_timeout_ms)
+        return Outbox(gate.connections(), partition, installation.id, epoch)
 
     stop = asyncio.Event()
     run = asyncio.create_task(Persister(ledger, installation, outbox, settings).run(stop))
@@ -125,13 +125,13 @@ async def test_a_gate_restored_from_an_older_copy_stays_closed(
 
 
 async def test_what_another_installation_wrote_is_not_persisted(
-    server: redis.Redis, checkout: Checkout, ledger: Ledger, settings: Settings
+    server: redis.Redis, gate: Gate, checkout: Checkout, ledger: Ledger
 ) -> None:
     installation = await ledger.installation()
     assert installation is not None
     await checkout.redeem(attempt(1))
     server.set(Keys(0).meta, "another:1")
-    outbox = Outbox(settings.valkey_url, 0, installation.id, 1, settings.gate_timeout_ms)
+    outbox = Outbox(gate.connections(), 0, installation.id, 1)
     with pytest.raises(Unavailable, match="closed"):
         await outbox.read(STREAM_START, 10, 0)
     with pytest.raises(Unavailable, match="closed"):

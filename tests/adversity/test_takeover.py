@@ -24,6 +24,7 @@ import pytest
 
 from tests.adversity.test_persister import PARTITIONS, World, a_world, persister_of, until
 from vouchsafe.gate.connection import Connection
+from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.keys import Keys
 from vouchsafe.ledger.ledger import Ledger
 from vouchsafe.settings import Settings
@@ -143,7 +144,8 @@ async def _persist() -> None:
     settings = Settings()
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, _vanish)
     ledger = await Ledger.connect(settings.postgres_url, pool_size=2, timeout_ms=settings.ledger_timeout_ms)
-    persister = persister_of(settings, ledger, await ledger.bootstrap(PARTITIONS))
+    gate = await Gate.connect(settings, PARTITIONS)
+    persister = persister_of(settings, ledger, gate, await ledger.bootstrap(PARTITIONS))
     os.write(sys.stdout.fileno(), b"ready\n")
     await persister.run(asyncio.Event())
 

@@ -44,8 +44,8 @@ class Stage:
     async def clear(self, now_ms: int) -> None:
         """Opens the partitions with nothing in them."""
         await self.gate._execute(("FLUSHALL", "SYNC"))
-        await open_all(self.gate)
         await self.move_to(now_ms)
+        await open_all(self.gate)
 
     async def move_to(self, now_ms: int) -> None:
         await self.gate._execute(set_time(now_ms))

@@ -88,7 +88,9 @@ async def test_a_server_whose_clock_is_wrong_answers_by_the_gates(
     }
     ledger = await Ledger.connect(settings.postgres_url, pool_size=1, timeout_ms=5_000)
     try:
-        redeem = Redeem(checkout, ledger, a_backlog(settings), Committed(ledger, settings), hold_ms=5_000, secret="")
+        redeem = Redeem(
+            checkout, ledger, a_backlog(gate, settings), Committed(ledger, settings), hold_ms=5_000, secret=""
+        )
         for name, (start_ms, end_ms, _) in spans.items():
             definition = Definition(
                 display_name=name, effects=percent(1_000), start_time_ms=start_ms, end_time_ms=end_ms
@@ -130,7 +132,7 @@ async def test_a_quote_is_as_old_as_the_gate_says(
     ledger = await Ledger.connect(settings.postgres_url, pool_size=1, timeout_ms=5_000)
     try:
         redeem = Redeem(
-            checkout, ledger, a_backlog(settings), Committed(ledger, settings), hold_ms=5_000, secret=SECRET
+            checkout, ledger, a_backlog(gate, settings), Committed(ledger, settings), hold_ms=5_000, secret=SECRET
         )
         now_ms = gate.clock.now_ms()
 

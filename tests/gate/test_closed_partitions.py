@@ -26,7 +26,7 @@ def server(valkey_url: str) -> Iterator[redis.Redis]:
 
 def inspected(server: redis.Redis) -> list[str]:
     found: Any = server.fcall(library.function_name("inspect"), 4, META, Keys(0).outbox, Keys(0).trimmed, RUN)
-    return list(found)
+    return list(found[:-1])  # the last is the time
 
 
 def opened(server: redis.Redis, token: str = TOKEN) -> bool:

@@ -93,7 +93,7 @@ async def rig(settings: Settings) -> AsyncIterator[Rig]:
     async with contextlib.AsyncExitStack() as stack:
         gate = await Gate.connect(settings, PARTITIONS)
         stack.push_async_callback(gate.close)
-        outboxes = [Outbox(settings.valkey_url, partition, INSTALLATION, 1, 1_000) for partition in range(PARTITIONS)]
+        outboxes = [Outbox(gate.connections(), partition, INSTALLATION, 1) for partition in range(PARTITIONS)]
         for outbox in outboxes:
             stack.push_async_callback(outbox.close)
         await open_all(gate)

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from tests.gate.test_transactions import LIMITS, ONE, OTHER, PARTITIONS, Rig
+from tests.opened import seen
 from tests.values import a_definition
 from vouchsafe.domain.errors import Unavailable
 from vouchsafe.domain.limits import Limits
@@ -51,9 +52,8 @@ class World:
         """What waits in the outboxes goes to the ledger."""
         for partition in partitions:
             state = await self.ledger.partition(partition)
-            outbox = Outbox(
-                self.settings.valkey_url, partition, self.installation.id, self.gate.epoch(partition), 1_000
-            )
+            epoch = self.gate.epoch(partition)
+            outbox = Outbox(self.gate.connections(), partition, self.installation.id, epoch)
             try:
                 entries = await outbox.read(state.offset, 1_000, 0)
                 if events := [entry for entry in entries if isinstance(entry, Event)]:
@@ -294,7 +294,7 @@ async def test_who_rebuilds_late_writes_nothing(world: World, monkeypatch: pytes
     await world.gate._execute(("FLUSHALL",))
     late = Rebuild(world.gate, world.ledger, world.installation.id, world.settings)
     states = (await world.ledger.installation() or world.installation).partitions
-    lost = list(zip(states, await world.gate.inspect(), strict=True))
+    lost = list(zip(states, await seen(world.gate), strict=True))
     restore = Rebuild._open
 
     async def stand_still(self: Rebuild, states: object) -> None:

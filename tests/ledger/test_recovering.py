@@ -10,7 +10,7 @@ import pytest
 import structlog
 
 from tests.ledger.events import SUMMER
-from tests.opened import INSTALLATION
+from tests.opened import INSTALLATION, seen
 from tests.values import a_claim, attempt_of
 from vouchsafe.domain.campaign import Campaign, CodeEntry
 from vouchsafe.domain.errors import Unavailable
@@ -105,7 +105,7 @@ async def test_4_starting_at_once_open_everything_once(
 async def test_a_process_that_died_between_opening_and_noting_it_is_made_up_for(
     ledger: Ledger, gate: Gate, installation: Installation
 ) -> None:
-    assert await gate.open_partition((await gate.inspect())[2], installation.id, 1)
+    assert await gate.open_partition((await seen(gate))[2], installation.id, 1)
     assert await Recovery(gate, ledger, installation).look() == {}
     assert (await ledger.partition(2)).opened
 
@@ -128,7 +128,7 @@ async def test_a_partition_whose_data_is_gone_stays_closed_until_it_is_rebuilt(
 async def test_a_valkey_of_another_installation_stays_closed(
     ledger: Ledger, gate: Gate, installation: Installation
 ) -> None:
-    assert await gate.open_partition((await gate.inspect())[3], INSTALLATION, 1)
+    assert await gate.open_partition((await seen(gate))[3], INSTALLATION, 1)
     with structlog.testing.capture_logs() as lines:
         assert await Recovery(gate, ledger, installation).look() == {3: Finding.FOREIGN}
     assert [(line["log_level"], line["partitions"]) for line in lines] == [("error", [3])]
@@ -137,11 +137,11 @@ async def test_a_valkey_of_another_installation_stays_closed(
 
 
 async def test_a_ledger_that_lacks_what_it_once_held_stays_closed(
-    ledger: Ledger, gate: Gate, installation: Installation, settings: Settings, sql: asyncpg.Connection
+    ledger: Ledger, gate: Gate, installation: Installation, sql: asyncpg.Connection
 ) -> None:
     recovery = Recovery(gate, ledger, installation)
     assert await recovery.look() == {}
-    outbox = Outbox(settings.valkey_url, 2, installation.id, 1, 1_000)
+    outbox = Outbox(gate.connections(), 2, installation.id, 1)
     try:
         await outbox.trim(StreamId(17, 4))
     finally:

@@ -70,7 +70,7 @@ async def world(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
             await open_all(gate)
             checkout = Checkout(gate, settings)
             stack.push_async_callback(checkout.close)
-            backlog, committed = a_backlog(settings), Committed(ledger, settings)
+            backlog, committed = a_backlog(gate, settings), Committed(ledger, settings)
             servers.append(Redeem(checkout, ledger, backlog, committed, hold_ms=5_000, secret=""))
         yield World(gates[0], servers)
 

@@ -25,7 +25,7 @@ def seen(
     opened_in: str = "this",
 ) -> PartitionSeen:
     return PartitionSeen(
-        0, standing, standing if open_under is None else open_under, last, first_kept, opened_in, "this"
+        0, standing, standing if open_under is None else open_under, last, first_kept, opened_in, "this", 0
     )
 
 

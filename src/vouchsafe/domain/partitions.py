@@ -30,7 +30,7 @@ class PartitionSeen:
     """One partition by the gate. `standing` is the token in its data, `open_under` the one under which its process lets
     it decide; both empty for none. `last` is the id that its outbox gave last, `first_kept` the first that was not
     trimmed off it (the start, if none ever was). `opened_in` and `run` are the runs of Valkey in which it was opened,
-    and that answers now."""
+    and that answers now; `now_ms` is its clock."""
 
     partition: int
     standing: str
@@ -39,6 +39,7 @@ class PartitionSeen:
     first_kept: StreamId
     opened_in: str
     run: str
+    now_ms: int
 
     @property
     def installation(self) -> str:
@@ -56,6 +57,7 @@ class Finding(StrEnum):
     """What a look at both stores has found of a partition."""
 
     OPEN = "open"
+    OUT_OF_REACH = "out of reach"
     NEW = "new"  # it has never decided anything
     UNOPENED = "unopened"  # its process has opened it before, but not for these functions
     AT_OR_AHEAD = "at or ahead of the ledger"  # not verified since its process began; nothing is missing
@@ -64,8 +66,10 @@ class Finding(StrEnum):
     LEDGER_BEHIND = "ledger behind"  # the ledger lacks what it once held
 
 
-def examine(installation: str, state: PartitionState, seen: PartitionSeen) -> Finding:
+def examine(installation: str, state: PartitionState, seen: PartitionSeen | None) -> Finding:
     """What is to be done with a partition: `state` was read before `seen`: what happens in between is no loss."""
+    if seen is None:
+        return Finding.OUT_OF_REACH
     if seen.standing and seen.installation != installation:
         return Finding.FOREIGN
     offset = state.offset

@@ -10,7 +10,7 @@ from redis.exceptions import ResponseError
 
 from vouchsafe.domain.audit import CountersRead
 from vouchsafe.domain.redemption import Position, StreamId
-from vouchsafe.gate.connection import Command, Connection, as_unavailable, function_call
+from vouchsafe.gate.connection import Command, as_unavailable, function_call
 from vouchsafe.gate.gate import Gate
 
 FIRST = "0"
@@ -20,13 +20,13 @@ COUNTERS_PER_CALL = 500
 class CounterReader:
     """Reads the counters of campaigns in the partitions that `gate` has open. Every method raises Unavailable."""
 
-    def __init__(self, gate: Gate, url: str, timeout_ms: int) -> None:
+    def __init__(self, gate: Gate) -> None:
         self._gate = gate
-        self._connection = Connection(url, timeout_ms)
+        self._connections = gate.connections()
 
     async def close(self) -> None:
         """Closes the connection."""
-        await self._connection.close()
+        await self._connections.close()
 
     async def scan(self, campaign_id: str, cursor: str = FIRST) -> tuple[CountersRead, str | None]:
         """Some counters of a campaign, and where to go on: None after the last. A counter that was there all the time
@@ -44,14 +44,14 @@ class CounterReader:
         for partition in partitions:
             keys, _ = self._gate.keys_and_token(partition)
             commands += [("ZCARD", keys.pending), ("HLEN", keys.returning)]
-        counts = [_checked(reply) for reply in await self._connection.execute(commands)]
+        counts = [_checked(reply) for reply in await self._connections.execute(commands)]
         return sum(counts[::2]), sum(counts[1::2])
 
     async def _ask(self, name: str, campaign_id: str, args: Sequence[str | int]) -> tuple[CountersRead, str]:
         partition = self._gate.partition_of(campaign_id)
         keys, token = self._gate.keys_and_token(partition)
         names = [keys.meta, keys.outbox, keys.pending, keys.counters(campaign_id), keys.orders(campaign_id)]
-        (reply,) = await self._connection.call([function_call(name, names, [token, campaign_id, *args])])
+        (reply,) = await self._connections.call([function_call(name, names, [token, campaign_id, *args])])
         last_event, now_ms, cursor, counters, parts = _checked(reply)
         texts = [_text(word) for word in counters]
         read = CountersRead(

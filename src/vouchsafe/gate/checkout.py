@@ -20,10 +20,10 @@ from vouchsafe.gate.attempts import (
     decode_for,
     reused,
 )
-from vouchsafe.gate.connection import Command, Connection, function_call
+from vouchsafe.gate.connection import Command, function_call
 from vouchsafe.gate.gate import Gate, decode_status, describe_call
 from vouchsafe.gate.holds import Holds
-from vouchsafe.gate.lanes import Function, Lane
+from vouchsafe.gate.lanes import Function, Lanes
 from vouchsafe.gate.outbox import event_from_fields
 from vouchsafe.gate.returns import Returns
 from vouchsafe.gate.transactions import Part, campaign_call
@@ -33,20 +33,15 @@ from vouchsafe.settings import Settings
 class Checkout:
     """Decides redemptions. Every method raises Overloaded when too much waits, Unavailable when Valkey is out of
     reach or the partition is not open; after Unavailable it is not known what was decided, and repeating the same
-    request finds out. `holds` and `returns` are what else they ask for, over the same connection.
+    request finds out. `holds` and `returns` are what else they ask for, over the same lanes.
     """
 
     def __init__(self, gate: Gate, settings: Settings) -> None:
         self._gate = gate
         self._ttl_ms = settings.request_ttl_ms
-        self._lane = Lane(
-            Connection(settings.valkey_url, settings.gate_timeout_ms),
-            own_write=gate.own_write,
-            batch_size=settings.batch_size,
-            max_waiting=settings.max_waiting,
-        )
-        self.holds = Holds(gate, self._lane, settings.request_ttl_ms)
-        self.returns = Returns(gate, self._lane, settings.request_ttl_ms)
+        self._lanes = Lanes(gate, settings)
+        self.holds = Holds(gate, self._lanes, settings.request_ttl_ms)
+        self.returns = Returns(gate, self._lanes, settings.request_ttl_ms)
         self._resolve = Function(self._encode_resolve, _decode_resolve, decides=False)
         self._describe = Function(self._encode_describe, _decode_definition, decides=False)
         self._claim = Function(self._encode_claim, _decode_claim)
@@ -56,7 +51,7 @@ class Checkout:
 
     async def close(self) -> None:
         """Answers what waits, then closes the connection."""
-        await self._lane.close()
+        await self._lanes.close()
 
     def now_ms(self) -> int:
         """What the gate's clock says, within a round trip."""
@@ -68,11 +63,11 @@ class Checkout:
 
     async def resolve(self, code: str) -> CodeEntry | None:
         """Where a code leads, or None when no campaign has it."""
-        return await self._lane.submit(self._resolve, self._gate.partition_of(code), code)
+        return await self._lanes.submit(self._resolve, self._gate.partition_of(code), code)
 
     async def definition(self, campaign_id: str) -> Campaign | None:
         """The definition that decides now, or None when the gate has no such campaign."""
-        return await self._lane.submit(self._describe, self._gate.partition_of(campaign_id), campaign_id)
+        return await self._lanes.submit(self._describe, self._gate.partition_of(campaign_id), campaign_id)
 
     async def claim(self, claim: Claim) -> Standing | Refusal | None:
         """Makes sure that the request id is this request's and no other's, and answers what it was told there, if
@@ -93,12 +88,12 @@ class Checkout:
         """Makes sure that the request id is this request's and no other's, and answers what it was told in a partition
         (None: that of the id), if anything. Raises RequestIdReused."""
         home = self.home(request_id) if partition is None else partition
-        return await self._lane.submit(self._claim, home, (request_id, fingerprint))
+        return await self._lanes.submit(self._claim, home, (request_id, fingerprint))
 
     async def redeem(self, attempt: Attempt) -> Redemption | Refusal | Standing | Stale | Moved | Waiting:
         """Decides in one atomic step, and takes the use if nothing speaks against it. Raises RequestIdReused."""
         partition = self._gate.partition_of(attempt.claim.campaign_id)
-        while isinstance(answer := await self._lane.submit(self._redeem, partition, attempt), Crowded):
+        while isinstance(answer := await self._lanes.submit(self._redeem, partition, attempt), Crowded):
             pass
         return answer
 
@@ -109,7 +104,7 @@ class Checkout:
         that are to be taken together with this one: what is reserved of them gives way, so it does not count."""
         partition = self._gate.partition_of(attempt.claim.campaign_id)
         item = attempt, " ".join(others)
-        while isinstance(answer := await self._lane.submit(self._validate, partition, item), Crowded):
+        while isinstance(answer := await self._lanes.submit(self._validate, partition, item), Crowded):
             pass
         return answer
 
@@ -121,7 +116,7 @@ class Checkout:
         """The event at a position, or None when the outbox does not hold it (any more)."""
         if position.partition >= self._gate.partitions:
             return None
-        event = await self._lane.submit(self._event, position.partition, position)
+        event = await self._lanes.submit(self._event, position.partition, position)
         return event if event is not None and event.position == position else None
 
     # -- the wire format; each function's contract stands in its .lua file ---------------------------------------------

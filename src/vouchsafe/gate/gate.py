@@ -6,6 +6,7 @@ Checkout traffic has connections of its own (`gate.checkout`), so that a pause n
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Sequence
@@ -19,8 +20,10 @@ from vouchsafe.domain.partitions import PartitionSeen, token_of
 from vouchsafe.domain.redemption import STREAM_START, EventKind, StreamId
 from vouchsafe.domain.rollback import Rollback, RollbackClaim
 from vouchsafe.gate.attempts import decode_place
-from vouchsafe.gate.connection import CLOSED, Command, Connection, as_unavailable, function_call
+from vouchsafe.gate.connection import CLOSED, Command, as_unavailable, function_call
+from vouchsafe.gate.connections import Connections
 from vouchsafe.gate.keys import Keys, partition_of
+from vouchsafe.gate.routes import Routes
 from vouchsafe.gate.store import check_kind, find_problem
 from vouchsafe.gate.transactions import Part, by_home, decided_place, home_of, settle_call
 from vouchsafe.settings import Settings
@@ -45,11 +48,13 @@ class Clock:
 class Gate:
     """Every method raises Unavailable when Valkey is out of reach, or when the partition in question is not open."""
 
-    def __init__(self, settings: Settings, partitions: int) -> None:
+    def __init__(self, settings: Settings, partitions: int, routes: Routes) -> None:
         self.partitions = partitions
+        self.routes = routes
         self._keys = [Keys(partition) for partition in range(partitions)]
         self._tokens: dict[int, tuple[str, int]] = {}
-        self._connection = Connection(settings.valkey_url, settings.gate_timeout_ms)
+        self._timeout_ms = settings.gate_timeout_ms
+        self._connections = self.connections()
         self._acknowledge = settings.acknowledge
         # Why nothing may be decided, for as long as the store cannot keep what is acknowledged.
         self._problem: str | None = None
@@ -60,29 +65,42 @@ class Gate:
     @classmethod
     async def connect(cls, settings: Settings, partitions: int) -> Gate:
         """Checks that the store can keep the promises. Raises Unavailable, or Misconfigured saying what to change."""
-        gate = cls(settings, partitions)
-        try:
-            await gate.check_store()
-        except Unavailable as error:
-            await gate.close()
-            await check_kind(error, settings)
-            raise
-        except BaseException:
-            await gate.close()
-            raise
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                routes = await Routes.discover(settings.valkey_url, settings.gate_timeout_ms)
+                stack.push_async_callback(routes.close)
+                gate = cls(settings, partitions, routes)
+                stack.push_async_callback(gate.close)
+                await gate.check_store()
+            except Unavailable as error:
+                await check_kind(error, settings)
+                raise
+            stack.pop_all()
         return gate
 
     async def close(self) -> None:
-        """Closes the connection."""
-        await self._connection.close()
+        """Closes the connections."""
+        await self._connections.close()
+        await self.routes.close()
+
+    def connections(self, timeout_ms: int | None = None) -> Connections:
+        """Connections of one's own to the store, with the timeout of this gate's or with another."""
+        return Connections(self.routes, self._timeout_ms if timeout_ms is None else timeout_ms)
 
     # -- the store and its partitions --------------------------------------------------------------------------------
 
     async def check_store(self) -> None:
         """Raises Misconfigured, saying what to change, when the store cannot keep the contract (any more). Then nothing
         is decided and no pause acknowledged until it is found mended."""
+        await self.routes.refresh()
         async with self._lock:
-            self._problem = await find_problem(self._connection, self._acknowledge)
+            asked = (find_problem(node, self._acknowledge, self.routes) for node in self._connections.all())
+            answers = await asyncio.gather(*asked, return_exceptions=True)
+        # What a node that is away has is closed; the others go on.
+        away = [answer for answer in answers if isinstance(answer, BaseException)]
+        if away and (len(away) == len(answers) or not isinstance(away[0], Unavailable)):
+            raise away[0]
+        self._problem = next((answer for answer in answers if isinstance(answer, str)), None)
         if self._problem is not None:
             raise Misconfigured(self._problem)
 
@@ -90,13 +108,18 @@ class Gate:
         """Returns when Valkey answers."""
         await self._execute(("PING",))
 
-    async def inspect(self) -> list[PartitionSeen]:
-        """What stands in every partition, in order; sets the clock right as well."""
+    async def inspect(self) -> list[PartitionSeen | None]:
+        """What stands in every partition, in order, None where its node is away; sets the clock right as well."""
+        await self.routes.refresh()
         calls = [function_call("inspect", [keys.meta, keys.outbox, keys.trimmed, keys.run], []) for keys in self._keys]
-        replies = await self._call(*calls, ("TIME",))
-        now = replies.pop()
-        self.clock.set(int(now[0]) * 1000 + int(now[1]) // 1000)
-        return [_seen(partition, [word.decode() for word in reply]) for partition, reply in enumerate(replies)]
+        async with self._lock:
+            replies = await self._connections.try_to_call(calls)
+        found = [None if isinstance(reply, Exception) else _seen(number, reply) for number, reply in enumerate(replies)]
+        if not any(found):
+            failure = next(reply for reply in replies if isinstance(reply, Exception))
+            raise as_unavailable(failure) if isinstance(failure, ResponseError) else failure
+        self.clock.set(max(one.now_ms for one in found if one is not None))
+        return found
 
     async def open_partition(self, seen: PartitionSeen, installation: str, epoch: int) -> bool:
         """Lets a partition decide in this epoch, from now on in no earlier one; False when it is not any more as it was
@@ -167,7 +190,7 @@ class Gate:
             "",
         ]
         names = [keys.meta, keys.campaign(campaign.id), keys.counters(campaign.id)]
-        await self._write(self.partition_of(campaign.id), function_call("publish", names, args))
+        await self._write(function_call("publish", names, args))
 
     async def put_codes(self, entries: Sequence[CodeEntry]) -> None:
         """Enters codes into the directory; entering one again changes nothing."""
@@ -179,8 +202,7 @@ class Gate:
         for partition, flat in by_partition.items():
             keys, token = self.keys_and_token(partition)
             calls.append(function_call("put_codes", [keys.meta, keys.codes], [token, *flat]))
-        if calls:
-            await self._write(partition, *calls)
+        await self._write(*calls)
 
     # -- campaigns ---------------------------------------------------------------------------------------------------
 
@@ -229,7 +251,7 @@ class Gate:
         body = json.dumps({"reason": reason}, ensure_ascii=False)
         args = [token, campaign_id, state, kept_reason, kind.value, body]
         names = [keys.meta, keys.outbox, keys.pending, *keys.of_campaigns([campaign_id])]
-        (reply,) = await self._write(partition, function_call("set_state", names, args))
+        (reply,) = await self._write(function_call("set_state", names, args))
         self._check_problem()
         if reply and isinstance(reply[0], list):
             return [Part.parse(part.decode()) for part in reply[0]]
@@ -323,26 +345,25 @@ class Gate:
 
     async def _execute_all(self, commands: Sequence[Command]) -> list[Any]:
         async with self._lock:
-            replies = await self._connection.execute(commands)
+            replies = await self._connections.execute(commands)
         return _checked(replies)
 
     async def _call(self, *calls: Command) -> list[Any]:
         async with self._lock:
-            replies = await self._connection.call(calls)
+            replies = await self._connections.call(calls)
         return _checked(replies)
 
-    async def _write(self, partition: int, *calls: Command) -> list[Any]:
+    async def _write(self, *calls: Command) -> list[Any]:
         """Like `_call`, for what is not answered before it is as safe as was promised."""
-        own_write = self.own_write(partition)
         async with self._lock:
-            replies = await self._connection.call(calls, own_write)
+            replies = await self._connections.call(calls, self.own_write)
         return _checked(replies)
 
 
-def _seen(partition: int, words: Sequence[str]) -> PartitionSeen:
-    standing, open_under, last, first_kept, opened_in, run = words
+def _seen(partition: int, reply: Sequence[bytes]) -> PartitionSeen:
+    standing, open_under, last, first_kept, opened_in, run, now_ms = (word.decode() for word in reply)
     kept = StreamId.parse(first_kept) if first_kept else STREAM_START
-    return PartitionSeen(partition, standing, open_under, StreamId.parse(last), kept, opened_in, run)
+    return PartitionSeen(partition, standing, open_under, StreamId.parse(last), kept, opened_in, run, int(now_ms))
 
 
 def code_entry_text(entry: CodeEntry) -> str:

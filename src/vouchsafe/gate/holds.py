@@ -1,4 +1,4 @@
-"""Uses that are held: parts of transactions over several codes, and reservations. All of it goes through the lane of
+"""Uses that are held: parts of transactions over several codes, and reservations. All of it goes through the lanes of
 the checkout; the contracts stand in transaction.lua and reservation.lua."""
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from vouchsafe.gate.attempts import (
 from vouchsafe.gate.connection import Command, function_call
 from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.keys import Keys
-from vouchsafe.gate.lanes import Function, Lane
+from vouchsafe.gate.lanes import Function, Lanes
 from vouchsafe.gate.transactions import Part, campaign_call, forget_call, home_of, settle_call
 
 # How long a reservation can last, as the protos say.
@@ -121,9 +121,9 @@ class Noted:
 class Holds:
     """Every method raises Overloaded and Unavailable as those of `Checkout` do."""
 
-    def __init__(self, gate: Gate, lane: Lane, ttl_ms: int) -> None:
+    def __init__(self, gate: Gate, lanes: Lanes, ttl_ms: int) -> None:
         self._gate = gate
-        self._lane = lane
+        self._lanes = lanes
         self._ttl_ms = ttl_ms
         # The end of a reservation is known for longer than the reservation itself.
         self._end_ttl_ms = ttl_ms + 2 * MAX_TTL_MS
@@ -144,23 +144,23 @@ class Holds:
         """Takes parts of a transaction in one step, until they are settled: all, or none. Doing so again changes
         nothing. Answers for each part, in order; the last may be why one is not held, and then none is."""
         partition = self._gate.partition_of(hold.attempts[0].claim.campaign_id)
-        while isinstance(answers := await self._lane.submit(self._hold, partition, hold), Crowded):
+        while isinstance(answers := await self._lanes.submit(self._hold, partition, hold), Crowded):
             pass
         return answers
 
     async def decide(self, decision: Decision) -> Redemption | Standing | Refusal | Released | Undone:
         """Makes all parts of a transaction one redemption, in one atomic step, unless it was undone or is late, or the
         request has its answer already. Raises RequestIdReused."""
-        return await self._lane.submit(self._decide, home_of(decision.transaction_id), decision)
+        return await self._lanes.submit(self._decide, home_of(decision.transaction_id), decision)
 
     async def settle(self, part: Part, redemption_id: str) -> None:
         """Makes a redemption of a part whose transaction is decided, or undoes it with ''. Safe to do twice."""
         partition = self._gate.partition_of(part.campaign_id)
-        await self._lane.submit(self._settle, partition, (part, redemption_id))
+        await self._lanes.submit(self._settle, partition, (part, redemption_id))
 
     async def forget(self, transaction_id: str) -> None:
         """All parts are settled: lets the decision expire."""
-        await self._lane.submit(self._forget, home_of(transaction_id), transaction_id)
+        await self._lanes.submit(self._forget, home_of(transaction_id), transaction_id)
 
     async def remember(self, request_id: str, fingerprint: str, outcome: Refusal | Reserved) -> None:
         """Remembers an outcome under a request id that has no answer yet, in the partition of the id."""
@@ -169,7 +169,7 @@ class Holds:
         else:
             answer = encode_refusal(outcome, with_code=True)
         item = _Remembered(request_id, "", fingerprint, answer)
-        await self._lane.submit(self._answer, self._gate.partition_of(request_id), item)
+        await self._lanes.submit(self._answer, self._gate.partition_of(request_id), item)
 
     # -- reservations ------------------------------------------------------------------------------------------------
 
@@ -177,36 +177,36 @@ class Holds:
         """Holds parts of a reservation in one step, until its time is over: all, or none. Doing so again changes
         nothing. Answers as `hold` does."""
         partition = self._gate.partition_of(reserve.attempts[0].claim.campaign_id)
-        while isinstance(answers := await self._lane.submit(self._reserve, partition, reserve), Crowded):
+        while isinstance(answers := await self._lanes.submit(self._reserve, partition, reserve), Crowded):
             pass
         return answers
 
     async def note(self, note: Note) -> Noted:
         """Notes a reservation under its id, and as the answer to its request."""
-        return await self._lane.submit(self._note, home_of(note.reservation.id), note)
+        return await self._lanes.submit(self._note, home_of(note.reservation.id), note)
 
     async def noted(self, reservation_id: str) -> Noted | None:
         """The reservation of this id, or None."""
         home = home_of(reservation_id)
         if home >= self._gate.partitions:
             return None
-        return await self._lane.submit(self._noted, home, reservation_id)
+        return await self._lanes.submit(self._noted, home, reservation_id)
 
     async def pin(self, pin: Pin) -> Held | Gone | Waiting | Refusal:
         """Makes a part of a reservation one of a transaction, so that its time cannot end before that is settled."""
-        return await self._lane.submit(self._pin, self._gate.partition_of(pin.part.campaign_id), pin)
+        return await self._lanes.submit(self._pin, self._gate.partition_of(pin.part.campaign_id), pin)
 
     async def end_released(self, reservation: Reservation) -> Standing | Released:
         """Decides that a reservation is given back, unless it was redeemed."""
         item = _Remembered("", reservation.id, reservation.claim.fingerprint, b"L")
-        found = await self._lane.submit(self._answer, home_of(reservation.id), item)
+        found = await self._lanes.submit(self._answer, home_of(reservation.id), item)
         assert isinstance(found, Standing | Released)
         return found
 
     async def release(self, part: Part, *, is_end: bool) -> Gone | Waiting:
         """Gives a part of a reservation back, unless it is one of a transaction at the moment. `is_end`: the whole
         reservation has ended, by `end_released`."""
-        return await self._lane.submit(self._release, self._gate.partition_of(part.campaign_id), (part, is_end))
+        return await self._lanes.submit(self._release, self._gate.partition_of(part.campaign_id), (part, is_end))
 
     # -- the wire format ---------------------------------------------------------------------------------------------
 

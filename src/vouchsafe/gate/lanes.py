@@ -16,6 +16,8 @@ from redis.exceptions import ResponseError
 
 from vouchsafe.domain.errors import Overloaded, Unavailable
 from vouchsafe.gate.connection import Command, Connection, as_unavailable
+from vouchsafe.gate.gate import Gate
+from vouchsafe.settings import Settings
 
 log = structlog.get_logger()
 
@@ -171,3 +173,31 @@ class Lane:
         replies = await self._connection.call(commands, own_write)
         self._in_doubt = False
         return replies
+
+
+class Lanes:
+    """A lane to each node that holds something: one that is slow or away holds up no other."""
+
+    def __init__(self, gate: Gate, settings: Settings) -> None:
+        self._gate = gate
+        self._timeout_ms = settings.gate_timeout_ms
+        self._batch_size = settings.batch_size
+        self._max_waiting = settings.max_waiting
+        self._by_url: dict[str, Lane] = {}
+
+    def submit(self, function: Function[Item, Answer], partition: int, item: Item) -> asyncio.Future[Answer]:
+        """As `Lane.submit`, to the node that holds the partition; Unavailable while there is none."""
+        url = self._gate.routes.url_of(partition)
+        lane = self._by_url.get(url)
+        if lane is None:
+            lane = self._by_url[url] = Lane(
+                Connection(url, self._timeout_ms),
+                own_write=self._gate.own_write,
+                batch_size=self._batch_size,
+                max_waiting=self._max_waiting,
+            )
+        return lane.submit(function, partition, item)
+
+    async def close(self) -> None:
+        """Answers what waits, then closes the connections."""
+        await asyncio.gather(*(lane.close() for lane in self._by_url.values()))

@@ -9,7 +9,8 @@ from redis.exceptions import ResponseError
 
 from vouchsafe.domain.errors import Unavailable
 from vouchsafe.domain.redemption import Event, EventKind, Position, StreamId
-from vouchsafe.gate.connection import CLOSED, Connection, as_unavailable, function_call
+from vouchsafe.gate.connection import CLOSED, as_unavailable, function_call
+from vouchsafe.gate.connections import Connections
 from vouchsafe.gate.keys import Keys
 
 
@@ -44,22 +45,22 @@ def event_from_fields(partition: int, stream_id: StreamId, fields: Sequence[byte
 
 
 class Outbox:
-    """Reads and trims one partition's stream over a connection of its own. Entries tell their epoch themselves: some
-    may be from before the one that the partition is open under. Every method raises Unavailable."""
+    """Reads and trims one partition's stream over connections that are its own. Entries tell their epoch themselves:
+    some may be from before the one that the partition is open under. Every method raises Unavailable."""
 
-    def __init__(self, url: str, partition: int, installation: str, epoch: int, timeout_ms: int) -> None:
+    def __init__(self, connections: Connections, partition: int, installation: str, epoch: int) -> None:
         self._partition = partition
         self._epoch = epoch
         self._token = f"{installation}:{epoch}"
         self._keys = Keys(partition)
-        self._connection = Connection(url, timeout_ms)
+        self._connections = connections
 
     async def read(self, after: StreamId, count: int, block_ms: int) -> list[Event | NoEvent]:
         """At most `count` entries after that id, in order; waits `block_ms` (0: not at all) for the first, then []."""
         blocking = ("BLOCK", block_ms) if block_ms else ()  # to Valkey a block of 0 is one without end
         command = ("XREAD", "COUNT", count, *blocking, "STREAMS", self._keys.outbox, str(after))
         commands = [command, ("GET", self._keys.meta)]
-        reply, standing = await self._connection.execute(commands, extra_wait_ms=block_ms)
+        reply, standing = await self._connections.execute(commands, extra_wait_ms=block_ms)
         if isinstance(reply, ResponseError):
             raise as_unavailable(reply)
         # What another installation, or another epoch, has written is none of this ledger's business.
@@ -73,7 +74,7 @@ class Outbox:
     async def fields(self, stream_id: StreamId) -> Sequence[bytes]:
         """An entry as it is, names and values in turn; empty when it is not there (any more)."""
         command = ("XRANGE", self._keys.outbox, str(stream_id), str(stream_id))
-        (reply,) = await self._connection.execute([command])
+        (reply,) = await self._connections.execute([command])
         if isinstance(reply, ResponseError):
             raise as_unavailable(reply)
         return reply[0][1] if reply else ()
@@ -83,14 +84,14 @@ class Outbox:
         first_kept = StreamId(upto.ms, upto.seq + 1)
         names = [self._keys.meta, self._keys.outbox, self._keys.trimmed]
         call = function_call("trim", names, [self._token, str(first_kept)])
-        (reply,) = await self._connection.call([call])
+        (reply,) = await self._connections.call([call])
         if isinstance(reply, ResponseError):
             raise as_unavailable(reply)
         return int(reply)
 
     async def close(self) -> None:
         """Closes the connection."""
-        await self._connection.close()
+        await self._connections.close()
 
     def _entry(self, stream_id: StreamId, fields: Sequence[bytes]) -> Event | NoEvent:
         try:

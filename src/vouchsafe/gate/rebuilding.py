@@ -13,7 +13,8 @@ from redis.exceptions import ResponseError
 
 from vouchsafe.domain.partitions import BUILDING, PartitionSeen, PartitionState, token_of
 from vouchsafe.domain.redemption import StreamId
-from vouchsafe.gate.connection import Command, Connection, as_unavailable, function_call
+from vouchsafe.gate.connection import Command, as_unavailable, function_call
+from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.keys import Keys
 
 # How much one function call writes: nobody else is served meanwhile, and Lua unpacks no more than some thousand.
@@ -61,14 +62,14 @@ class Rebuilding:
     """The partitions that are being made anew, each in its epoch. Every method raises Unavailable, also when somebody
     else has taken a partition over."""
 
-    def __init__(self, url: str, installation: str) -> None:
+    def __init__(self, gate: Gate, installation: str) -> None:
         self._installation = installation
-        self._connection = Connection(url, TIMEOUT_MS)
+        self._connections = gate.connections(TIMEOUT_MS)
         self._tokens: dict[int, str] = {}
 
     async def close(self) -> None:
         """Closes the connection."""
-        await self._connection.close()
+        await self._connections.close()
 
     @property
     def partitions(self) -> Collection[int]:
@@ -88,23 +89,24 @@ class Rebuilding:
 
     async def clear(self) -> None:
         """Removes all that is left of the partitions."""
-        metas = {Keys(partition).meta for partition in self._tokens}
-        cursor = b"0"
-        while True:
-            ((cursor, found),) = await self._call(
-                [("SCAN", cursor, "MATCH", "{p[0-9][0-9]}:*", "COUNT", KEYS_PER_SCAN)]
-            )
-            by_partition: defaultdict[int, list[str]] = defaultdict(list)
-            for key in map(bytes.decode, found):
-                partition = int(key[2:4])
-                if partition in self._tokens and key not in metas:
-                    by_partition[partition].append(key)
-            for partition, keys in by_partition.items():
-                await self._call(
-                    [self._function("clear", partition, some, ()) for some in _pieces(keys, PAIRS_PER_CALL)]
-                )
-            if cursor == b"0":
-                return
+        for node in self._connections.all():
+            cursor = b"0"
+            while True:
+                scan = ("SCAN", cursor, "MATCH", "{p[0-9][0-9]}:*", "COUNT", KEYS_PER_SCAN)
+                ((cursor, found),) = _checked(await node.execute([scan]))
+                await self._call(list(self._clear_calls(map(bytes.decode, found))))
+                if cursor == b"0":
+                    break
+
+    def _clear_calls(self, keys: Iterable[str]) -> Iterator[Command]:
+        by_partition: defaultdict[int, list[str]] = defaultdict(list)
+        for key in keys:
+            partition = int(key[2:4])
+            if partition in self._tokens and key != Keys(partition).meta:
+                by_partition[partition].append(key)
+        for partition, of_partition in by_partition.items():
+            for piece in _pieces(of_partition, PAIRS_PER_CALL):
+                yield self._function("clear", partition, piece, ())
 
     async def restore_outbox(self, state: PartitionState) -> None:
         """Lets the outbox go on behind what the ledger holds."""
@@ -164,11 +166,14 @@ class Rebuilding:
         return function_call(name, [Keys(partition).meta, *keys], [self._tokens[partition], *args])
 
     async def _call(self, calls: Sequence[Command]) -> list[Any]:
-        replies = await self._connection.call(calls)
-        for reply in replies:
-            if isinstance(reply, ResponseError):
-                raise as_unavailable(reply)
-        return replies
+        return _checked(await self._connections.call(calls))
+
+
+def _checked(replies: list[Any]) -> list[Any]:
+    for reply in replies:
+        if isinstance(reply, ResponseError):
+            raise as_unavailable(reply)
+    return replies
 
 
 def _amounts(changes: Changes, campaign_id: str) -> Iterator[tuple[str, int]]:

@@ -1,4 +1,4 @@
-"""What comes back of redemptions; the contract stands in rollback.lua. Goes through the lane of the checkout."""
+"""What comes back of redemptions; the contract stands in rollback.lua. Goes through the lanes of the checkout."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vouchsafe.domain.takes import uncapped_text
 from vouchsafe.gate.attempts import Reused, Stale, Standing, Waiting, decode_answer, decode_place, reused
 from vouchsafe.gate.connection import Command, function_call
 from vouchsafe.gate.gate import Gate
-from vouchsafe.gate.lanes import Function, Lane
+from vouchsafe.gate.lanes import Function, Lanes
 from vouchsafe.gate.transactions import campaign_call
 
 
@@ -34,9 +34,9 @@ class RollingBack:
 class Returns:
     """Every method raises Overloaded and Unavailable as those of `Checkout` do."""
 
-    def __init__(self, gate: Gate, lane: Lane, ttl_ms: int) -> None:
+    def __init__(self, gate: Gate, lanes: Lanes, ttl_ms: int) -> None:
         self._gate = gate
-        self._lane = lane
+        self._lanes = lanes
         self._ttl_ms = ttl_ms
         self._roll_back = Function(self._encode_roll_back, _decode_roll_back)
         self._rolled = Function(self._encode_rolled, _decode_rolled, decides=False)
@@ -46,23 +46,23 @@ class Returns:
 
     async def rolled(self, redemption: Position) -> bytes:
         """What is kept of a redemption, b"" when nothing of it was rolled back."""
-        return await self._lane.submit(self._rolled, redemption.partition, redemption)
+        return await self._lanes.submit(self._rolled, redemption.partition, redemption)
 
     async def roll_back(self, rolling: RollingBack) -> Rollback | Standing | Refusal | Stale:
         """Decides in one atomic step, unless what was read is not so any more, or the request has its answer already.
         Raises RequestIdReused."""
-        return await self._lane.submit(self._roll_back, rolling.redemption.partition, rolling)
+        return await self._lanes.submit(self._roll_back, rolling.redemption.partition, rolling)
 
     async def give_back(self, returned: ReturnedCode) -> Waiting | None:
         """Gives back what one code has counted, for the rollback that it names; unless the order has it in a
         transaction that is decided and not settled yet: that has to be settled first. Safe to do twice."""
-        return await self._lane.submit(self._give_back, self._gate.partition_of(returned.campaign_id), returned)
+        return await self._lanes.submit(self._give_back, self._gate.partition_of(returned.campaign_id), returned)
 
     async def given_back(self, rollback: Position, codes: Sequence[ReturnedCode]) -> None:
         """Everything of a rollback has come back: nobody needs to look after it any more."""
-        await self._lane.submit(self._given_back, rollback.partition, rollback)
+        await self._lanes.submit(self._given_back, rollback.partition, rollback)
         for code in codes:
-            await self._lane.submit(self._unmark, self._gate.partition_of(code.campaign_id), code)
+            await self._lanes.submit(self._unmark, self._gate.partition_of(code.campaign_id), code)
 
     # -- the wire format ---------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ class Routes:
         """`seeds` are addresses of nodes, of which one that answers is enough."""
         self._timeout_ms = timeout_ms
         self._seeds = list(seeds)
-        self._is_cluster = False
+        self.is_cluster = False
         # Of a cluster, the address of the primary of each slot, '' where nobody has it.
         self._primaries: list[str] = []
         self._nodes: list[str] = list(seeds)
@@ -43,8 +43,8 @@ class Routes:
         routes = cls(seeds, timeout_ms)
         try:
             found = await routes._ask(("INFO", "cluster"))
-            routes._is_cluster = isinstance(found, bytes) and b"cluster_enabled:1" in found
-            if routes._is_cluster:
+            routes.is_cluster = isinstance(found, bytes) and b"cluster_enabled:1" in found
+            if routes.is_cluster:
                 await routes.refresh()
                 if "" in routes._primaries:
                     slots = routes._primaries.count("")
@@ -63,7 +63,7 @@ class Routes:
 
     def url_of(self, partition: int) -> str:
         """The node that holds a partition. Raises Unavailable while there is none."""
-        if not self._is_cluster:
+        if not self.is_cluster:
             return self._seeds[0]
         url = self._primaries[key_slot(Keys(partition).meta.encode())]
         if not url:
@@ -72,7 +72,7 @@ class Routes:
 
     async def refresh(self) -> None:
         """Asks who holds what now. Raises Unavailable when no node answers."""
-        if not self._is_cluster:
+        if not self.is_cluster:
             return
         async with self._lock:
             reply = await self._ask(("CLUSTER", "SLOTS"))

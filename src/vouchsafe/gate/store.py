@@ -12,6 +12,7 @@ from redis.exceptions import AuthenticationError, InvalidResponse, ResponseError
 
 from vouchsafe.domain.errors import Misconfigured, Unavailable
 from vouchsafe.gate.connection import Connection, as_unavailable
+from vouchsafe.gate.routes import Routes
 from vouchsafe.settings import Acknowledge, Settings
 
 # What the store must be set to so that an acknowledged redemption survives: fsync before the answer, and no eviction.
@@ -30,9 +31,9 @@ COMMANDS = (
 POSTGRES_TLS_REQUEST = bytes.fromhex("0000000804d2162f")
 
 
-async def find_problem(connection: Connection, acknowledge: Acknowledge) -> str | None:
-    """What has to be changed before the store can keep this contract, in one sentence; None when it can. Raises
-    Unavailable when it does not say."""
+async def find_problem(connection: Connection, acknowledge: Acknowledge, routes: Routes) -> str | None:
+    """What has to be changed before a node of the store can keep this contract, in one sentence; None when it can.
+    Raises Unavailable when it does not say, or is no primary of its cluster any more."""
     server, replication, functions, config = await connection.execute(COMMANDS)
     facts = {**_facts(server), **_facts(replication)}
     return (
@@ -40,7 +41,7 @@ async def find_problem(connection: Connection, acknowledge: Acknowledge) -> str 
         or _command_problem(functions, "FUNCTION", "decides with functions")
         or _command_problem(config, "CONFIG", "has to see whether the store keeps what it is told")
         or _config_problem(config)
-        or _replication_problem(facts, acknowledge)
+        or _replication_problem(facts, acknowledge, is_cluster=routes.is_cluster)
     )
 
 
@@ -89,8 +90,10 @@ def _config_problem(flat: list[bytes]) -> str | None:
     return None
 
 
-def _replication_problem(facts: Mapping[str, str], acknowledge: Acknowledge) -> str | None:
+def _replication_problem(facts: Mapping[str, str], acknowledge: Acknowledge, *, is_cluster: bool) -> str | None:
     if facts.get("role") != "master":
+        if is_cluster:
+            raise Unavailable("another node of the cluster takes this one's place")
         return "VOUCHSAFE_VALKEY_URL leads to a replica, which decides nothing; let it lead to the primary"
     replicas = [value for name, value in facts.items() if re.fullmatch(r"slave\d+", name)]
     if acknowledge == "replica" and not any("state=online" in replica for replica in replicas):
@@ -111,7 +114,7 @@ async def check_kind(error: Unavailable, settings: Settings) -> None:
             "VOUCHSAFE_VALKEY_URL leads to something that does not speak as Valkey does; correct it"
         ) from error
     # It says nothing to strangers.
-    if cause is not None and await _is_postgres(settings.valkey_url, settings.gate_timeout_ms / 1000):
+    if cause is not None and await _is_postgres(settings.valkey_url.partition(",")[0], settings.gate_timeout_ms / 1000):
         raise Misconfigured("VOUCHSAFE_VALKEY_URL leads to a PostgreSQL; let it lead to the Valkey") from error
 
 

@@ -44,7 +44,7 @@ class Rebuild:
     async def __call__(self, lost: Lost, advance: Callable[[int, int], None] | None = None) -> None:
         """Rebuilds the partitions and opens them; calls `advance` with the number of events read and of all. Raises
         Unavailable: then nothing of it is open, and it begins anew the next time."""
-        rebuilding = Rebuilding(self._settings.valkey_url, self._installation)
+        rebuilding = Rebuilding(self._gate, self._installation)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(rebuilding.close)
             taken = []

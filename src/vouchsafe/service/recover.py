@@ -85,6 +85,8 @@ class Recovery:
         states = await self._read()
         reopened, lost = [], []
         for state, seen in zip(states, await self._gate.inspect(), strict=True):
+            if seen is None:
+                continue
             match examine(self._installation.id, state, seen):
                 case Finding.NEW:
                     await self._open(state, seen)
@@ -121,9 +123,11 @@ class Recovery:
         self._logged = closed
 
 
-async def use_if_verified(gate: Gate, installation: str, state: PartitionState, seen: PartitionSeen) -> Finding:
+async def use_if_verified(gate: Gate, installation: str, state: PartitionState, seen: PartitionSeen | None) -> Finding:
     """Uses a partition if it is open by what was seen, or can be without another look at its data."""
     finding = examine(installation, state, seen)
+    if seen is None:
+        return finding
     if finding is Finding.UNOPENED and await gate.open_partition(seen, installation, seen.epoch):
         finding = Finding.OPEN
     if finding is Finding.OPEN:

@@ -8,7 +8,7 @@
 --          of the process that was inspected
 -- Returns: inspect: what stands at meta, '' for nothing; the token under which it is open in this process, '' for none;
 --          the id that the outbox gave last; the first id that was not trimmed off it, '' if none ever was; the run of the
---          process that opened it; the run of this process
+--          process that opened it; the run of this process; the time in ms
 --          open: 1, or 0 when it is not any more as it was inspected
 -- Writes:  open: meta, run. It also notes in memory that the partition is open.
 
@@ -35,6 +35,7 @@ register_plainly('inspect', function(keys)
     redis.call('GET', keys[3]) or '',
     redis.call('GET', keys[4]) or '',
     run_of_this_process(),
+    integer(now_ms()),
   }
 end, { 'no-writes' })
 

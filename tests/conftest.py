@@ -26,6 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--repeat", type=int, default=1, help="how often to run each race, and how many more kills to make"
     )
+    parser.addoption("--cluster", action="store_true", help="run the service of the tests on a Valkey Cluster")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -9,17 +9,18 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import asyncpg
 import psutil
 import pytest
+import redis
 
+from tests.cluster import EmbeddedCluster
 from vouchsafe import app
 from vouchsafe.client import CampaignDefinition, Client, Limits, Order, OrderLine
 from vouchsafe.domain.audit import Audit
 from vouchsafe.gate.backlog import BacklogReader
-from vouchsafe.gate.connection import Connection
 from vouchsafe.gate.gate import Gate
 from vouchsafe.ledger.ledger import Ledger
 from vouchsafe.local import LocalService
@@ -34,6 +35,12 @@ class Service(LocalService):
 
     # Not any more once a test has made the stores disagree.
     agrees = True
+
+    def __init__(self, data_dir: Path, *, workers: int = 1, valkey: EmbeddedCluster | None = None) -> None:
+        """With `valkey` on that cluster, else on a Valkey of its own."""
+        super().__init__(data_dir, workers=workers)
+        if valkey is not None:
+            self._valkey = valkey  # type: ignore[assignment]  # used in the same ways
 
     async def redemptions_after_pause(self, campaign_id: str) -> int:
         """By the order of the stream."""
@@ -109,13 +116,16 @@ class Service(LocalService):
         """Where Valkey keeps what it was told."""
         return self._valkey.data_dir
 
+    def valkeys(self) -> Iterator[Any]:
+        """A client of each node."""
+        for url in self._valkey.url.split(","):
+            with redis.Redis.from_url(url) as client:
+                yield client
+
     async def flush_valkey(self) -> None:
         """What an operator's slip or a lost disk does."""
-        connection = Connection(self.settings.valkey_url, 1_000)
-        try:
-            assert await connection.execute([("FLUSHALL",)]) == [b"OK"]
-        finally:
-            await connection.close()
+        for valkey in self.valkeys():
+            await asyncio.to_thread(valkey.flushall)
 
 
 class CreateCampaign(Protocol):
@@ -128,18 +138,23 @@ class CreateCampaign(Protocol):
 
 
 @pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with Service(Path(tmp_path_factory.mktemp("service")), workers=2) as running:
+def service(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Service]:
+    with _service(tmp_path_factory.mktemp("service"), pytestconfig) as running:
         yield running
         check_agrees(running)
 
 
 @pytest.fixture
-def own_service(tmp_path: Path) -> Iterator[Service]:
+def own_service(tmp_path: Path, pytestconfig: pytest.Config) -> Iterator[Service]:
     """To stop and to kill."""
-    with Service(tmp_path / "service", workers=2) as running:
+    with _service(tmp_path, pytestconfig) as running:
         yield running
         check_agrees(running)
+
+
+def _service(directory: Path, config: pytest.Config) -> Service:
+    cluster = EmbeddedCluster(directory / "cluster") if config.getoption("--cluster") else None
+    return Service(directory / "service", workers=2, valkey=cluster)
 
 
 def check_agrees(service: Service) -> None:

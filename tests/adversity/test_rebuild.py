@@ -13,7 +13,6 @@ from typing import Any
 
 import msgspec
 import pytest
-import redis
 
 from tests.grpc.test_combined import create
 from tests.service import Service, a_campaign, an_order, rows_once_settled, settle, until
@@ -27,7 +26,7 @@ PLENTY = {"total": 100_000, "per_customer": 100_000}
 def contents(service: Service) -> dict[str, Any]:
     """All that Valkey holds and has to hold again, by key."""
     found: dict[str, Any] = {}
-    with redis.Redis.from_url(service.settings.valkey_url) as valkey:
+    for valkey in service.valkeys():
         for key in valkey.scan_iter("{p*"):
             name = key.decode()
             if name.split(":")[1] in NOT_COMPARED:

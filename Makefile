@@ -13,7 +13,7 @@ MARKDOWN := $(wildcard README.md docs/*.md docs/*/*.md)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo dev test model bench load lint format proto proto-check wheel-check readme-check lock clean
+.PHONY: help setup demo dev test model torture bench load lint format proto proto-check wheel-check readme-check lock clean
 
 help: ## list every target
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "  %-13s%s\n", $$1, $$2 }'
@@ -32,6 +32,12 @@ test: setup ## run every test, two at a time
 # What `make test` does in 150 sequences.
 model: setup ## hold the gate against its model in 2,000 random sequences of 50 steps, in several minutes
 	@$(BIN)/pytest tests/gate/test_against_model.py --sequences 2000
+
+# SEED= makes the faults of an earlier run again, in their order.
+MINUTES ?= 5
+CONTRACT ?= gate
+torture: setup ## break everything by chance for 5 minutes (MINUTES=), and hold every call against the ledger
+	@$(BIN)/python -m tests.torture --minutes $(MINUTES) --contract $(CONTRACT) $(if $(SEED),--seed $(SEED))
 
 # Figures beside yardsticks; docs/performance.md says how to read them.
 bench: setup ## compare with an empty gRPC server and with the bare function, in about 70 s

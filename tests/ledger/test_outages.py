@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Iterator
 
+import asyncpg
 import psutil
 import pytest
 
@@ -14,7 +15,7 @@ from tests.ledger.events import EPOCH, PARTITION, SUMMER, redeemed
 from vouchsafe.domain.errors import AlreadyExists, Unavailable
 from vouchsafe.domain.redemption import STREAM_START
 from vouchsafe.embedded import EmbeddedPostgres
-from vouchsafe.ledger.connection import transaction
+from vouchsafe.ledger.connection import dropped_when_cancelled, transaction
 from vouchsafe.ledger.ledger import Ledger, OffsetMoved
 from vouchsafe.ledger.migrate import migrate
 
@@ -187,3 +188,14 @@ async def test_killed_again_and_again_while_persisting_every_event_is_written_on
     assert await ledger.count_redemptions("summer") == count
     with pytest.raises(OffsetMoved):
         await ledger.persist(PARTITION, EPOCH, STREAM_START, events[:1])
+
+
+async def test_who_is_cancelled_behind_a_connection_that_is_lost_is_cancelled(own_postgres: EmbeddedPostgres) -> None:
+    async with asyncpg.create_pool(own_postgres.url, min_size=1, max_size=1) as pool:
+        connection = await pool.acquire()
+        own_postgres.kill()
+        with pytest.raises((asyncpg.PostgresError, OSError)):
+            await connection.execute("select 1")
+        with pytest.raises(asyncio.CancelledError), dropped_when_cancelled(connection):
+            raise asyncio.CancelledError
+        pool.terminate()

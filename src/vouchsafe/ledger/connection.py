@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import asyncpg
@@ -115,7 +115,10 @@ def dropped_when_cancelled(connection: Connection) -> Iterator[None]:
     try:
         yield
     except asyncio.CancelledError:
-        connection.terminate()
+        # One that the server has ended is not in our hands any more. That error in place of this one would be waited
+        # out as an outage, and whoever is cancelled would go on for ever.
+        with suppress(asyncpg.InterfaceError):
+            connection.terminate()
         raise
 
 

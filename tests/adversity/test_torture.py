@@ -1,0 +1,21 @@
+"""A short torture: faults and load by chance, every call held against the ledger. `make torture` does it for longer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.torture.faults import ALL
+from tests.torture.run import Run
+
+SECONDS = 20
+SEED = 6704
+
+
+async def test_no_promise_is_broken_whatever_breaks(tmp_path: Path) -> None:
+    said: list[str] = []
+    run = Run(tmp_path, seconds=SECONDS, seed=SEED, faults=ALL, contract="gate", say=said.append)
+    report = await run.run()
+    assert not report.findings.problems, "\n".join([*said, *report.lines(), str(run.history_file)])
+    # It was no holiday.
+    assert report.fired.total() >= 5
+    assert report.calls >= 500

@@ -162,14 +162,15 @@ class Holds:
         """All parts are settled: lets the decision expire."""
         await self._lanes.submit(self._forget, home_of(transaction_id), transaction_id)
 
-    async def remember(self, request_id: str, fingerprint: str, outcome: Refusal | Reserved) -> None:
-        """Remembers an outcome under a request id that has no answer yet, in the partition of the id."""
+    async def remember(self, request_id: str, fingerprint: str, outcome: Refusal | Reserved) -> Answer:
+        """Remembers an outcome under a request id that has no answer yet, in the partition of the id. Answers what
+        stands there now."""
         if isinstance(outcome, Reserved):
             answer = f"Y {outcome.reservation_id}".encode()
         else:
             answer = encode_refusal(outcome, with_code=True)
         item = _Remembered(request_id, "", fingerprint, answer)
-        await self._lanes.submit(self._answer, self._gate.partition_of(request_id), item)
+        return await self._lanes.submit(self._answer, self._gate.partition_of(request_id), item)
 
     # -- reservations ------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from vouchsafe.domain.reasons import Reason, Refusal
 from vouchsafe.domain.redemption import AppliedCode, CombinedClaim, Position, Redemption
-from vouchsafe.gate.attempts import Attempt, Held, Standing
+from vouchsafe.gate.attempts import Attempt, Held, Reserved, Standing
 from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.holds import Hold
 from vouchsafe.service.judge import RedeemRequest
@@ -57,16 +57,17 @@ class Combined:
         while told is None:
             plan = await self._plan(request)
             if isinstance(plan, Answer):
-                await remember(self._checkout, request.request_id, request.fingerprint, plan.outcome)
-                return plan
+                told = await remember(self._checkout, request.request_id, request.fingerprint, plan.outcome)
+                if told is None or told == plan.outcome:
+                    return plan
+                break
             match await self._carry_out(request, plan):
                 case Redemption() as found:
                     return answer_of(found)
                 case Standing() as found:
                     told = found
                 case Refusal(reason=Reason.ORDER_ALREADY_REDEEMED) as found:
-                    await remember(self._checkout, request.request_id, request.fingerprint, found)
-                    return Answer(found)
+                    told = await remember(self._checkout, request.request_id, request.fingerprint, found)
                 case Refusal(reason=Reason.BUDGET_EXHAUSTED | Reason.CUSTOMER_BUDGET_EXHAUSTED):
                     # Somebody has taken of it since. That others come and take is no reason to let them: at once again,
                     # for what is left.
@@ -138,7 +139,13 @@ def answer_of(redemption: Redemption) -> Answer:
     return Answer(redemption)
 
 
-async def remember(checkout: Checkout, request_id: str, fingerprint: str, outcome: object) -> None:
-    """Remembers a refusal under its request id, but for an unknown code: that may be created later."""
-    if isinstance(outcome, Refusal) and outcome.reason is not Reason.CODE_UNKNOWN:
-        await checkout.holds.remember(request_id, fingerprint, outcome)
+async def remember(
+    checkout: Checkout, request_id: str, fingerprint: str, outcome: object
+) -> Refusal | Standing | Reserved | None:
+    """Remembers a refusal under its request id, but for an unknown code: that may be created later. Answers what stands
+    under the id now: of two that ask at once, the first has been told it. None: nothing does."""
+    if not isinstance(outcome, Refusal) or outcome.reason is Reason.CODE_UNKNOWN:
+        return None
+    told = await checkout.holds.remember(request_id, fingerprint, outcome)
+    assert isinstance(told, Refusal | Standing | Reserved)
+    return told

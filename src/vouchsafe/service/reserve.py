@@ -87,9 +87,13 @@ class Reservations:
         while not isinstance(told, Refusal | Reserved):
             plan = await self._plan(request)
             if isinstance(plan, Answer):
-                await remember(self._checkout, request.request_id, fingerprint, plan.outcome)
                 assert isinstance(plan.outcome, Refusal)
-                return ReserveAnswer(plan.outcome, plan.inapplicable, plan.skipped)
+                standing = await remember(self._checkout, request.request_id, fingerprint, plan.outcome)
+                if standing is None or standing == plan.outcome:
+                    return ReserveAnswer(plan.outcome, plan.inapplicable, plan.skipped)
+                assert isinstance(standing, Refusal | Reserved)
+                told = standing
+                break
             found = await self._unbroken(self._hold(request, plan, ttl_ms, fingerprint))
             if isinstance(found, Noted):
                 return found

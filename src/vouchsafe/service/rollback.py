@@ -81,8 +81,10 @@ class Rollbacks:
             return told
         decided = told if isinstance(told, Standing) else await self._decide(request)
         if isinstance(decided, Refusal):
-            await remember(self._checkout, request.request_id, request.fingerprint, decided)
-            return decided
+            standing = await remember(self._checkout, request.request_id, request.fingerprint, decided)
+            if not isinstance(standing, Standing):
+                return standing if isinstance(standing, Refusal) else decided
+            decided = standing
         rollback = await self._read(decided.position) if isinstance(decided, Standing) else decided
         # Finished even if the caller goes away: nobody else would look at it for a while.
         task = asyncio.ensure_future(give_back(self._checkout, rollback))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -98,7 +97,7 @@ async def recover(settings: Settings, advance: Callable[[int, int], None]) -> St
     async with _existing_stores(settings) as stores:
         gate, ledger, installation = stores.gate, stores.ledger, stores.installation
         rebuild = Rebuild(gate, ledger, installation.id, settings)
-        recovery = Recovery(gate, ledger, installation, functools.partial(rebuild, advance=advance))
+        recovery = Recovery(gate, ledger, installation, rebuild, advance)
         while any(finding in recovery.mendable for finding in (await recovery.look()).values()):
             noted = await ledger.last_recovery()
             if noted is not None and noted.events:

@@ -167,6 +167,90 @@ async def test_a_reservation_that_was_being_confirmed_is_confirmed_once(world: W
     assert await sql.fetchval("select count(*) from redemptions where combined_id = $1", decided.id) == 2
 
 
+async def test_a_part_whose_hold_never_reached_the_ledger_counts_from_its_redemption(
+    world: World, sql: asyncpg.Connection
+) -> None:
+    rig = world.rig
+    reservation = await reserve(world)
+    for campaign in (ONE, OTHER):
+        part = Part(campaign, rig.attempt(campaign).order_and_code, reservation.id)
+        assert isinstance(
+            await rig.checkout.holds.pin(Pin(part, rig.transaction(), rig.checkout.now_ms() + 60_000)), Held
+        )
+    decided = await rig.decide(claim=reservation.claim)
+    assert isinstance(decided, Redemption)
+    # The decision is in the ledger; of the other partition nothing is, not even that it was held.
+    await world.persist((decided.position.partition,))
+    await world.lose()
+    for campaign in (ONE, OTHER):
+        status = await rig.status(campaign)
+        assert (status.redeemed_count, status.held_count, status.discount_minor) == (1, 0, 100)
+    await world.persist()
+    await world.lose()
+    for campaign in (ONE, OTHER):
+        status = await rig.status(campaign)
+        assert (status.redeemed_count, status.held_count, status.discount_minor) == (1, 0, 100)
+    assert await sql.fetchval("select count(*) from redemptions where combined_id = $1", decided.id) == 2
+
+
+async def restart(world: World) -> None:
+    """What a restart of Valkey does to its partitions: another process knows nothing of them."""
+    await world.gate._execute_all([("SET", Keys(partition).run, "an earlier one") for partition in range(PARTITIONS)])
+    await world.gate._execute(("FUNCTION", "FLUSH"))
+
+
+async def test_a_restart_opens_again_only_what_the_ledger_holds_all_of(world: World) -> None:
+    assert isinstance(await world.rig.checkout.redeem(world.rig.attempt(ONE)), Redemption)
+    await restart(world)
+    assert await world.recovery.look() == dict.fromkeys(range(PARTITIONS), Finding.AT_OR_AHEAD)
+    state = await world.ledger.partition(0)
+    outbox = Outbox(world.gate.connections(), 0, world.installation.id, state.epoch)
+    try:
+        events = await outbox.read(state.offset, 10, 0)
+        await world.ledger.persist(0, state.epoch, state.offset, events)  # type: ignore[arg-type]  # they are events
+    finally:
+        await outbox.close()
+    assert await world.recovery.look() == {}
+    assert await world.rig.uses() == [1, 0]
+    assert [world.gate.epoch(partition) for partition in range(PARTITIONS)] == [2, 2]
+
+
+async def test_a_restart_without_the_last_moment_redeems_the_parts_that_were_lost_with_it(world: World) -> None:
+    rig = world.rig
+    for campaign in (ONE, OTHER):
+        assert isinstance(await rig.hold(campaign), Held)
+    decided = await rig.decide()
+    assert isinstance(decided, Redemption)
+    await rig.checkout.holds.settle(rig.part(ONE), decided.id)
+    await world.persist()
+    # The end of the append-only file is cut off: the other's hold with it.
+    keys = Keys(1)
+    await world.gate._execute_all(
+        [("DEL", keys.orders(OTHER), keys.pending), ("HSET", keys.counters(OTHER), "uses", 0, "money", 0, "held", 0)]
+    )
+    await restart(world)
+    assert await world.recovery.look() == {}
+    assert await rig.uses() == [1, 1]
+    refused = await rig.checkout.redeem(rig.attempt(OTHER, 1))
+    assert isinstance(refused, Refusal)
+    assert await rig.checkout.redeem(rig.attempt(OTHER)) == Standing(decided.position)
+
+
+async def test_a_restart_settles_what_is_still_held(world: World) -> None:
+    rig = world.rig
+    for campaign in (ONE, OTHER):
+        assert isinstance(await rig.hold(campaign), Held)
+    decided = await rig.decide()
+    assert isinstance(decided, Redemption)
+    await world.persist()
+    await restart(world)
+    assert await world.recovery.look() == {}
+    for campaign in (ONE, OTHER):
+        status = await rig.status(campaign)
+        assert (status.redeemed_count, status.held_count, status.held_minor) == (1, 0, 0)
+    assert await world.gate._execute(("ZCARD", Keys(1).pending)) == 0
+
+
 async def test_a_reservation_is_known_again_and_ends_by_its_time(world: World) -> None:
     rig = world.rig
     reservation = await reserve(world)

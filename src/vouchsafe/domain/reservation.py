@@ -10,11 +10,13 @@ from vouchsafe.domain.redemption import AppliedCode, CombinedClaim
 
 
 class Reservation(msgspec.Struct, frozen=True):
-    """What is held, as it will be redeemed, until `expire_ms` by the gate's clock (milliseconds since 1970 UTC)."""
+    """What is held, as it will be redeemed, until `expire_ms` by the gate's clock (milliseconds since 1970 UTC).
+    `held_at` are the places of the events of its parts, each as a redemption's id would say it."""
 
     id: str
     expire_ms: int
     claim: CombinedClaim
+    held_at: tuple[str, ...] = ()
 
     @property
     def applied(self) -> Sequence[AppliedCode]:

@@ -57,9 +57,9 @@ class Checkout:
         """What the gate's clock says, within a round trip."""
         return self._gate.clock.now_ms()
 
-    def home(self, request_id: str) -> int:
-        """The partition in which a request id is remembered."""
-        return self._gate.partition_of(request_id)
+    def home(self, id_: str) -> int:
+        """The partition in which a request id is remembered, or in which a campaign lies."""
+        return self._gate.partition_of(id_)
 
     async def resolve(self, code: str) -> CodeEntry | None:
         """Where a code leads, or None when no campaign has it."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from redis.exceptions import ResponseError
 
 from vouchsafe.domain.errors import Unavailable
+from vouchsafe.domain.partitions import token_of
 from vouchsafe.domain.redemption import Event, EventKind, Position, StreamId
 from vouchsafe.gate.connection import CLOSED, as_unavailable, function_call
 from vouchsafe.gate.connections import Connections
@@ -51,7 +52,7 @@ class Outbox:
     def __init__(self, connections: Connections, partition: int, installation: str, epoch: int) -> None:
         self._partition = partition
         self._epoch = epoch
-        self._token = f"{installation}:{epoch}"
+        self._installation = installation
         self._keys = Keys(partition)
         self._connections = connections
 
@@ -63,8 +64,10 @@ class Outbox:
         reply, standing = await self._connections.execute(commands, extra_wait_ms=block_ms)
         if isinstance(reply, ResponseError):
             raise as_unavailable(reply)
-        # What another installation, or another epoch, has written is none of this ledger's business.
-        if standing != self._token.encode():
+        # What another installation, or a later epoch, has written is none of this ledger's business. An earlier one may
+        # stand there while the partition is closed.
+        installation, _, epoch = (standing or b"").decode(errors="replace").rpartition(":")
+        if installation != self._installation or not epoch.isdecimal() or int(epoch) > self._epoch:
             raise Unavailable(CLOSED)
         if reply is None:
             return []
@@ -83,7 +86,7 @@ class Outbox:
         """Removes the entries up to and including that id; answers how many went."""
         first_kept = StreamId(upto.ms, upto.seq + 1)
         names = [self._keys.meta, self._keys.outbox, self._keys.trimmed]
-        call = function_call("trim", names, [self._token, str(first_kept)])
+        call = function_call("trim", names, [token_of(self._installation, self._epoch), str(first_kept)])
         (reply,) = await self._connections.call([call])
         if isinstance(reply, ResponseError):
             raise as_unavailable(reply)

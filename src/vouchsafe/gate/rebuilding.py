@@ -56,6 +56,8 @@ class LostPart:
     taken_ms: int
     redemption_id: str
     body: bytes
+    reservation_id: str
+    transaction_id: str
 
 
 class Rebuilding:
@@ -125,10 +127,12 @@ class Rebuilding:
     async def restore_part(self, partition: int, part: LostPart) -> None:
         """Redeems a part as it was decided, unless it is there."""
         keys = Keys(partition)
-        names = (keys.outbox, *keys.of_campaigns([part.campaign_id]))
+        names = (keys.outbox, keys.pending, *keys.of_campaigns([part.campaign_id]))
         args = (
             part.campaign_id, part.order_and_code, part.fingerprint, part.takes, part.taken_ms, part.redemption_id,
             part.body,
+            part.reservation_id,
+            part.transaction_id,
         )  # fmt: skip
         await self._call([self._function("restore_part", partition, names, args)])
 

@@ -79,9 +79,9 @@ class History:
         rows = await self._fetch("history_unfinished_rollbacks")
         return [(_position(row), row["body"]) for row in rows]
 
-    async def missing_parts(self) -> list[PartMissing]:
-        """The codes of redemptions of several codes that have no event of their own."""
-        rows = await self._fetch("history_missing_parts")
+    async def missing_parts(self, since_ms: int = 0) -> list[PartMissing]:
+        """The codes of redemptions of several codes, decided since then, that have no event of their own."""
+        rows = await self._fetch("history_missing_parts", since_ms)
         return [PartMissing(_position(row), CombinedClaim.from_json(row["body"]), row["code"]) for row in rows]
 
     async def _fetch(self, query: str, *args: object) -> list[asyncpg.Record]:

@@ -508,13 +508,13 @@ from asked as a
 where not exists (select from returns as r where r.rollback_id = a.id and r.code = a.code);
 
 -- name: history_missing_parts
--- Codes of redemptions of several codes that have no redemption of their own.
+-- Codes of redemptions of several codes, decided since $1 (ms), that have no redemption of their own.
 with decided as (
     select
         e.partition, e.epoch, e.ms, e.seq, e.body, a.value ->> 'code' as code,
         'r' || lpad(e.partition::text, 2, '0') || '-' || e.epoch || '-' || e.ms || '-' || e.seq as id
     from events as e cross join json_array_elements(e.body -> 'applied') as a
-    where e.kind = 'combined'
+    where e.kind = 'combined' and e.ms >= $1
 )
 select d.partition, d.epoch, d.ms, d.seq, convert_to(d.body::text, 'UTF8') as body, d.code
 from decided as d

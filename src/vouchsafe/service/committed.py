@@ -34,7 +34,7 @@ class Committed:
         self._is_asked_for = settings.acknowledge == "ledger"
         self._timeout_s = settings.ledger_timeout_ms / 1000
         self._max_waiting = settings.max_waiting
-        self._waiting: dict[asyncio.Future[None], Position] = {}
+        self._waiting: dict[asyncio.Future[None], frozenset[Position]] = {}
         # Whether nothing at all is confirmed; when to try that again and when something was, by the loop's clock.
         self._is_stalled = False
         self._next_try = 0.0
@@ -57,12 +57,17 @@ class Committed:
     async def wait(self, outcome: Decided | Refusal) -> None:
         """Returns once the ledger holds the event of an outcome; at once for a refusal, which has none, and under
         another contract. Raises Unavailable when that takes too long; what was decided stands."""
-        if isinstance(outcome, Refusal) or not self._is_asked_for:
+        if not isinstance(outcome, Refusal):
+            await self.wait_for([outcome.position])
+
+    async def wait_for(self, positions: Iterable[Position]) -> None:
+        """As `wait`, for events at several places."""
+        if not self._is_asked_for:
             return
         loop = asyncio.get_running_loop()
         began = loop.time()
         committed: asyncio.Future[None] = loop.create_future()
-        self._waiting[committed] = outcome.position
+        self._waiting[committed] = frozenset(positions)
         if self._polling is None or self._polling.done():
             self._polling = asyncio.create_task(self._poll(), name="committed")
         try:
@@ -81,7 +86,7 @@ class Committed:
     async def _poll(self) -> None:
         while self._waiting:
             try:
-                held = await self._held(set(self._waiting.values()))
+                held = await self._held(frozenset().union(*self._waiting.values()))
             except Unavailable as error:
                 # Those who wait are told when their time is over.
                 self._is_stalled = True
@@ -89,8 +94,8 @@ class Committed:
                 await asyncio.sleep(RETRY_S)
                 continue
             self._outages.end("offsets")
-            for committed, position in self._waiting.items():
-                if position in held and not committed.done():
+            for committed, positions in self._waiting.items():
+                if positions <= held and not committed.done():
                     committed.set_result(None)
             await asyncio.sleep(POLL_S)
 

@@ -9,6 +9,7 @@ takes, is set aside in the same way, so that it holds up nothing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable, Coroutine, Sequence
 
@@ -122,13 +123,18 @@ class Persister:
         try:
             if offset > STREAM_START:
                 # What a persister that was killed had written and not yet trimmed.
-                await outbox.trim(offset)
+                await _trim(outbox, offset)
             while True:
-                entries = await outbox.read(offset, self._batch, READ_BLOCK_MS)
+                try:
+                    entries = await outbox.read(offset, self._batch, READ_BLOCK_MS)
+                except Unavailable:
+                    if (await self._ledger.partition(partition)).epoch == state.epoch:
+                        raise
+                    return  # it was opened again, and is followed from there
                 if entries:
                     await self._write(outbox, state.partition, state.epoch, offset, entries)
                     offset = entries[-1].position.stream_id
-                    await outbox.trim(offset)
+                    await _trim(outbox, offset)
                 well()
                 if 0 < len(entries) < self._batch:
                     await asyncio.sleep(self._collect_s)
@@ -155,6 +161,13 @@ class Persister:
             log.error("an entry of the outbox was set aside", entry=str(entry.position), reason=reason)
 
         await write_apart(entries, write, refuse)
+
+
+async def _trim(outbox: Outbox, upto: StreamId) -> None:
+    """A partition that is closed is not trimmed, but moved all the same: only then it can be opened again. If the gate
+    is away, reading tells."""
+    with contextlib.suppress(Unavailable):
+        await outbox.trim(upto)
 
 
 class Delays:

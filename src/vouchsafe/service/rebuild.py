@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 
 import structlog
 
@@ -33,7 +34,7 @@ Lost = Sequence[tuple[PartitionState, PartitionSeen]]
 
 
 class Rebuild:
-    """Rebuilds partitions of one installation. One process at a time does so: whoever holds the recovery lock."""
+    """Opens partitions of one installation again. One process at a time does so: whoever holds the recovery lock."""
 
     def __init__(self, gate: Gate, ledger: Ledger, installation: str, settings: Settings) -> None:
         self._gate = gate
@@ -54,11 +55,37 @@ class Rebuild:
                     taken.append((begun, building))
             if taken:
                 states = [state for state, _ in taken]
-                history = await stack.enter_async_context(
-                    History.open(self._settings.postgres_url, self._settings.ledger_timeout_ms)
-                )
+                history = await stack.enter_async_context(self._history())
                 await _Run(self._gate, self._ledger, self._settings, rebuilding, history, states, advance).run()
                 await self._open(taken)
+
+    async def reopen(self, drained: Lost, since_ms: int) -> list[int]:
+        """Opens partitions of which the ledger holds every event, and answers which. A part that was held there may be
+        missing, though the redemption that it is of was decided since `since_ms`: it is redeemed before. Raises
+        Unavailable."""
+        reopened = []
+        rebuilding = Rebuilding(self._gate, self._installation)
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(rebuilding.close)
+            history = await stack.enter_async_context(self._history())
+            missing = [_lost_part(one) for one in await history.missing_parts(since_ms)]
+            for state, seen in drained:
+                # Whatever was begun before writes nothing from here on, neither there nor here.
+                begun = await self._ledger.begin_epoch(state, seen.epoch, seen.last)
+                if begun is None:
+                    continue
+                parts = [one for one in missing if self._gate.partition_of(one.campaign_id) == state.partition]
+                found = await rebuilding.begin(begun, seen) if parts else seen
+                if found is None:
+                    continue
+                for part in parts:
+                    await _restore(rebuilding, state.partition, part)
+                if await self._gate.open_partition(found, self._installation, begun.epoch):
+                    reopened.append(state.partition)
+        return reopened
+
+    def _history(self) -> AbstractAsyncContextManager[History]:
+        return History.open(self._settings.postgres_url, self._settings.ledger_timeout_ms)
 
     async def _open(self, taken: Lost) -> None:
         """Those that nobody has taken over since they were begun."""
@@ -114,8 +141,10 @@ class _Run:
                 place = f"{position.epoch}-{position.stream_id}"
                 changes.fields[Keys(position.partition).returning][place] = body
                 await self._rebuilding.write(position.partition, changes)
-        for missing in await self._history.missing_parts():
-            await self._restore_part(missing)
+        for part in map(_lost_part, await self._history.missing_parts()):
+            partition = self._gate.partition_of(part.campaign_id)
+            if partition in self._partitions:
+                await _restore(self._rebuilding, partition, part)
         await self._note(has_ended=True)
         log.warning(
             "rebuilt partitions",
@@ -171,43 +200,42 @@ class _Run:
             if time.monotonic() - self._noted_at > NOTE_INTERVAL_S:
                 await self._note(has_ended=False)
 
-    async def _restore_part(self, missing: PartMissing) -> None:
-        """A code of a redemption that was decided and had no event of its own when its hold was lost."""
-        redemption_id, whole = str(missing.position), missing.claim
-        part = next(one for one in whole.applied if one.code == missing.code)
-        partition = self._gate.partition_of(part.campaign_id)
-        if partition not in self._partitions:
-            return  # held there still, or on its way here
-        claim = Claim(
-            request_id=whole.request_id,
-            fingerprint=whole.fingerprint,
-            campaign_id=part.campaign_id,
-            campaign_version=part.campaign_version,
-            code=part.code,
-            customer_id=whole.customer_id,
-            order_id=whole.order_id,
-            currency_code=whole.currency_code,
-            order_amount_minor=whole.order_amount_minor,
-            discount=part.discount,
-            takes=part.takes,
-            combined_id=redemption_id,
-            taken_ms=part.taken_ms,
-            reservation_id=whole.reservation_id,
-        )
-        log.warning("redeemed a part that was decided and lost", redemption=redemption_id, campaign=part.campaign_id)
-        await self._rebuilding.restore_part(
-            partition,
-            LostPart(
-                campaign_id=part.campaign_id,
-                order_and_code=f"{whole.order_id} {part.code}",
-                fingerprint=whole.fingerprint,
-                takes=uncapped_text(part.takes),
-                taken_ms=part.taken_ms,
-                redemption_id=redemption_id,
-                body=claim.to_json(),
-            ),
-        )
-
     async def _note(self, *, has_ended: bool) -> None:
         self._noted_at = time.monotonic()
         await self._ledger.note_recovery(self._number, self._events_read, has_ended=has_ended)
+
+
+async def _restore(rebuilding: Rebuilding, partition: int, part: LostPart) -> None:
+    log.warning("redeeming a part that was decided and lost", redemption=part.redemption_id, campaign=part.campaign_id)
+    await rebuilding.restore_part(partition, part)
+
+
+def _lost_part(missing: PartMissing) -> LostPart:
+    redemption_id, whole = str(missing.position), missing.claim
+    part = next(one for one in whole.applied if one.code == missing.code)
+    claim = Claim(
+        request_id=whole.request_id,
+        fingerprint=whole.fingerprint,
+        campaign_id=part.campaign_id,
+        campaign_version=part.campaign_version,
+        code=part.code,
+        customer_id=whole.customer_id,
+        order_id=whole.order_id,
+        currency_code=whole.currency_code,
+        order_amount_minor=whole.order_amount_minor,
+        discount=part.discount,
+        takes=part.takes,
+        combined_id=redemption_id,
+        taken_ms=part.taken_ms,
+    )
+    return LostPart(
+        campaign_id=part.campaign_id,
+        order_and_code=f"{whole.order_id} {part.code}",
+        fingerprint=whole.fingerprint,
+        takes=uncapped_text(part.takes),
+        taken_ms=part.taken_ms,
+        redemption_id=redemption_id,
+        body=claim.to_json(),
+        reservation_id=whole.reservation_id,
+        transaction_id=whole.transaction_id,
+    )

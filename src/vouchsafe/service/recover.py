@@ -7,7 +7,7 @@ What is at or ahead of the ledger is opened again under the next epoch; what is 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import structlog
@@ -17,7 +17,7 @@ from vouchsafe.domain.partitions import Finding, PartitionSeen, PartitionState, 
 from vouchsafe.domain.redemption import STREAM_START
 from vouchsafe.gate.gate import Gate
 from vouchsafe.ledger.ledger import Installation, Ledger
-from vouchsafe.service.rebuild import Lost
+from vouchsafe.service.rebuild import Lost, Rebuild
 
 log = structlog.get_logger()
 
@@ -26,26 +26,33 @@ WHAT_TO_DO = {
     Finding.FOREIGN: "Valkey holds the data of another installation than PostgreSQL: correct VOUCHSAFE_VALKEY_URL or "
     "VOUCHSAFE_POSTGRES_URL",
     Finding.LEDGER_BEHIND: "PostgreSQL lacks events that it had taken over: restore a backup that is not older",
+    Finding.AT_OR_AHEAD: "Valkey was started anew; `vouchsafe persist` verifies them, see that it runs",
     Finding.LOST: "Valkey has lost their data; `vouchsafe persist` rebuilds them, see that it runs",
 }
 
 
+# Nothing that is decided stays unsettled for longer, but where its partition is closed.
+LONGEST_UNSETTLED_MS = 3_600_000
+
+
 class Recovery:
     """Keeps an installation's partitions open as far as they can be trusted. Any number of processes may do so; one at
-    a time changes something. `rebuild` makes partitions anew whose data is lost, and opens them; without it others
-    do."""
+    a time changes something. `rebuild` opens partitions again, and makes those anew whose data is lost; without it
+    others do. `advance` is called with the events read and all that there are."""
 
     def __init__(
         self,
         gate: Gate,
         ledger: Ledger,
         installation: Installation,
-        rebuild: Callable[[Lost], Awaitable[None]] | None = None,
+        rebuild: Rebuild | None = None,
+        advance: Callable[[int, int], None] | None = None,
     ) -> None:
         self._gate = gate
         self._ledger = ledger
         self._installation = installation
         self._rebuild = rebuild
+        self._advance = advance
         self._logged: Mapping[int, Finding] = {}
 
     async def look(self) -> Mapping[int, Finding]:
@@ -67,7 +74,7 @@ class Recovery:
     @property
     def mendable(self) -> set[Finding]:
         """What this does something about; of the rest, somebody has to take care (`WHAT_TO_DO`)."""
-        return {Finding.NEW, Finding.AT_OR_AHEAD} | ({Finding.LOST} if self._rebuild else set())
+        return {Finding.NEW} | ({Finding.AT_OR_AHEAD, Finding.LOST} if self._rebuild else set())
 
     async def _read(self) -> Sequence[PartitionState]:
         self._installation = await self._ledger.installation() or self._installation
@@ -86,29 +93,32 @@ class Recovery:
     async def _recover(self) -> None:
         """What was seen before the lock was held may be another's work by now, so it is looked at again."""
         states = await self._read()
-        reopened, lost = [], []
+        found: dict[Finding, list[tuple[PartitionState, PartitionSeen]]] = {}
         inspected = await followed(self._ledger, states, await self._gate.inspect())
         for state, seen in zip(states, inspected, strict=True):
-            if seen is None:
-                continue
-            match examine(self._installation.id, state, seen):
-                case Finding.NEW:
-                    await self._open(state, seen)
-                case Finding.AT_OR_AHEAD:
-                    # Whatever was begun before writes nothing from here on, neither there nor here.
-                    begun = await self._ledger.begin_epoch(state, seen.epoch, seen.last)
-                    if begun is not None and await self._open(begun, seen):
-                        reopened.append(state.partition)
-                case Finding.LOST:
-                    lost.append((state, seen))
-                case _:
-                    pass
-        if reopened:
+            if seen is not None:
+                found.setdefault(examine(self._installation.id, state, seen), []).append((state, seen))
+        for state, seen in found.get(Finding.NEW, ()):
+            await self._open(state, seen)
+        if self._rebuild is not None:
+            await self._open_again(self._rebuild, states, found)
+
+    async def _open_again(
+        self, rebuild: Rebuild, states: Sequence[PartitionState], found: Mapping[Finding, Lost]
+    ) -> None:
+        """Only once the persister has moved all that waits in partitions which lack nothing: what was decided there has
+        to be known wherever a part of it lies."""
+        ahead = found.get(Finding.AT_OR_AHEAD, ())
+        if any(seen.last > state.offset for state, seen in ahead):
+            return
+        if ahead:
+            since_ms = max(state.offset.ms for state in states) - LONGEST_UNSETTLED_MS
+            reopened = await rebuild.reopen(ahead, since_ms)
             number = await self._ledger.begin_recovery(reopened, Finding.AT_OR_AHEAD)
             await self._ledger.note_recovery(number, 0, has_ended=True)
             log.warning("opened again what nothing is missing of", partitions=reopened)
-        if lost and self._rebuild is not None:
-            await self._rebuild(lost)
+        if lost := found.get(Finding.LOST):
+            await rebuild(lost, self._advance)
 
     async def _open(self, state: PartitionState, seen: PartitionSeen) -> bool:
         """In this order: a partition that sells is one that the ledger knows to have been opened."""
@@ -122,7 +132,7 @@ class Recovery:
         if closed != self._logged:
             for finding, what_to_do in WHAT_TO_DO.items():
                 partitions = [partition for partition, found in closed.items() if found is finding]
-                if partitions:
+                if partitions and finding is not Finding.AT_OR_AHEAD:
                     log.error("partitions are closed", partitions=partitions, found=finding, what_to_do=what_to_do)
         self._logged = closed
 

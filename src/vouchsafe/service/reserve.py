@@ -20,7 +20,7 @@ from vouchsafe.domain.evaluator import timestamp_text
 from vouchsafe.domain.reasons import Reason, Refusal
 from vouchsafe.domain.redemption import Position, Redemption
 from vouchsafe.domain.reservation import Reservation
-from vouchsafe.gate.attempts import Gone, Held, Reserved, Standing, Waiting
+from vouchsafe.gate.attempts import Gone, Held, Reserved, Standing, Waiting, decode_place
 from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.holds import Note, Noted, Pin, Reserve
 from vouchsafe.gate.transactions import Part, home_of, new_reservation_id
@@ -77,7 +77,8 @@ class Reservations:
         found = await self._reserve(request, ttl_ms)
         if isinstance(found, ReserveAnswer):
             return found
-        await self._committed.wait(found)
+        # All that it holds is as safe as the note of it.
+        await self._committed.wait_for([found.position, *map(Position.parse, found.reservation.held_at)])
         return _answer(found.reservation)
 
     async def _reserve(self, request: RedeemRequest, ttl_ms: int) -> Noted | ReserveAnswer:
@@ -189,7 +190,12 @@ class Reservations:
                 held[part.order_and_code] = answer
             parts += wanted
         expire_ms = min(one.expire_ms for one in held.values())
-        reservation = Reservation(id_, expire_ms, claim_of(request, plan, held, id_))
+        places = tuple(
+            str(decode_place(self._checkout.home(attempt.claim.campaign_id), place))
+            for attempt in plan.attempts
+            if (place := held[attempt.order_and_code].place)
+        )
+        reservation = Reservation(id_, expire_ms, claim_of(request, plan, held, id_), places)
         noted = await self._checkout.holds.note(Note(reservation, fingerprint, ttl_ms))
         await self._end_replaced({one.replaced for one in held.values()} - {""})
         return noted

@@ -118,16 +118,18 @@ local function take_use(campaign, item, takes, counters, own, now)
   end_replaced(campaign, item.order, own, now)
 end
 
--- `own` is the order's own reservation that gave way, nil for none.
-local function held_answer(hold, own)
-  local answer = table.concat({ 'H', integer(hold.taken_ms), integer(hold.expire_ms) }, ' ')
+-- `place` is where the event lies that tells of it, '-' for nowhere; `own` the order's own reservation that gave way, nil for
+-- none.
+local function held_answer(hold, place, own)
+  local answer = table.concat({ 'H', integer(hold.taken_ms), integer(hold.expire_ms), place }, ' ')
   return own and answer .. ' ' .. own.reservation or answer
 end
 
 -- Holds items of one campaign and order for the transaction or the reservation that `hold` names, all or none. They count
 -- beside each other, and the order's own reservations of all of them give way in the same step: none of those is in the
 -- way of another item, and nobody else gets what comes back before it is taken again. `known` tells of what the order has
--- of a code whether that is an answer already; `kept` is called with each item that is held now. Answers held_answer for
+-- of a code whether that is an answer already; `kept` is called with each item that is held now, and answers the place of
+-- its event. Answers held_answer for
 -- each; or what speaks against an item as the last of the list, and then nothing is held.
 local function hold_all(campaign, items, hold, now, known, kept)
   local standings, told, takes, own = {}, {}, {}, {}
@@ -150,7 +152,7 @@ local function hold_all(campaign, items, hold, now, known, kept)
       answer = objection(campaign, item, standings[i], now) or misfit(counters, takes[i])
       if not answer then
         change_counters(counters, takes[i], 1, now)
-        answer = held_answer(hold, standings[i])
+        answer = held_answer(hold, '-', standings[i])
       end
     end
     answers[i] = answer
@@ -164,7 +166,7 @@ local function hold_all(campaign, items, hold, now, known, kept)
       end_replaced(campaign, item.order, standings[i], now)
       hold.fingerprint, hold.takes, hold.body = item.fingerprint, item.takes, item.body
       keep_hold(campaign, item.order, hold)
-      kept(item)
+      answers[i] = held_answer(hold, kept(item), standings[i])
     end
   end
   return answers

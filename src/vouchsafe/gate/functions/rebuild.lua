@@ -8,7 +8,7 @@
 --          restore_strings: then strings
 --          restore_amounts and restore_counters: 2 counters
 --          restore_orders: 2 holding, 3 to 6 as for each campaign in orders.lua
---          restore_part: 2 outbox, 3 to 6 as for each campaign in orders.lua
+--          restore_part: 2 outbox, 3 pending, 4 to 7 as for each campaign in orders.lua
 -- ARGV:    1 token, "<installation>:<epoch>"
 --          build: 2 what stood at meta when it was inspected, '' for nothing; 3 the run of the process that was inspected
 --          restore_outbox: 2 the last id that the ledger holds, 3 the first that it does not
@@ -21,10 +21,10 @@
 --            ("R", as in orders.lua), "H" and a hold as a JSON list of HOLD_FIELDS, "D" for nothing any more; "B <place>" if
 --            it is the redemption at that place, nothing any more, "P <place>" the same, not whole any more
 --          restore_part: 2 campaign id, 3 "<order id> <code>", 4 fingerprint, 5 takes, 6 when they were taken in ms, 7 the id
---            of the redemption, 8 the body of the event
+--            of the redemption, 8 the body of the event, 9 the reservation that it was, '' for none, 10 its transaction
 -- Returns: build: 1, or 0 when it is not any more as it was inspected. All others: 1.
--- Writes:  what it is called for; restore_part: counters, orders and one event, as settling a part does that is not there
---          any more.
+-- Writes:  what it is called for; restore_part: counters, orders, holds, pending and one event, as settling a part does,
+--          whether it is still held or not.
 
 local function register_building(name, callback)
   register_plainly(name, function(keys, args)
@@ -179,21 +179,31 @@ register_building('restore_orders', function(keys, args)
 end)
 
 register_building('restore_part', function(keys, args)
-  local campaign, order = campaign_at(keys, 3, args[2], keys[2]), args[3]
+  local campaign, order = campaign_at(keys, 4, args[2], keys[2]), args[3]
   local now = now_ms()
-  local hold = read_standing(campaign, order)
-  if hold and hold.place == args[7] then
+  local takes, sign, body = parse_takes(args[5]), 1, args[8]
+  local standing = read_standing(campaign, order)
+  if standing and standing.place == args[7] then
     return
   end
-  local takes, sign = parse_takes(args[5]), 1
-  if hold and hold.held then
-    -- It has counted since it was held.
-    takes, sign = held_takes(takes), -1
-    redis.call('ZREM', campaign.holds, order)
+  if standing and standing.held then
+    if standing.transaction ~= '' then
+      set_pending(keys[3], campaign, order, standing, false)
+    end
+    if standing.transaction == args[10] or args[9] ~= '' and standing.reservation == args[9] then
+      -- It has counted since it was held.
+      takes, sign = held_takes(takes), -1
+      redis.call('ZREM', campaign.holds, order)
+      if standing.reservation ~= '' then
+        body = body:sub(1, -2) .. ',"reservation_id":"' .. standing.reservation .. '"}'
+      end
+    else
+      give_up(campaign, order, standing, 'released', now)
+    end
   end
   local counters = load_counters(campaign.counters, now, { takes })
   change_counters(counters, takes, sign, tonumber(args[6]))
   store_counters(counters)
   keep_redeemed(campaign, order, args[4], args[7])
-  add_event(campaign.outbox, 'redeemed', campaign.id, args[8], now)
+  add_event(campaign.outbox, 'redeemed', campaign.id, body, now)
 end)

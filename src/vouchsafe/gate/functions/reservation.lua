@@ -20,11 +20,11 @@
 --          note: 2 how long requests are remembered in ms, then for each item its fingerprint, how long the note shall
 --            last in ms, the answer to the request, the note, and the body of the event
 --          expiring: 2 how many at most
--- Returns: reserve: for each item a list with, for each of its codes, "H <taken in ms> <expire in ms>", with the order's
---            own reservation that gave way to it, if there was one, as a fourth word; or that breaks off with "Y
+-- Returns: reserve: for each item a list with, for each of its codes, "H <taken in ms> <expire in ms> <place of its event,
+--            - if it was held before>", with the order's own reservation that gave way to it, if there was one, behind; or that breaks off with "Y
 --            <reservation>", when the order has a reservation of the code with the same contents, or with what redeem
 --            answers: then none is held
---          pin: for each item "H <taken in ms> <expire in ms>" when it is a part of the transaction now, "W <transaction>"
+--          pin: for each item "H <taken in ms> <expire in ms> -" when it is a part of the transaction now, "W <transaction>"
 --            when it is one of another, "G <time in ms>" when the order does not have it (any more), or a refusal
 --          release: for each item "G" when the order does not have it (any more), or "W <transaction>"
 --          expire: 1
@@ -48,13 +48,13 @@ register('reserve', function(keys, args)
     local items, behind = read_items(args, at + 3)
     answers[#answers + 1] = hold_all(campaign, items, hold, now, function(standing, item)
       if standing.reservation == reservation then
-        return held_answer(standing)
+        return held_answer(standing, '-')
       end
       return gives_way(standing) and standing.fingerprint == item.fingerprint and 'Y ' .. standing.reservation
     end, function(item)
       redis.call('ZADD', holding, 'LT', expire_ms, campaign.id)
       local body = table.concat({ item.body:sub(1, -2), ',"expire_ms":', integer(expire_ms), '}' })
-      add_event(outbox, 'held', campaign.id, body, now)
+      return epoch .. '-' .. add_event(outbox, 'held', campaign.id, body, now)
     end)
     at = behind
   end
@@ -77,14 +77,14 @@ register('pin', function(keys, args)
     elseif not hold or hold.reservation ~= reservation or (hold.transaction == '' and now >= hold.expire_ms) then
       answer = 'G ' .. integer(now)
     elseif hold.transaction ~= '' then
-      answer = hold.transaction == args[at + 3] and held_answer(hold) or 'W ' .. hold.transaction
+      answer = hold.transaction == args[at + 3] and held_answer(hold, '-') or 'W ' .. hold.transaction
     elseif not campaign.active then
       answer = refuse(REASON.CAMPAIGN_PAUSED)
     else
       hold.transaction, hold.deadline_ms = args[at + 3], tonumber(args[at + 4])
       keep_hold(campaign, order, hold)
       set_pending(keys[3], campaign, order, hold, true)
-      answer = held_answer(hold)
+      answer = held_answer(hold, '-')
     end
     answers[#answers + 1] = answer
   end

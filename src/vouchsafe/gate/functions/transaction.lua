@@ -23,7 +23,7 @@
 --            campaign (from 1), "<order id> <code>", its transaction, the id of the redemption ('' when it is undone)
 --          overdue: 2 how many at most
 --          forget: 2 after how many ms
--- Returns: hold: for each item a list with, for each of its codes, "H <taken in ms> 0", with the order's own reservation
+-- Returns: hold: for each item a list with, for each of its codes, "H <taken in ms> 0 -", with the order's own reservation
 --            that gave way to it, if there was one, as a fourth word; or that breaks off with what redeem answers to one
 --            of them: then none is held
 --          decide: for each item "R <place> <time in ms> <digest>", decided now or before; the answer given before; "X"
@@ -60,9 +60,10 @@ register('hold', function(keys, args)
     local hold = { transaction = transaction, deadline_ms = tonumber(args[at + 2]), reservation = '', expire_ms = 0 }
     local items, behind = read_items(args, at + 3)
     answers[#answers + 1] = hold_all(campaign, items, hold, now, function(standing)
-      return standing.transaction == transaction and held_answer(standing)
+      return standing.transaction == transaction and held_answer(standing, '-')
     end, function(item)
       set_pending(keys[3], campaign, item.order, hold, true)
+      return '-'
     end)
     at = behind
   end

@@ -206,8 +206,8 @@ class _Run:
 
 
 async def _restore(rebuilding: Rebuilding, partition: int, part: LostPart) -> None:
-    log.warning("redeeming a part that was decided and lost", redemption=part.redemption_id, campaign=part.campaign_id)
     await rebuilding.restore_part(partition, part)
+    log.warning("redeemed a part that was decided and lost", redemption=part.redemption_id, campaign=part.campaign_id)
 
 
 def _lost_part(missing: PartMissing) -> LostPart:

@@ -18,8 +18,8 @@ class Settings(BaseSettings):
 
     valkey_url: str = Field(
         "redis://127.0.0.1:6379/0",
-        description="The gate: a Valkey with appendonly yes, appendfsync always and noeviction; of a Valkey Cluster the "
-        "addresses of some nodes, with commas between them.",
+        description="The gate: a Valkey with appendonly yes, appendfsync always and noeviction; of a Valkey Cluster "
+        "the addresses of some nodes, with commas between them.",
     )
     postgres_url: str = Field(
         "postgresql://127.0.0.1:5432/vouchsafe", description="The ledger: a PostgreSQL 15+ database of its own."

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 
 import asyncpg
 import msgspec
@@ -30,8 +31,9 @@ from vouchsafe.gate.outbox import Outbox
 from vouchsafe.gate.returns import RollingBack
 from vouchsafe.gate.transactions import Part, new_reservation_id
 from vouchsafe.ledger.ledger import Installation, Ledger
+from vouchsafe.service import rebuild
 from vouchsafe.service.publish import publish
-from vouchsafe.service.rebuild import Rebuild
+from vouchsafe.service.rebuild import Rebuild, open_verified
 from vouchsafe.service.recover import Recovery
 from vouchsafe.service.rollback import give_back
 from vouchsafe.settings import Settings
@@ -74,8 +76,7 @@ async def world(settings: Settings, ledger: Ledger) -> AsyncIterator[World]:
         installation = await ledger.bootstrap(PARTITIONS)
         gate = await Gate.connect(settings, PARTITIONS)
         stack.push_async_callback(gate.close)
-        rebuild = Rebuild(gate, ledger, installation.id, settings)
-        recovery = Recovery(gate, ledger, installation, rebuild)
+        recovery = Recovery(gate, ledger, installation, Rebuild(gate, ledger, installation.id, settings))
         assert await recovery.look() == {}
         for campaign in (ONE, OTHER):
             definition = a_definition(campaign, limits=LIMITS)
@@ -355,7 +356,7 @@ async def test_4_that_find_it_lost_rebuild_it_once(world: World, sql: asyncpg.Co
     gates = [await Gate.connect(world.settings, PARTITIONS) for _ in range(4)]
     rebuilds = [Rebuild(gate, world.ledger, world.installation.id, world.settings) for gate in gates]
     recoveries = [
-        Recovery(gate, world.ledger, world.installation, rebuild) for gate, rebuild in zip(gates, rebuilds, strict=True)
+        Recovery(gate, world.ledger, world.installation, one) for gate, one in zip(gates, rebuilds, strict=True)
     ]
     try:
         await world.gate._execute(("FLUSHALL",))
@@ -379,16 +380,16 @@ async def test_who_rebuilds_late_writes_nothing(world: World, monkeypatch: pytes
     late = Rebuild(world.gate, world.ledger, world.installation.id, world.settings)
     states = (await world.ledger.installation() or world.installation).partitions
     lost = list(zip(states, await seen(world.gate), strict=True))
-    restore = Rebuild._open
-
-    async def stand_still(self: Rebuild, states: object) -> None:
-        monkeypatch.setattr(Rebuild, "_open", restore)
-        assert await world.recovery.look() == {}
-        epochs.extend(world.gate.epoch(partition) for partition in range(PARTITIONS))
-        await restore(self, states)  # type: ignore[arg-type]  # it is what it was given
-
     epochs: list[int] = []
-    monkeypatch.setattr(Rebuild, "_open", stand_still)
+
+    async def stand_still(*args: Any) -> bool:
+        if not epochs:
+            monkeypatch.setattr(rebuild, "open_verified", open_verified)
+            assert await world.recovery.look() == {}
+            epochs.extend(world.gate.epoch(partition) for partition in range(PARTITIONS))
+        return await open_verified(*args)
+
+    monkeypatch.setattr(rebuild, "open_verified", stand_still)
     await late(lost)
     assert await world.recovery.look() == {}
     assert [world.gate.epoch(partition) for partition in range(PARTITIONS)] == epochs

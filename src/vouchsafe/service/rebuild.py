@@ -57,7 +57,9 @@ class Rebuild:
                 states = [state for state, _ in taken]
                 history = await stack.enter_async_context(self._history())
                 await _Run(self._gate, self._ledger, self._settings, rebuilding, history, states, advance).run()
-                await self._open(taken)
+                for state, building in taken:
+                    if not await open_verified(self._gate, self._ledger, self._installation, state, building):
+                        log.warning("a partition was taken over while it was rebuilt", partition=state.partition)
 
     async def reopen(self, drained: Lost, since_ms: int) -> list[int]:
         """Opens partitions of which the ledger holds every event, and answers which. A part that was held there may be
@@ -80,20 +82,24 @@ class Rebuild:
                     continue
                 for part in parts:
                     await _restore(rebuilding, state.partition, part)
-                if await self._gate.open_partition(found, self._installation, begun.epoch):
+                if await open_verified(self._gate, self._ledger, self._installation, begun, found):
                     reopened.append(state.partition)
         return reopened
 
     def _history(self) -> AbstractAsyncContextManager[History]:
         return History.open(self._settings.postgres_url, self._settings.ledger_timeout_ms)
 
-    async def _open(self, taken: Lost) -> None:
-        """Those that nobody has taken over since they were begun."""
-        for state, building in taken:
-            if not await self._gate.open_partition(building, self._installation, state.epoch):
-                log.warning("a partition was taken over while it was rebuilt", partition=state.partition)
-            elif not state.opened:
-                await self._ledger.mark_opened(state.partition, state.epoch)
+
+async def open_verified(
+    gate: Gate, ledger: Ledger, installation: str, state: PartitionState, seen: PartitionSeen
+) -> bool:
+    """Opens a partition in the ledger's epoch, unless it is not any more as it was seen. In this order: a partition
+    that sells is one that the ledger knows to have been opened."""
+    if not await gate.open_partition(seen, installation, state.epoch):
+        return False
+    if not state.opened:
+        await ledger.mark_opened(state.partition, state.epoch)
+    return True
 
 
 class _Run:

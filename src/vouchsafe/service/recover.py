@@ -17,7 +17,7 @@ from vouchsafe.domain.partitions import Finding, PartitionSeen, PartitionState, 
 from vouchsafe.domain.redemption import STREAM_START
 from vouchsafe.gate.gate import Gate
 from vouchsafe.ledger.ledger import Installation, Ledger
-from vouchsafe.service.rebuild import Lost, Rebuild
+from vouchsafe.service.rebuild import Lost, Rebuild, open_verified
 
 log = structlog.get_logger()
 
@@ -99,7 +99,7 @@ class Recovery:
             if seen is not None:
                 found.setdefault(examine(self._installation.id, state, seen), []).append((state, seen))
         for state, seen in found.get(Finding.NEW, ()):
-            await self._open(state, seen)
+            await open_verified(self._gate, self._ledger, self._installation.id, state, seen)
         if self._rebuild is not None:
             await self._open_again(self._rebuild, states, found)
 
@@ -119,14 +119,6 @@ class Recovery:
             log.warning("opened again what nothing is missing of", partitions=reopened)
         if lost := found.get(Finding.LOST):
             await rebuild(lost, self._advance)
-
-    async def _open(self, state: PartitionState, seen: PartitionSeen) -> bool:
-        """In this order: a partition that sells is one that the ledger knows to have been opened."""
-        if not await self._gate.open_partition(seen, self._installation.id, state.epoch):
-            return False
-        if not state.opened:
-            await self._ledger.mark_opened(state.partition, state.epoch)
-        return True
 
     def _log(self, closed: Mapping[int, Finding]) -> None:
         if closed != self._logged:

@@ -67,6 +67,7 @@ async def world(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
             gate = await Gate.connect(settings, 1)
             stack.push_async_callback(gate.close)
             gates.append(gate)
+            await gate._execute(set_time(MIDNIGHT_MS - 1))
             await open_all(gate)
             checkout = Checkout(gate, settings)
             stack.push_async_callback(checkout.close)

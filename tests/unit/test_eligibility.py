@@ -438,3 +438,13 @@ def test_a_window_that_never_opens_is_refused() -> None:
     assert [violation.field for violation in check(short)] == ["schedule"]
     longer = sale(start_time_ms=ms(NOON), end_time_ms=ms(NOON + timedelta(hours=24)), schedule=schedule)
     assert check(longer) == []
+
+
+def test_what_ends_before_it_starts_has_ended_only_from_its_start_on() -> None:
+    # No operator can define that; a stored definition that says so is judged in the right span all the same.
+    start, end = NOON, NOON - timedelta(days=9)
+    evaluator = Evaluator(Campaign("c", 1, sale(start_time_ms=ms(start), end_time_ms=ms(end)), 0))
+    before = evaluator.evaluate(Customer(id="c-1"), Basket(ORDER), CODE, ms(start) - 1)
+    assert (refusal(before).reason, before.until_ms) == (Reason.CAMPAIGN_NOT_STARTED, ms(start))
+    after = evaluator.evaluate(Customer(id="c-1"), Basket(ORDER), CODE, ms(start))
+    assert (refusal(after).reason, after.from_ms) == (Reason.CAMPAIGN_ENDED, ms(start))

@@ -175,7 +175,7 @@ class Evaluator:
         if end_ms is not None:
             if now_ms >= end_ms:
                 metadata = {"end_time": timestamp_text(end_ms)}
-                return end_ms, until_ms, Refusal(Reason.CAMPAIGN_ENDED, code.code, metadata)
+                return max(from_ms, end_ms), until_ms, Refusal(Reason.CAMPAIGN_ENDED, code.code, metadata)
             until_ms = end_ms
         if self._has_schedule:
             span = self._calendar.span(now_ms)

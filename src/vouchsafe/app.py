@@ -254,19 +254,21 @@ async def _look_first(recovery: Recovery) -> None:
 
 async def _watch(recovery: Recovery, gate: Gate, server: Server | None, stop: asyncio.Event) -> None:
     """Until `stop`: keeps open what the gate holds, closes what it no longer holds, and tells health and the log."""
-    ready: bool | None = None
+    told: tuple[bool, bool] | None = None
     while not stop.is_set():
         try:
             await gate.check_store()
             closed = sorted(await recovery.look())
-            now_ready, problem = len(closed) < gate.partitions, f"closed partitions: {closed}" if closed else ""
+            ready, complete = len(closed) < gate.partitions, not closed
+            problem = f"closed partitions: {closed}" if closed else ""
         except (Unavailable, Misconfigured) as error:
-            now_ready, problem = False, f"{error} ({error.__cause__!r})" if error.__cause__ else str(error)
-        if now_ready != ready:
-            ready = now_ready
+            ready = complete = False
+            problem = f"{error} ({error.__cause__!r})" if error.__cause__ else str(error)
+        if told != (ready, complete):
+            told = ready, complete
             log.info("ready", problem=problem) if ready else log.warning("not ready", problem=problem)
             if server is not None:
-                await server.set_ready(ready)
+                await server.set_ready(ready, complete=complete)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), WATCH_INTERVAL_S)
 

@@ -146,7 +146,7 @@ class LocalService:
         in_a_row = 0
         while time.monotonic() < deadline:
             self.check()
-            in_a_row = in_a_row + 1 if self._all_listen() and self._one_is_ready() else 0
+            in_a_row = in_a_row + 1 if self._all_listen() and self._one_is_complete() else 0
             if in_a_row == CHECKS_PER_WORKER * self.settings.workers:
                 return
             if not in_a_row:
@@ -156,11 +156,11 @@ class LocalService:
     def _all_listen(self) -> bool:
         return count_listening(self._children["serve"].pid, self.settings.port) >= self.settings.workers
 
-    def _one_is_ready(self) -> bool:
+    def _one_is_complete(self) -> bool:
         with grpc.insecure_channel(self.target, options=(("grpc.use_local_subchannel_pool", 1),)) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
             with contextlib.suppress(grpc.RpcError):
-                answer = stub.Check(health_pb2.HealthCheckRequest(service="readiness"), timeout=1)
+                answer = stub.Check(health_pb2.HealthCheckRequest(service="completeness"), timeout=1)
                 return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
         return False
 

@@ -22,6 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.service import Service, a_campaign, an_order, rows_once_settled
 from vouchsafe.client import Client, ClientError, Customer, Redemption
 from vouchsafe.embedded import EmbeddedPostgres, EmbeddedValkey, free_port, group_runs
+from vouchsafe.gate.keys import Keys
 from vouchsafe.ledger.migrate import migrate
 from vouchsafe.settings import Settings
 
@@ -143,6 +144,18 @@ def test_a_store_that_is_changed_while_it_runs_ends_readiness(
         until(lambda: "Valkey has appendfsync everysec" in server.said, "it says why")
         client.config_set("appendfsync", "always")
         until(lambda: health(changed, "readiness") == "SERVING", "it goes on")
+
+
+def test_one_closed_partition_ends_completeness_but_not_readiness(
+    own_valkey: EmbeddedValkey, settings: Settings, run: Callable[..., Command]
+) -> None:
+    own = settings.model_copy(update={"valkey_url": own_valkey.url})
+    run(own, "serve")
+    until(lambda: health(own, "completeness") == "SERVING", "all partitions are open")
+    with redis.Redis.from_url(own_valkey.url) as client:
+        client.delete(Keys(1).meta)
+        until(lambda: health(own, "completeness") == "NOT_SERVING", "it notices that one is not")
+        assert health(own, "readiness") == "SERVING"
 
 
 def test_a_database_without_its_schema_is_refused(

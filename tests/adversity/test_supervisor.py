@@ -149,3 +149,14 @@ def test_the_port_stays_reserved_while_no_worker_listens(supervised: Supervised)
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         with pytest.raises(OSError, match="Address already in use"):
             other.bind((HOST, port))
+
+
+def test_connections_of_an_earlier_server_that_are_still_closing_do_not_take_the_port(supervised: Supervised) -> None:
+    with socket.create_server((HOST, free_port())) as earlier:
+        port = earlier.getsockname()[1]
+        with socket.create_connection((HOST, port)) as client:
+            earlier.accept()[0].close()  # who closes first keeps the connection for a minute
+            client.recv(1)
+    with socket.socket() as plain, pytest.raises(OSError, match="in use"):
+        plain.bind((HOST, port))
+    _running(supervised("orderly", port=port), 1)

@@ -27,7 +27,9 @@ SERVICES = (
 
 # Names to ask the health service for. Liveness: the process answers; a restart would not help while it does.
 # Readiness, also under "" and the name of each service: redemptions can be decided, if not in every partition.
+# Completeness: they can in every partition.
 LIVENESS = "liveness"
+COMPLETENESS = "completeness"
 READINESS = ("readiness", "", *SERVICES)
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -69,7 +71,7 @@ class Server:
         """Binds the port and begins to answer. Raises RuntimeError when the address cannot be bound."""
         self._server.add_insecure_port(self._address)
         await self._health.set(LIVENESS, SERVING)
-        await self.set_ready(False)
+        await self.set_ready(False, complete=False)
         await self._server.start()
 
     def open(self, redeem: Redeem, campaigns: Campaigns, watch: Watch) -> None:
@@ -79,13 +81,17 @@ class Server:
         self._campaigns.watch = watch
         self._guard.open()
 
-    async def set_ready(self, ready: bool) -> None:
-        """Says over the health service whether redemptions can be decided."""
-        status: Any = SERVING if ready else NOT_SERVING
+    async def set_ready(self, ready: bool, *, complete: bool) -> None:
+        """Says over the health service whether redemptions can be decided, and whether they can in every partition."""
         for name in READINESS:
-            await self._health.set(name, status)
+            await self._health.set(name, _status(ready))
+        await self._health.set(COMPLETENESS, _status(complete))
 
     async def stop(self, grace_ms: int) -> None:
         """Takes no new calls, lets those under way finish for at most `grace_ms`, then ends them."""
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace_ms / 1000)
+
+
+def _status(serves: bool) -> Any:
+    return SERVING if serves else NOT_SERVING

@@ -33,11 +33,11 @@ test: setup ## run every test, two at a time
 model: setup ## hold the gate against its model in 2,000 random sequences of 50 steps, in several minutes
 	@$(BIN)/pytest tests/gate/test_against_model.py --sequences 2000
 
-# SEED= makes the faults of an earlier run again, in their order.
+# SEED= makes the faults of an earlier run again, in their order; CLUSTER=1 is on a Valkey Cluster.
 MINUTES ?= 5
 CONTRACT ?= gate
 torture: setup ## break everything by chance for 5 minutes (MINUTES=), and hold every call against the ledger
-	@$(BIN)/python -m tests.torture --minutes $(MINUTES) --contract $(CONTRACT) $(if $(SEED),--seed $(SEED))
+	@$(BIN)/python -m tests.torture --minutes $(MINUTES) --contract $(CONTRACT) $(if $(SEED),--seed $(SEED)) $(if $(CLUSTER),--cluster)
 
 # Figures beside yardsticks; docs/performance.md says how to read them.
 bench: setup ## compare with an empty gRPC server and with the bare function, in about 70 s

@@ -32,9 +32,14 @@ class Node(EmbeddedValkey):
         options = ("--cluster-enabled", "yes", "--cluster-port", f"{self.bus_port}")
         return [*super()._command(), *options, "--cluster-node-timeout", f"{NODE_TIMEOUT_MS}"]
 
+    @property
+    def announced_port(self) -> int:
+        """The one that it tells others."""
+        return self.port
+
     def ask(self, *command: str | int) -> Any:
         """The node's own answer to a command."""
-        with redis.Redis(host=HOST, port=self.port, decode_responses=True) as client:
+        with redis.Redis(host=HOST, port=self.port, decode_responses=True, socket_timeout=WAIT_S) as client:
             return client.execute_command(*command)
 
     @property
@@ -46,12 +51,14 @@ class Node(EmbeddedValkey):
 class EmbeddedCluster:
     """Entered, all slots are served; used where a single EmbeddedValkey is: started, stopped and killed as a whole."""
 
-    def __init__(self, data_dir: Path, *, primaries: int = 3, replicas: int = 0) -> None:
-        """`replicas` are those of each primary."""
+    def __init__(
+        self, data_dir: Path, *, primaries: int = 3, replicas: int = 0, node: Callable[[Path], Node] = Node
+    ) -> None:
+        """`replicas` are those of each primary; `node` makes one."""
         self.data_dir = data_dir
-        self.primaries = [Node(data_dir / f"primary-{number}") for number in range(primaries)]
+        self.primaries = [node(data_dir / f"primary-{number}") for number in range(primaries)]
         self.replicas = [
-            Node(data_dir / f"replica-{number}-{copy}") for number in range(primaries) for copy in range(replicas)
+            node(data_dir / f"replica-{number}-{copy}") for number in range(primaries) for copy in range(replicas)
         ]
         self._per_primary = replicas
 
@@ -87,7 +94,7 @@ class EmbeddedCluster:
             node.start()
         if is_new:
             self._form()
-        _until(self._is_whole, "the cluster is not whole")
+        _until(self.is_whole, "the cluster is not whole")
 
     def stop(self) -> None:
         """In good order."""
@@ -112,11 +119,12 @@ class EmbeddedCluster:
             _until(functools.partial(_knows, replica, primary), "the nodes never met")
             replica.ask("CLUSTER", "REPLICATE", primary)
 
-    def _is_whole(self) -> bool:
+    def is_whole(self) -> bool:
+        """Whether all slots are served, and every replica follows its primary."""
         for node in self.nodes:
             if "cluster_state:ok" not in _text(node.ask("CLUSTER", "INFO")):
                 return False
-            if node in self.replicas and node.ask("INFO", "replication")["master_link_status"] != "up":
+            if node.ask("INFO", "replication").get("master_link_status", "up") != "up":
                 return False
         return True
 
@@ -127,7 +135,7 @@ class EmbeddedCluster:
             with contextlib.suppress(redis.ConnectionError, AssertionError):
                 for first, last, (_, port, *_), *_ in asked.ask("CLUSTER", "SLOTS"):
                     if first <= slot <= last:
-                        return next(node for node in self.nodes if node.port == port)
+                        return next(node for node in self.nodes if node.announced_port == port)
         raise AssertionError(f"nobody has partition {partition}")
 
     def move(self, partition: int, to: Node) -> None:

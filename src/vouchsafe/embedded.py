@@ -197,7 +197,7 @@ class EmbeddedValkey(_Embedded):
 
     def __init__(self, data_dir: Path, port: int, primary_port: int | None = None) -> None:
         super().__init__(data_dir, port)
-        self._primary_port = primary_port
+        self.primary_port = primary_port
 
     @property
     def url(self) -> str:
@@ -217,8 +217,8 @@ class EmbeddedValkey(_Embedded):
             "repl-diskless-sync-delay": "0",
         }
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
-        if self._primary_port is not None:
-            words += ["--replicaof", HOST, str(self._primary_port)]
+        if self.primary_port is not None:
+            words += ["--replicaof", HOST, str(self.primary_port)]
         return [str(get_binary_path()), *words]
 
     def _answers(self, pid: int) -> bool:
@@ -231,7 +231,7 @@ class EmbeddedValkey(_Embedded):
                 return (
                     answer.startswith(b"+PONG\r\n")
                     and b"process_id:%d\r\n" % pid in answer
-                    and (self._primary_port is None or b"master_link_status:up\r\n" in answer)
+                    and (self.primary_port is None or b"master_link_status:up\r\n" in answer)
                 )
         except OSError:
             return False

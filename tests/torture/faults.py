@@ -6,14 +6,18 @@ import asyncio
 import contextlib
 import random
 import resource
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import asyncpg
 import psutil
 
+from tests.service import until
 from tests.torture.losses import Loss, waiting
-from tests.torture.service import PERSISTERS, Tortured, stopped
+from tests.torture.proxy import Proxy
+from tests.torture.service import PERSISTERS, Tortured, family, last_append_only_file, stopped
+from tests.torture.valkeys import ASK_S, PARTITIONS, STORES, Cluster
+from vouchsafe.embedded import EmbeddedPostgres, EmbeddedValkey
 from vouchsafe.gate.connection import Connection
 from vouchsafe.ledger.connection import LOCK_SPACE
 
@@ -33,10 +37,14 @@ select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory' and c
 """
 
 
+# So long after it goes on, a node that was replaced meanwhile may take itself for what it was.
+WAKES_MS = 2_000
+
+
 @dataclass
 class Harm:
-    """What faults have done beside: `losses` are the moments at which Valkey has lost data of its own;
-    `refused_for_memory` is how many calls it has refused because its memory was full."""
+    """What faults have done beside: `losses` are the moments at which Valkey has lost data that its contract does not
+    keep; `refused_for_memory` is how many calls it has refused because its memory was full."""
 
     losses: list[Loss] = field(default_factory=list)
     refused_for_memory: int = 0
@@ -54,6 +62,39 @@ class Chaos:
         """A while."""
         return asyncio.sleep(self.dice.uniform(0.1, longest_s))
 
+    def some_wires(self, store: str) -> Sequence[Proxy]:
+        """One of those to it, or all."""
+        wires = self.service.wires[store]
+        return [self.dice.choice(wires)] if self.dice.random() < 0.5 else wires
+
+    def some_nodes(self, store: str) -> Sequence[EmbeddedValkey | EmbeddedPostgres]:
+        """Mostly one of its, else all."""
+        nodes = self.service.nodes(store)
+        return [self.dice.choice(nodes)] if self.dice.random() < 0.7 else nodes
+
+    async def owners(self) -> list[EmbeddedValkey]:
+        """Who decides in each partition, once the nodes agree."""
+        await waiting(self.service.group)
+        return await asyncio.to_thread(self.service.group.owners, PARTITIONS)
+
+    async def whole(self) -> None:
+        """Returns when every replica has what its primary has."""
+        await until(lambda: asyncio.to_thread(self.service.group.is_whole), ASK_S)
+
+    @contextlib.asynccontextmanager
+    async def maybe_replaced(self, nodes: Iterable[object]) -> AsyncIterator[None]:
+        """What happens to these nodes may cost what their replicas have not got yet, with a contract that does not wait
+        for them."""
+        lost = [node for node in nodes if node in self.service.group.nodes]
+        if not lost or self.service.acknowledge != "gate" or not isinstance(self.service.group, Cluster):
+            yield
+            return
+        owners = await self.owners()
+        before = await waiting(self.service.group)
+        yield
+        if since_ms := _held_by(lost, owners, before):
+            self.harm.losses.append(Loss.now("replaced", since_ms, later_ms=WAKES_MS))
+
 
 Run = Callable[[Chaos], Awaitable[None]]
 
@@ -67,6 +108,8 @@ class Fault:
     targets: frozenset[str]
     run: Run
     loses: bool = False
+    # What may stand where a Valkey stands, so that it can happen.
+    stores: Sequence[str] = STORES
 
 
 # -- killed and stopped ------------------------------------------------------------------------------------------------
@@ -74,12 +117,53 @@ class Fault:
 
 def _kill_store(store: str) -> Run:
     async def run(chaos: Chaos) -> None:
-        running = chaos.service.stores[store]
-        await asyncio.to_thread(running.kill)
-        await chaos.some_time(1.5)
-        await asyncio.to_thread(running.start)
+        nodes = chaos.some_nodes(store)
+        async with chaos.maybe_replaced(nodes):
+            await asyncio.to_thread(_kill, nodes)
+            await chaos.some_time(1.5 if len(nodes) == 1 else 3)
+            await asyncio.to_thread(_start, nodes)
 
     return run
+
+
+async def _kill_waited_for(chaos: Chaos) -> None:
+    """Valkey is killed while many wait for what it has answered already."""
+    for wire in chaos.service.wires["valkey"]:
+        wire.delay_s = 0.4
+    await asyncio.sleep(0.6)
+    await _kill_store("valkey")(chaos)
+    for wire in chaos.service.wires["valkey"]:
+        wire.delay_s = 0
+
+
+async def _fail_over(chaos: Chaos) -> None:
+    """A primary is killed, and its replica takes its place for good."""
+    await chaos.whole()
+    primary = chaos.dice.choice(list(dict.fromkeys(await chaos.owners())))
+    async with chaos.maybe_replaced([primary]):
+        await asyncio.to_thread(primary.kill)
+        await asyncio.to_thread(chaos.service.group.fail_over, primary)
+        await chaos.some_time(1.5)
+        await asyncio.to_thread(primary.start)
+
+
+async def _move_slot(chaos: Chaos) -> None:
+    """A partition moves to another node, once and perhaps back."""
+    group = chaos.service.group
+    assert isinstance(group, Cluster)
+    for _ in range(chaos.dice.randrange(1, 4)):
+        await chaos.owners()
+        await asyncio.to_thread(group.move_slot, chaos.dice)
+
+
+def _kill(nodes: Iterable[EmbeddedValkey | EmbeddedPostgres]) -> None:
+    for node in nodes:
+        node.kill()
+
+
+def _start(nodes: Iterable[EmbeddedValkey | EmbeddedPostgres]) -> None:
+    for node in nodes:
+        node.start()
 
 
 def _kill_server(name: str) -> Run:
@@ -111,6 +195,16 @@ def _stop(choose: Callable[[Chaos], list[psutil.Process]]) -> Run:
     return run
 
 
+def _stop_store(store: str) -> Run:
+    async def run(chaos: Chaos) -> None:
+        nodes = chaos.some_nodes(store)
+        async with chaos.maybe_replaced(nodes):
+            with stopped([process for node in nodes for process in family(node.pid)]):
+                await chaos.some_time()
+
+    return run
+
+
 def _one_worker(chaos: Chaos) -> list[psutil.Process]:
     workers = chaos.service.workers()
     return [chaos.dice.choice(workers)] if workers else []
@@ -122,7 +216,8 @@ async def _take_locks(chaos: Chaos) -> None:
     service = chaos.service
     async with _postgres(service) as connection:
         port = await connection.fetchval(MOST_LOCKS, LOCK_SPACE)
-        there = None if port is None else service.wires["postgres"].came_from(port)
+        (wire,) = service.wires["postgres"]
+        there = None if port is None else wire.came_from(port)
         owner = next((name for name in PERSISTERS if service.has_port(name, there)), chaos.dice.choice(PERSISTERS))
         with stopped(service.processes(owner)):
             await connection.execute(END_LOCKS, LOCK_SPACE)
@@ -136,7 +231,8 @@ async def _take_locks(chaos: Chaos) -> None:
 def _swallow(store: str) -> Run:
     async def run(chaos: Chaos) -> None:
         for _ in range(chaos.dice.randrange(1, 6)):
-            chaos.service.wires[store].swallow_replies(0.6)
+            for wire in chaos.some_wires(store):
+                wire.swallow_replies(0.6)
             await chaos.some_time(0.5)
 
     return run
@@ -145,7 +241,8 @@ def _swallow(store: str) -> Run:
 def _tear(store: str) -> Run:
     async def run(chaos: Chaos) -> None:
         for _ in range(chaos.dice.randrange(1, 6)):
-            chaos.service.wires[store].tear_requests(0.6)
+            for wire in chaos.some_wires(store):
+                wire.tear_requests(0.6)
             await chaos.some_time(0.5)
 
     return run
@@ -154,7 +251,9 @@ def _tear(store: str) -> Run:
 def _cut(store: str) -> Run:
     async def run(chaos: Chaos) -> None:
         for _ in range(chaos.dice.randrange(1, 4)):
-            chaos.service.wires[store].cut(chaos.dice.choice((0.3, 1)))
+            share = chaos.dice.choice((0.3, 1))
+            for wire in chaos.some_wires(store):
+                wire.cut(share)
             await chaos.some_time(0.5)
 
     return run
@@ -162,20 +261,24 @@ def _cut(store: str) -> Run:
 
 def _delay(store: str) -> Run:
     async def run(chaos: Chaos) -> None:
-        wire = chaos.service.wires[store]
-        wire.delay_s = chaos.dice.choice((0.02, 0.2, 1.5))
+        wires, delay_s = chaos.some_wires(store), chaos.dice.choice((0.02, 0.2, 1.5))
+        for wire in wires:
+            wire.delay_s = delay_s
         await chaos.some_time()
-        wire.delay_s = 0
+        for wire in wires:
+            wire.delay_s = 0
 
     return run
 
 
 def _hold(store: str) -> Run:
     async def run(chaos: Chaos) -> None:
-        wire = chaos.service.wires[store]
-        wire.hold()
+        wires = chaos.some_wires(store)
+        for wire in wires:
+            wire.hold()
         await chaos.some_time()
-        wire.flow()
+        for wire in wires:
+            wire.flow()
 
     return run
 
@@ -206,14 +309,16 @@ async def _full_disk(chaos: Chaos) -> None:
 
 
 async def _full_memory(chaos: Chaos) -> None:
-    async with _valkey(chaos.service) as connection:
-        used = await _info(connection, "memory", "used_memory:")
-        refused = await _info(connection, "errorstats", "errorstat_OOM:count=")
-        room = chaos.dice.choice((0, 20_000, 200_000))
-        await connection.execute([("CONFIG", "SET", "maxmemory", used + room)])
+    room = chaos.dice.choice((0, 20_000, 200_000))
+    async with _valkeys(chaos.service.group.nodes) as connections:
+        refused = [await _info(connection, "errorstats", "errorstat_OOM:count=") for connection in connections]
+        for connection in connections:
+            used = await _info(connection, "memory", "used_memory:")
+            await connection.execute([("CONFIG", "SET", "maxmemory", used + room)])
         await chaos.some_time()
-        chaos.harm.refused_for_memory += await _info(connection, "errorstats", "errorstat_OOM:count=") - refused
-        await connection.execute([("CONFIG", "SET", "maxmemory", 0)])
+        for connection, before in zip(connections, refused, strict=True):
+            chaos.harm.refused_for_memory += await _info(connection, "errorstats", "errorstat_OOM:count=") - before
+            await connection.execute([("CONFIG", "SET", "maxmemory", 0)])
 
 
 async def _info(connection: Connection, section: str, name: str) -> int:
@@ -226,23 +331,43 @@ async def _info(connection: Connection, section: str, name: str) -> int:
 
 
 async def _flush(chaos: Chaos) -> None:
-    before = await waiting(chaos.service.settings)
-    async with _valkey(chaos.service) as connection:
-        await connection.execute([("FLUSHALL",)])
-    chaos.harm.losses.append(Loss.now("FLUSHALL", before))
+    """A slip: replicas are emptied, too."""
+    owners = await chaos.owners()
+    nodes = list(dict.fromkeys(owners))
+    if chaos.dice.random() < 0.5:
+        nodes = [chaos.dice.choice(nodes)]
+    before = await waiting(chaos.service.group)
+    async with _valkeys(nodes) as connections:
+        for connection in connections:
+            await connection.execute([("FLUSHALL",)])
+    chaos.harm.losses.append(Loss.now("FLUSHALL", _held_by(nodes, owners, before)))
 
 
 async def _truncate(chaos: Chaos) -> None:
-    """As a disk does that has not kept what it said it had written."""
-    before = await waiting(chaos.service.settings)
-    valkey = chaos.service.stores["valkey"]
+    """As a disk does that has not kept what it said it had written. Where the contract counts on a replica, that has to
+    take the place."""
+    counts_on_replica = chaos.service.acknowledge == "replica"
+    if counts_on_replica:
+        await chaos.whole()
+    owners = await chaos.owners()
+    valkey = chaos.dice.choice(list(dict.fromkeys(owners)))
+    before = await waiting(chaos.service.group)
     await asyncio.to_thread(valkey.kill)
-    chaos.harm.losses.append(Loss.now("truncated", before))
-    file = chaos.service.last_append_only_file()
+    if counts_on_replica:
+        await asyncio.to_thread(chaos.service.group.fail_over, valkey)
+    else:
+        chaos.harm.losses.append(Loss.now("truncated", _held_by([valkey], owners, before)))
+    file = last_append_only_file(valkey)
     size_bytes = file.stat().st_size
     with file.open("r+b") as written:
         written.truncate(max(0, size_bytes - chaos.dice.randrange(1, TAIL_BYTES)))
     await asyncio.to_thread(valkey.start)
+
+
+def _held_by(nodes: Iterable[object], owners: Sequence[object], since_ms: Mapping[int, int]) -> dict[int, int]:
+    """Of the partitions, those in which these nodes decided."""
+    lost = list(nodes)
+    return {partition: ms for partition, ms in since_ms.items() if owners[partition] in lost}
 
 
 # -- clocks ------------------------------------------------------------------------------------------------------------
@@ -269,12 +394,13 @@ async def _postgres(service: Tortured) -> AsyncIterator[asyncpg.Connection]:
 
 
 @contextlib.asynccontextmanager
-async def _valkey(service: Tortured) -> AsyncIterator[Connection]:
-    connection = Connection(service.settings.valkey_url, 10_000)
+async def _valkeys(nodes: Sequence[EmbeddedValkey]) -> AsyncIterator[list[Connection]]:
+    connections = [Connection(node.url, 10_000) for node in nodes]
     try:
-        yield connection
+        yield connections
     finally:
-        await connection.close()
+        for connection in connections:
+            await connection.close()
 
 
 def _wire_faults() -> list[Fault]:
@@ -288,12 +414,15 @@ def _wire_faults() -> list[Fault]:
 
 ALL = (
     Fault("kill valkey", frozenset({"valkey"}), _kill_store("valkey")),
+    Fault("kill valkey while many wait", frozenset({"valkey", "wire valkey"}), _kill_waited_for),
+    Fault("fail over valkey", frozenset({"valkey"}), _fail_over, stores=("pair", "cluster")),
+    Fault("move slots of valkey", frozenset({"valkey", "wire valkey"}), _move_slot, stores=("cluster",)),
     Fault("kill postgres", frozenset({"postgres"}), _kill_store("postgres")),
     Fault("kill worker", frozenset({"server"}), _kill_worker),
     Fault("kill server", frozenset({"server"}), _kill_server("serve")),
     Fault("kill persister", frozenset({"persister"}), _kill_persister),
-    Fault("stop valkey", frozenset({"valkey"}), _stop(lambda chaos: chaos.service.processes("valkey"))),
-    Fault("stop postgres", frozenset({"postgres"}), _stop(lambda chaos: chaos.service.processes("postgres"))),
+    Fault("stop valkey", frozenset({"valkey"}), _stop_store("valkey")),
+    Fault("stop postgres", frozenset({"postgres"}), _stop_store("postgres")),
     Fault("stop worker", frozenset({"server"}), _stop(_one_worker)),
     Fault("stop server", frozenset({"server"}), _stop(lambda chaos: chaos.service.processes("serve"))),
     Fault(
@@ -312,3 +441,8 @@ ALL = (
     Fault("truncate valkey", frozenset({"valkey"}), _truncate, loses=True),
 )
 BY_NAME: Mapping[str, Fault] = {fault.name: fault for fault in ALL}
+
+
+def faults_of(stores: str) -> list[Fault]:
+    """Those that can happen there."""
+    return [fault for fault in ALL if stores in fault.stores]

@@ -117,9 +117,9 @@ def ways_back(
     counted |= {name: service.store_said(store).count(words) for name, (store, words) in STORES_SAID.items()}
     if lost:
         counted |= {name: said[words] for name, words in AFTER_A_LOSS.items()}
-    for store, wire in service.wires.items():
+    for store, wires in service.wires.items():
         for what in ("swallowed", "torn", "cut", "delayed", "held up"):
-            counted[f"wire to {store}: {what}"] = wire.seen[what]
+            counted[f"wire to {store}: {what}"] = sum(wire.seen[what] for wire in wires)
     kinds = Counter(event.kind for event in book.events)
     counted["calls refused for lack of memory"] = refused_for_memory
     counted["reservations ended by their time"] = kinds["expired"]

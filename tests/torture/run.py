@@ -19,10 +19,12 @@ from tests.torture.load import Load
 from tests.torture.losses import waiting
 from tests.torture.report import Report, alarms, ways_back
 from tests.torture.service import Tortured
+from tests.torture.valkeys import PARTITIONS
 from vouchsafe.client import Client
 from vouchsafe.domain.errors import Unavailable
-from vouchsafe.gate.connection import Command, Connection
+from vouchsafe.gate.connection import Command
 from vouchsafe.gate.keys import Keys, partition_of
+from vouchsafe.settings import Acknowledge
 
 WORKERS = 2
 BACK_S = 60.0
@@ -42,7 +44,8 @@ class Run:
         seconds: float,
         seed: int,
         faults: Sequence[Fault],
-        contract: str,
+        contract: Acknowledge,
+        stores: str,
         say: Callable[[str], None],
     ) -> None:
         self._data_dir = data_dir
@@ -50,6 +53,7 @@ class Run:
         self._seed = seed
         self._faults = faults
         self._contract = contract
+        self._stores = stores
         self._say = say
         self._dice = random.Random(seed)
         self._report = Report(seed)
@@ -60,10 +64,14 @@ class Run:
 
     async def run(self) -> Report:
         """What was found; problems are in the report, and errors only when the run itself cannot go on."""
-        changes = {} if self._contract == "gate" else {"acknowledge": self._contract}
-        service = Tortured(self._data_dir / "service", workers=WORKERS, changes=changes, seed=self._seed)
-        for wire in service.wires.values():
-            await wire.start()
+        service = Tortured(
+            self._data_dir / "service",
+            workers=WORKERS,
+            acknowledge=self._contract,
+            stores=self._stores,
+            seed=self._seed,
+        )
+        await service.start_wires()
         history = History(self.history_file)
         try:
             # From threads that live as long as this loop: the processes end with the thread that started them.
@@ -74,8 +82,7 @@ class Run:
                 await asyncio.to_thread(service.__exit__, None, None, None)
         finally:
             history.close()
-            for wire in service.wires.values():
-                await wire.close()
+            await service.close_wires()
         return self._report
 
     async def _torture(self, service: Tortured, history: History) -> None:
@@ -94,7 +101,7 @@ class Run:
         self._report.calls = len(history.calls)
         await self._settle(service, load)
         book = await Book.read(service.settings.postgres_url)
-        checker = Checker(history, book, self._campaigns, harm.losses, may_lose=self._contract == "gate")
+        checker = Checker(history, book, self._campaigns, harm.losses, may_lose=self._contract != "ledger")
         found = checker.check()
         self._report.findings.problems += [*found.problems, *alarms(service)]
         self._report.findings.allowed, self._report.findings.counts = found.allowed, found.counts
@@ -146,7 +153,7 @@ class Run:
         self._note_time(self._report.slowest_s, names, begin)
 
         async def all_written() -> bool:
-            return min((await waiting(service.settings)).values()) >= begin_ms
+            return min((await waiting(service.group)).values()) >= begin_ms
 
         try:
             await until(all_written, BACK_S)
@@ -189,18 +196,16 @@ class Run:
 
     async def _nothing_held(self, service: Tortured) -> bool:
         """No part of a transaction, no reservation, no rollback that has begun."""
-        partitions = service.settings.partitions
-        commands: list[Command] = []
-        for keys in map(Keys, range(partitions)):
-            commands += [("ZCARD", keys.pending), ("HLEN", keys.returning)]
+        commands: dict[int, list[Command]] = {
+            partition: [("ZCARD", keys.pending), ("HLEN", keys.returning)]
+            for partition, keys in enumerate(map(Keys, range(PARTITIONS)))
+        }
         for campaign in self._campaigns:
-            keys = Keys(partition_of(campaign.id, partitions))
-            commands += [("ZCARD", keys.holds(campaign.id)), ("HGET", keys.counters(campaign.id), "held")]
-        connection = Connection(service.settings.valkey_url, 5_000)
-        try:
-            return not sum(int(reply or 0) for reply in await connection.execute(commands))
-        finally:
-            await connection.close()
+            partition = partition_of(campaign.id, PARTITIONS)
+            keys = Keys(partition)
+            commands[partition] += [("ZCARD", keys.holds(campaign.id)), ("HGET", keys.counters(campaign.id), "held")]
+        answers = await service.group.ask(commands)
+        return not sum(int(reply or 0) for replies in answers.values() for reply in replies)
 
     def _probe(self, campaign: Contested) -> Request:
         id_ = f"probe-{next(self._probes)}"

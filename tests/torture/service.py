@@ -18,8 +18,9 @@ import psutil
 
 from tests.service import Service
 from tests.torture.proxy import Proxy
-from vouchsafe.embedded import EmbeddedPostgres, launched
-from vouchsafe.settings import Settings
+from tests.torture.valkeys import MAKERS
+from vouchsafe.embedded import EmbeddedPostgres, EmbeddedValkey, launched
+from vouchsafe.settings import Acknowledge, Settings
 
 CLOCK_HOOK = Path(__file__).with_name("clock")
 PERSISTERS = ("persist", "persist-2")
@@ -50,14 +51,32 @@ class SmallSegments(EmbeddedPostgres):
 class Tortured(Service):
     """Everything that a fault needs to get at. What blocks here is to be called from a thread that stays."""
 
-    def __init__(self, data_dir: Path, *, workers: int, changes: dict[str, str], seed: int) -> None:
-        """`changes` are settings of the service that differ from their defaults."""
+    def __init__(self, data_dir: Path, *, workers: int, acknowledge: Acknowledge, stores: str, seed: int) -> None:
+        """`stores` says what stands where a Valkey stands (`MAKERS`)."""
         super().__init__(data_dir, workers=workers)
         self.postgres = SmallSegments(self._data_dir / "postgres", self._postgres.port)
         self._postgres = self.postgres
-        self._changes = changes
-        self.stores = {"valkey": self._valkey, "postgres": self._postgres}
-        self.wires = {name: Proxy(store.port, random.Random(f"{seed} {name}")) for name, store in self.stores.items()}
+        self.acknowledge = acknowledge
+        self.group = MAKERS[stores](self._data_dir / "valkey", seed)
+        self._valkey = self.group  # type: ignore[assignment]  # used in the same ways
+        self.wires = {
+            "valkey": self.group.wires,
+            "postgres": [Proxy(self.postgres.port, random.Random(f"{seed} postgres"))],
+        }
+
+    def nodes(self, store: str) -> Sequence[EmbeddedValkey | EmbeddedPostgres]:
+        """Of Valkey there may be several."""
+        return self.group.nodes if store == "valkey" else [self.postgres]
+
+    async def start_wires(self) -> None:
+        """Before anything else starts."""
+        for wire in (*self.wires["valkey"], *self.wires["postgres"]):
+            await wire.start()
+
+    async def close_wires(self) -> None:
+        """When all has ended."""
+        for wire in (*self.wires["valkey"], *self.wires["postgres"]):
+            await wire.close()
 
     def _start(self) -> None:
         self._data_dir.mkdir(parents=True, exist_ok=True)
@@ -86,21 +105,17 @@ class Tortured(Service):
             self._children[command], self._children["persist"] = self._children["persist"], other
 
     def _through_the_wires(self) -> Settings:
-        addresses = {
-            f"{store}_url": getattr(self.settings, f"{store}_url").replace(
-                f":{self.stores[store].port}/", f":{wire.port}/"
-            )
-            for store, wire in self.wires.items()
+        (wire,) = self.wires["postgres"]
+        changes = {
+            "valkey_url": self.group.wired_url,
+            "postgres_url": self.settings.postgres_url.replace(f":{self.postgres.port}/", f":{wire.port}/"),
+            "acknowledge": self.acknowledge,
         }
-        return Settings(**self.settings.model_dump() | addresses | self._changes)
+        return Settings(**self.settings.model_dump() | changes)
 
     def processes(self, name: str) -> list[psutil.Process]:
-        """Of a store, of the server or of a persister: the one that was started here first."""
-        pid = self.stores[name].pid if name in self.stores else self._children[name].pid
-        with contextlib.suppress(psutil.NoSuchProcess):
-            parent = psutil.Process(pid)
-            return [parent, *parent.children(recursive=True)]
-        return []
+        """Of the server or of a persister: the one that was started here first."""
+        return family(self._children[name].pid)
 
     def has_port(self, name: str, port: int | None) -> bool:
         """Whether a process of it has a connection that comes from a port."""
@@ -133,14 +148,23 @@ class Tortured(Service):
         with file.open("r+b") as clock:
             clock.write(struct.pack("<q", ahead_ms * 1_000_000))
 
-    def last_append_only_file(self) -> Path:
-        """To which Valkey appends; those before it are snapshots."""
-        files = (self._valkey.data_dir / "appendonlydir").glob("*.incr.aof")
-        return max(files, key=lambda file: int(file.name.split(".")[-3]))
-
     def store_said(self, store: str) -> str:
-        """The log of a store."""
-        return self.stores[store].log.read_text(errors="replace")
+        """The logs of a store."""
+        return "".join(node.log.read_text(errors="replace") for node in self.nodes(store))
+
+
+def family(pid: int) -> list[psutil.Process]:
+    """A process and all that it has started, itself first; nothing when it has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(pid)
+        return [parent, *parent.children(recursive=True)]
+    return []
+
+
+def last_append_only_file(valkey: EmbeddedValkey) -> Path:
+    """To which it appends; those before it are snapshots."""
+    files = (valkey.data_dir / "appendonlydir").glob("*.incr.aof")
+    return max(files, key=lambda file: int(file.name.split(".")[-3]))
 
 
 @contextlib.contextmanager

@@ -104,7 +104,7 @@ class Flows:
         if len(asks) > dies_after:
             return None
         claim = combined(list(chain.from_iterable(asks)), taken_ms, fingerprint)
-        return self._held(Transaction(Decision(claim, id_, deadline_ms), spots))
+        return self._held(Transaction(Decision(claim, id_, deadline_ms, {}), spots))
 
     def _held(self, transaction: Transaction) -> Transaction:
         self.transactions.append(transaction)
@@ -218,7 +218,7 @@ class Flows:
             assert await twins.asked(twins.checkout.holds.pin(pin)) == twins.model.pin(
                 spot, reservation.id, id_, deadline_ms
             )
-        return self._held(Transaction(Decision(reservation.claim, id_, deadline_ms), pinned))
+        return self._held(Transaction(Decision(reservation.claim, id_, deadline_ms, {}), pinned))
 
     async def release(self, booking: Booking) -> None:
         end = await self._end_of(booking)

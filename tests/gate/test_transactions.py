@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
 import pytest
 
-from tests.opened import INSTALLATION, open_all
+from tests.opened import INSTALLATION, open_all, seen
 from tests.values import a_claim, a_definition, attempt_of
 from vouchsafe.domain.campaign import Campaign, CampaignStatus
+from vouchsafe.domain.errors import Unavailable
 from vouchsafe.domain.limits import Limits
 from vouchsafe.domain.reasons import Reason, Refusal
 from vouchsafe.domain.redemption import STREAM_START, AppliedCode, Claim, CombinedClaim, Event, EventKind, Redemption
@@ -63,9 +64,16 @@ class Rig:
         )
 
     async def decide(
-        self, number: int = 0, *, ms: int = 60_000, name: str = "x", claim: CombinedClaim | None = None
+        self,
+        number: int = 0,
+        *,
+        ms: int = 60_000,
+        name: str = "x",
+        claim: CombinedClaim | None = None,
+        epochs: Mapping[int, int] | None = None,
     ) -> object:
-        decision = Decision(claim or self.combined(number), self.transaction(number, name), self.checkout.now_ms() + ms)
+        deadline_ms = self.checkout.now_ms() + ms
+        decision = Decision(claim or self.combined(number), self.transaction(number, name), deadline_ms, epochs or {})
         return await self.checkout.holds.decide(decision)
 
     def part(self, campaign: str, number: int = 0, name: str = "x") -> Part:
@@ -103,6 +111,30 @@ async def rig(settings: Settings) -> AsyncIterator[Rig]:
         checkout = Checkout(gate, settings)
         stack.push_async_callback(checkout.close)
         yield Rig(gate, checkout, outboxes)
+
+
+@pytest.mark.parametrize("held", [1, 2])
+async def test_what_was_held_before_a_partition_was_opened_again_is_not_decided(rig: Rig, held: int) -> None:
+    """It may be lost, and whoever opened the partition again has not reckoned with it."""
+    first, second = [await rig.hold(campaign) for campaign in (ONE, OTHER)]
+    assert isinstance(first, Held)
+    assert isinstance(second, Held)
+    assert (first.epoch, second.epoch) == (1, 1)
+    home, other = rig.checkout.home("request-0"), rig.checkout.home(OTHER)
+    # The partition of the other campaign has begun its second epoch, and later somebody says that it was the first.
+    for epoch in (2, 1):
+        epochs = [epoch if partition == other else 1 for partition in range(PARTITIONS)]
+        assert home in await rig.gate.fence(await seen(rig.gate), epochs)
+    decided = await rig.decide(epochs={rig.checkout.home(ONE): 1, other: held})
+    assert isinstance(decided, Undone if held == 1 else Redemption)
+
+
+async def test_a_partition_that_was_opened_again_meanwhile_is_not_fenced(rig: Rig) -> None:
+    before = await seen(rig.gate)
+    await open_all(rig.gate, epoch=2)
+    with pytest.raises(Unavailable, match="opened again"):
+        await rig.gate.fence(before, [1] * PARTITIONS)
+    assert len(await rig.gate.fence(await seen(rig.gate), [1] * PARTITIONS)) == PARTITIONS
 
 
 async def test_a_part_counts_once_however_often_it_is_held(rig: Rig) -> None:

@@ -301,7 +301,7 @@ def words_of(answer: object) -> Answer:
             return ("refused", reason, int(found["limit"]), int(found["used"]))
         case Refusal(reason=reason):
             return ("refused", reason)
-        case Held(taken_ms, expire_ms, replaced):
+        case Held(taken_ms, expire_ms, _, replaced):
             return ("held", taken_ms, expire_ms, replaced)
         case Reserved(reservation_id):
             return ("reserved", reservation_id)

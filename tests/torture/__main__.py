@@ -33,9 +33,8 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     data_dir = Path(tempfile.mkdtemp(prefix="vouchsafe-torture-"))
-    print(
-        f"seed {seed}, {options.minutes:g} minutes, contract {options.contract}, on {WORDS[stores]}; history and logs in {data_dir}"
-    )
+    print(f"seed {seed}, {options.minutes:g} minutes, contract {options.contract}, on {WORDS[stores]}")
+    print(f"history and logs in {data_dir}", flush=True)
     run = Run(
         data_dir,
         seconds=options.minutes * 60,

@@ -104,11 +104,13 @@ class Redeemable:
 @dataclass(frozen=True, slots=True)
 class Held:
     """The part is held for its transaction or its reservation: since when, and until when the reservation lasts (0 for
-    none), in milliseconds by the gate's clock. `replaced` is the reservation that gave way to it, empty for none;
-    `place` is where the event lies that this call has written, as named within its partition, empty for none."""
+    none), in milliseconds by the gate's clock; and in which epoch of its partition. `replaced` is the reservation that
+    gave way to it, empty for none; `place` is where the event lies that this call has written, as named within its
+    partition, empty for none."""
 
     taken_ms: int
     expire_ms: int
+    epoch: int
     replaced: str = ""
     place: str = ""
 
@@ -189,8 +191,8 @@ _PLAIN: Final[Mapping[str, Answer]] = {
 
 
 def _held(words: str) -> Held:
-    taken_ms, expire_ms, place, *replaced = words.split(" ")
-    return Held(int(taken_ms), int(expire_ms), "".join(replaced), "" if place == "-" else place)
+    taken_ms, expire_ms, epoch, place, *replaced = words.split(" ")
+    return Held(int(taken_ms), int(expire_ms), int(epoch), "".join(replaced), "" if place == "-" else place)
 
 
 _WITH_WORDS: Final[Mapping[str, Callable[[str], Answer]]] = {

@@ -121,13 +121,26 @@ class Gate:
         self.clock.set(max(one.now_ms for one in found if one is not None))
         return found
 
-    async def open_partition(self, seen: PartitionSeen, installation: str, epoch: int) -> bool:
+    async def open_partition(self, seen: PartitionSeen, installation: str, epoch: int, epochs: Sequence[int]) -> bool:
         """Lets a partition decide in this epoch, from now on in no earlier one; False when it is not any more as it was
-        seen. It has to be verified before. To use it, call `use_partition`."""
+        seen. It has to be verified before. `epochs` are those of all partitions, as the ledger has begun them. To use
+        it, call `use_partition`."""
         keys = self._keys[seen.partition]
-        args = [token_of(installation, epoch), seen.standing, seen.run]
-        (opened,) = await self._call(function_call("open", [keys.meta, keys.run], args))
+        args: list[str | int] = [token_of(installation, epoch), seen.standing, seen.run, *epochs]
+        (opened,) = await self._call(function_call("open", [keys.meta, keys.run, keys.fences], args))
         return bool(opened)
+
+    async def fence(self, seen: Sequence[PartitionSeen], epochs: Sequence[int]) -> dict[int, StreamId]:
+        """From now on these partitions decide nothing of which a part was held elsewhere in an epoch before `epochs`.
+        Answers for each the id that its outbox gave last; raises Unavailable when one is not as it was seen."""
+        calls = []
+        for one in seen:
+            keys = self._keys[one.partition]
+            calls.append(function_call("fence", [keys.meta, keys.outbox, keys.fences], [one.standing, *epochs]))
+        replies = await self._call(*calls)
+        if not all(replies):
+            raise Unavailable("a partition was opened again meanwhile")
+        return {one.partition: StreamId.parse(reply.decode()) for one, reply in zip(seen, replies, strict=True)}
 
     def use_partition(self, partition: int, installation: str, epoch: int) -> None:
         """From now on every call to the partition names this epoch."""

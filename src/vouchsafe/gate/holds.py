@@ -4,7 +4,7 @@ the checkout; the contracts stand in transaction.lua and reservation.lua."""
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -78,14 +78,15 @@ class Pin:
 
 class Decision:
     """A transaction to be decided before its deadline by the gate's clock; remembered as the end of the reservation
-    that it is of, else as the answer to its request."""
+    that it is of, else as the answer to its request. `epochs` are those in which its parts are held, by partition."""
 
-    __slots__ = ("body", "claim", "deadline_ms", "digest", "transaction_id")
+    __slots__ = ("body", "claim", "deadline_ms", "digest", "epochs", "transaction_id")
 
-    def __init__(self, claim: CombinedClaim, transaction_id: str, deadline_ms: int) -> None:
+    def __init__(self, claim: CombinedClaim, transaction_id: str, deadline_ms: int, epochs: Mapping[int, int]) -> None:
         self.claim = claim
         self.transaction_id = transaction_id
         self.deadline_ms = deadline_ms
+        self.epochs = epochs
         self.body = msgspec.structs.replace(claim, transaction_id=transaction_id).to_json()
         self.digest = zlib.crc32(self.body)
 
@@ -149,8 +150,8 @@ class Holds:
         return answers
 
     async def decide(self, decision: Decision) -> Redemption | Standing | Refusal | Released | Undone:
-        """Makes all parts of a transaction one redemption, in one atomic step, unless it was undone or is late, or the
-        request has its answer already. Raises RequestIdReused."""
+        """Makes all parts of a transaction one redemption, in one atomic step, unless it was undone or is late, a part
+        may be lost, or the request has its answer already. Raises RequestIdReused."""
         return await self._lanes.submit(self._decide, home_of(decision.transaction_id), decision)
 
     async def settle(self, part: Part, redemption_id: str) -> None:
@@ -242,8 +243,9 @@ class Holds:
             claim = decision.claim
             answer, ttl_ms = self._place_of_answer(keys, claim.request_id, claim.reservation_id)
             names += (keys.transaction(decision.transaction_id), answer)
-            args += (claim.fingerprint, decision.deadline_ms, ttl_ms, decision.digest, decision.body)
-        return function_call("decide", [keys.meta, keys.outbox, *names], args)
+            parts = "".join(f" {partition}={epoch}" for partition, epoch in decision.epochs.items())
+            args += (claim.fingerprint, decision.deadline_ms, ttl_ms, decision.digest, decision.body, parts)
+        return function_call("decide", [keys.meta, keys.outbox, keys.fences, *names], args)
 
     def _encode_settle(self, partition: int, settled: Sequence[tuple[Part, str]]) -> Command:
         return settle_call(*self._gate.keys_and_token(partition), settled)

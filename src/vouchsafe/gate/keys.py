@@ -41,6 +41,11 @@ class Keys:
         return f"{self._tag}:run"
 
     @cached_property
+    def fences(self) -> str:
+        """Hash: another partition -> its epoch: what was held there in an earlier one is not decided here any more."""
+        return f"{self._tag}:fences"
+
+    @cached_property
     def outbox(self) -> str:
         """Stream: the partition's events that the ledger does not hold yet."""
         return f"{self._tag}:outbox"

@@ -67,9 +67,10 @@ class Auditor:
 
     async def _is_held(self, state: PartitionState) -> bool:
         """Whether the gate holds what the ledger expects of a partition."""
-        inspected = await followed(self._ledger, self._installation.partitions, await self._gate.inspect())
-        seen = inspected[state.partition]
-        return await use_if_verified(self._gate, self._installation.id, state, seen) is Finding.OPEN
+        states = self._installation.partitions
+        inspected = await followed(self._ledger, states, await self._gate.inspect())
+        seen, epochs = inspected[state.partition], [one.epoch for one in states]
+        return await use_if_verified(self._gate, self._installation.id, state, seen, epochs) is Finding.OPEN
 
     async def _audit_partition(self, state: PartitionState, campaign_ids: Sequence[str], found: Audit) -> None:
         await self._book.begin(state.partition)

@@ -7,14 +7,16 @@ was decided and not carried out to the end is carried out, before anybody else m
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 
 import structlog
 
 from vouchsafe.domain.campaign import CodeEntry
+from vouchsafe.domain.errors import Unavailable
 from vouchsafe.domain.partitions import Finding, PartitionSeen, PartitionState
 from vouchsafe.domain.redemption import Claim
 from vouchsafe.domain.takes import uncapped_text
@@ -29,6 +31,9 @@ from vouchsafe.settings import Settings
 log = structlog.get_logger()
 
 NOTE_INTERVAL_S = 0.5
+# How long the persisters of other partitions may take to follow; then it is tried again.
+END_WAIT_S = 10.0
+END_POLL_S = 0.05
 
 Lost = Sequence[tuple[PartitionState, PartitionSeen]]
 
@@ -55,6 +60,7 @@ class Rebuild:
                     taken.append((begun, building))
             if taken:
                 states = [state for state, _ in taken]
+                await self._end_elsewhere({state.partition for state in states})
                 history = await stack.enter_async_context(self._history())
                 await _Run(self._gate, self._ledger, self._settings, rebuilding, history, states, advance).run()
                 for state, building in taken:
@@ -69,22 +75,50 @@ class Rebuild:
         rebuilding = Rebuilding(self._gate, self._installation)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(rebuilding.close)
-            history = await stack.enter_async_context(self._history())
-            missing = [_lost_part(one) for one in await history.missing_parts(since_ms)]
+            taken = []
             for state, seen in drained:
                 # Whatever was begun before writes nothing from here on, neither there nor here.
                 begun = await self._ledger.begin_epoch(state, seen.epoch, seen.last)
-                if begun is None:
-                    continue
-                parts = [one for one in missing if self._gate.partition_of(one.campaign_id) == state.partition]
+                if begun is not None:
+                    taken.append((begun, seen))
+            await self._end_elsewhere({state.partition for state, _ in taken})
+            history = await stack.enter_async_context(self._history())
+            missing = [_lost_part(one) for one in await history.missing_parts(since_ms)]
+            for begun, seen in taken:
+                partition = begun.partition
+                parts = [one for one in missing if self._gate.partition_of(one.campaign_id) == partition]
                 found = await rebuilding.begin(begun, seen) if parts else seen
                 if found is None:
                     continue
                 for part in parts:
-                    await _restore(rebuilding, state.partition, part)
+                    await _restore(rebuilding, partition, part)
                 if await open_verified(self._gate, self._ledger, self._installation, begun, found):
-                    reopened.append(state.partition)
+                    reopened.append(partition)
         return reopened
+
+    async def _end_elsewhere(self, taken: Collection[int]) -> None:
+        """From now on nothing is decided in other partitions any more that counts on what these held before; and what
+        was decided there until now is in the ledger when this returns."""
+        epochs = [state.epoch for state in await self._states()]
+        inspected = [one for one in await self._gate.inspect() if one is not None]
+        if len(inspected) < len(epochs):
+            raise Unavailable("nothing is opened again while a node of Valkey is away: it may be deciding still")
+        others = [one for one in inspected if one.partition not in taken and one.installation == self._installation]
+        ends = await self._gate.fence(others, epochs)
+
+        def behind(states: Sequence[PartitionState]) -> bool:
+            return any(states[partition].offset < end for partition, end in ends.items())
+
+        deadline = time.monotonic() + END_WAIT_S
+        while behind(await self._states()):
+            if time.monotonic() > deadline:
+                raise Unavailable("what was decided in other partitions does not reach the ledger")
+            await asyncio.sleep(END_POLL_S)
+
+    async def _states(self) -> Sequence[PartitionState]:
+        installation = await self._ledger.installation()
+        assert installation is not None
+        return installation.partitions
 
     def _history(self) -> AbstractAsyncContextManager[History]:
         return History.open(self._settings.postgres_url, self._settings.ledger_timeout_ms)
@@ -95,7 +129,9 @@ async def open_verified(
 ) -> bool:
     """Opens a partition in the ledger's epoch, unless it is not any more as it was seen. In this order: a partition
     that sells is one that the ledger knows to have been opened."""
-    if not await gate.open_partition(seen, installation, state.epoch):
+    known = await ledger.installation()
+    assert known is not None
+    if not await gate.open_partition(seen, installation, state.epoch, [one.epoch for one in known.partitions]):
         return False
     if not state.opened:
         await ledger.mark_opened(state.partition, state.epoch)

@@ -83,8 +83,9 @@ class Recovery:
     async def _use_what_is_verified(self, states: Sequence[PartitionState], *, asks: bool = True) -> dict[int, Finding]:
         closed: dict[int, Finding] = {}
         inspected = await followed(self._ledger if asks else None, states, await self._gate.inspect())
+        epochs = [state.epoch for state in states]
         for state, seen in zip(states, inspected, strict=True):
-            finding = await use_if_verified(self._gate, self._installation.id, state, seen)
+            finding = await use_if_verified(self._gate, self._installation.id, state, seen, epochs)
             if finding is not Finding.OPEN:
                 self._gate.close_partition(state.partition)
                 closed[state.partition] = finding
@@ -147,12 +148,14 @@ async def followed(
     ]
 
 
-async def use_if_verified(gate: Gate, installation: str, state: PartitionState, seen: PartitionSeen | None) -> Finding:
+async def use_if_verified(
+    gate: Gate, installation: str, state: PartitionState, seen: PartitionSeen | None, epochs: Sequence[int]
+) -> Finding:
     """Uses a partition if it is open by what was seen, or can be without another look at its data."""
     finding = examine(installation, state, seen)
     if seen is None:
         return finding
-    if finding is Finding.UNOPENED and await gate.open_partition(seen, installation, seen.epoch):
+    if finding is Finding.UNOPENED and await gate.open_partition(seen, installation, seen.epoch, epochs):
         finding = Finding.OPEN
     if finding is Finding.OPEN:
         gate.use_partition(state.partition, installation, seen.epoch)

@@ -96,7 +96,8 @@ class Transactions:
                 held[part.order_and_code] = answer
             parts += wanted
         holds = self._checkout.holds
-        decided = await holds.decide(Decision(claim(held), transaction, deadline_ms))
+        epochs = {self._checkout.home(part.campaign_id): held[part.order_and_code].epoch for part in reversed(parts)}
+        decided = await holds.decide(Decision(claim(held), transaction, deadline_ms, epochs))
         if isinstance(decided, Redemption):
             if await self._settle(parts, decided.id):
                 await holds.forget(transaction)

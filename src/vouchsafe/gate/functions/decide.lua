@@ -121,7 +121,7 @@ end
 -- `place` is where the event lies that tells of it, '-' for nowhere; `own` the order's own reservation that gave way, nil for
 -- none.
 local function held_answer(hold, place, own)
-  local answer = table.concat({ 'H', integer(hold.taken_ms), integer(hold.expire_ms), place }, ' ')
+  local answer = table.concat({ 'H', integer(hold.taken_ms), integer(hold.expire_ms), epoch, place }, ' ')
   return own and answer .. ' ' .. own.reservation or answer
 end
 

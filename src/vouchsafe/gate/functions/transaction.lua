@@ -5,7 +5,7 @@
 --          undone.
 -- KEYS:    1 meta
 --          hold: 2 outbox, 3 pending, then for each campaign 4 (orders.lua)
---          decide: 2 outbox, then for each item 2: transaction, and what its answer is remembered under
+--          decide: 2 outbox, 3 fences, then for each item 2: transaction, and what its answer is remembered under
 --          answer: then for each item what its answer is remembered under
 --          decision: then for each item its transaction
 --          settle: 2 outbox, 3 pending, 4 holding, then for each campaign 4 (orders.lua)
@@ -15,19 +15,20 @@
 --          hold: 2 number of campaigns, then the id of each campaign, then for each item the index of its
 --            campaign (from 1), its transaction and its deadline in ms, and the codes of the campaign that are held
 --            together (read_items in decide.lua)
---          decide: then for each item its fingerprint, its deadline in ms, how long its answer is remembered in ms, and
---            digest and body of the event
+--          decide: then for each item its fingerprint, its deadline in ms, how long its answer is remembered in ms,
+--            digest and body of the event, and the partitions of its parts, each with a space before it and "=<epoch>" in
+--            which the part was held behind it
 --          answer: then for each item its fingerprint, the answer, and how long that is remembered in ms
 --          decision: 2 how long it is remembered in ms that a transaction is undone
 --          settle: 2 number of campaigns, then the id of each campaign, then for each item 4 values: index of its
 --            campaign (from 1), "<order id> <code>", its transaction, the id of the redemption ('' when it is undone)
 --          overdue: 2 how many at most
 --          forget: 2 after how many ms
--- Returns: hold: for each item a list with, for each of its codes, "H <taken in ms> 0 -", with the order's own reservation
---            that gave way to it, if there was one, as a fourth word; or that breaks off with what redeem answers to one
+-- Returns: hold: for each item a list with, for each of its codes, "H <taken in ms> 0 <epoch> -", with the order's own
+--            reservation that gave way to it, if there was one, as the last word; or that breaks off with what redeem answers to one
 --            of them: then none is held
 --          decide: for each item "R <place> <time in ms> <digest>", decided now or before; the answer given before; "X"
---            the request id is another's; "A" when it is undone, or its deadline has passed
+--            the request id is another's; "A" when it is undone, its deadline has passed, or a partition has begun another epoch since it held a part
 --          answer: for each item the answer that stands: this one, if there was none; "X" the request id is another's
 --          decision: for each item the place of its redemption, or '' when it is undone, from now on for ever
 --          settle: for each item 1 when it was held and is not any more, else 0
@@ -70,17 +71,27 @@ register('hold', function(keys, args)
   return answers
 end)
 
+-- Whether one of the partitions has begun another epoch (fence in open.lua): what it held before may be lost.
+local function is_fenced(fences, parts)
+  for partition, held in parts:gmatch(' (%d+)=(%d+)') do
+    if tonumber(held) < tonumber(redis.call('HGET', fences, partition) or 0) then
+      return true
+    end
+  end
+  return false
+end
+
 register('decide', function(keys, args)
   local now = now_ms()
   local answers = {}
-  for i = 3, #keys, 2 do
+  for i = 4, #keys, 2 do
     local transaction, request = keys[i], keys[i + 1]
-    local at = 2 + (i - 3) / 2 * 5
+    local at = 2 + (i - 4) / 2 * 6
     local fingerprint, deadline_ms, digest, body = args[at], tonumber(args[at + 1]), args[at + 3], args[at + 4]
     local answer = remembered(request, fingerprint)
     if not answer or answer == '' then
       -- Behind the deadline anybody may have undone it, and that is not remembered for ever.
-      if redis.call('EXISTS', transaction) == 1 or now >= deadline_ms then
+      if redis.call('EXISTS', transaction) == 1 or now >= deadline_ms or is_fenced(keys[3], args[at + 5]) then
         answer = 'A'
       else
         local place = epoch .. '-' .. add_event(keys[2], 'combined', '', body, now)

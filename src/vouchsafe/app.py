@@ -189,7 +189,7 @@ async def _persist_between(stores: Stores, settings: Settings, stop: asyncio.Eve
             ),
             reconcile_forever(stores.gate, stores.ledger, stop),
             settle_forever(stores.gate, stop),
-            return_forever(stores.gate, checkout, stop),
+            return_forever(stores.gate, checkout, Committed(stores.ledger, settings), stop),
             _watch(recovery, stores.gate, None, stop),
         )
     finally:

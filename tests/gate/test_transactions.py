@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
+import msgspec
 import pytest
 
 from tests.opened import INSTALLATION, open_all, seen
@@ -22,6 +23,7 @@ from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.holds import Decision, Hold
 from vouchsafe.gate.outbox import Outbox
+from vouchsafe.gate.returns import NOTHING
 from vouchsafe.gate.transactions import Part, transaction_id
 from vouchsafe.settings import Settings
 
@@ -301,6 +303,7 @@ async def test_what_is_decided_and_not_settled_is_settled_before_it_comes_back(r
         for _ in range(3):
             waiting = await rig.checkout.returns.give_back(returned)
             if waiting is not None:
+                assert isinstance(waiting, Waiting)
                 assert waiting.transaction_id == rig.transaction()
                 await rig.checkout.settle_by_decision(rig.part(campaign))
         assert waiting is None
@@ -309,3 +312,35 @@ async def test_what_is_decided_and_not_settled_is_settled_before_it_comes_back(r
     assert (kinds.count(EventKind.REDEEMED), kinds.count(EventKind.RETURNED)) == (2, 2)
     # And the order has nothing of it any more: it is free to redeem again.
     assert isinstance(await rig.checkout.redeem(rig.attempt(ONE)), Redemption)
+
+
+async def test_what_has_come_back_does_not_come_back_by_another_rollback(rig: Rig) -> None:
+    """The first may be lost while this has happened, where its partition lost its newest data."""
+    redemption = await rig.checkout.redeem(rig.attempt(ONE))
+    assert isinstance(redemption, Redemption)
+    returned = ReturnedCode(
+        campaign_id=ONE,
+        code=ONE.upper(),
+        order_id=rig.attempt(ONE).claim.order_id,
+        customer_id="c-0",
+        redemption_id=redemption.id,
+        discount_minor=100,
+        left_minor=0,
+        takes={"uses": 1},
+        place=redemption.id.partition("-")[2],
+        uses=1,
+        is_ended=True,
+        rollback_id="lost",
+    )
+    assert await rig.checkout.returns.give_back(returned) is None
+    again = msgspec.structs.replace(returned, rollback_id="again")
+    assert await rig.checkout.returns.give_back(again) is NOTHING
+    # Another order has the only use by now; the first one may not make room for a third.
+    assert isinstance(await rig.checkout.redeem(rig.attempt(ONE, 1)), Redemption)
+    assert await rig.checkout.returns.give_back(again) is NOTHING
+    assert await rig.uses() == [1, 0]
+    # That it is over is told all the same.
+    nothing = msgspec.structs.replace(again, takes={}, uses=0, discount_minor=0)
+    assert await rig.checkout.returns.give_back(nothing) is None
+    assert await rig.uses() == [1, 0]
+    assert [event.kind for event in await rig.events()].count(EventKind.RETURNED) == 2

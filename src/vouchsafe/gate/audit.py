@@ -4,13 +4,10 @@ stands in audit.lua."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-from redis.exceptions import ResponseError
 
 from vouchsafe.domain.audit import CountersRead
 from vouchsafe.domain.redemption import Position, StreamId
-from vouchsafe.gate.connection import Command, as_unavailable, function_call
+from vouchsafe.gate.connection import Command, checked, function_call
 from vouchsafe.gate.gate import Gate
 
 FIRST = "0"
@@ -44,15 +41,15 @@ class CounterReader:
         for partition in partitions:
             keys, _ = self._gate.keys_and_token(partition)
             commands += [("ZCARD", keys.pending), ("HLEN", keys.returning)]
-        counts = [_checked(reply) for reply in await self._connections.execute(commands)]
+        counts = checked(await self._connections.execute(commands))
         return sum(counts[::2]), sum(counts[1::2])
 
     async def _ask(self, name: str, campaign_id: str, args: Sequence[str | int]) -> tuple[CountersRead, str]:
         partition = self._gate.partition_of(campaign_id)
         keys, token = self._gate.keys_and_token(partition)
         names = [keys.meta, keys.outbox, keys.pending, keys.counters(campaign_id), keys.orders(campaign_id)]
-        (reply,) = await self._connections.call([function_call(name, names, [token, campaign_id, *args])])
-        last_event, now_ms, cursor, counters, parts = _checked(reply)
+        call = function_call(name, names, [token, campaign_id, *args])
+        ((last_event, now_ms, cursor, counters, parts),) = checked(await self._connections.call([call]))
         texts = [_text(word) for word in counters]
         read = CountersRead(
             campaign_id=campaign_id,
@@ -67,9 +64,3 @@ class CounterReader:
 def _text(word: bytes) -> str:
     """Whatever stands there: an audit has to name it, not to fail on it."""
     return word.decode(errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
-
-
-def _checked(reply: Any) -> Any:
-    if isinstance(reply, ResponseError):
-        raise as_unavailable(reply)
-    return reply

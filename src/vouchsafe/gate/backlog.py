@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from redis.exceptions import ResponseError
-
 from vouchsafe.domain.redemption import StreamId
-from vouchsafe.gate.connection import Command, as_unavailable
+from vouchsafe.gate.connection import Command, checked
 from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.keys import Keys
 
@@ -52,8 +50,8 @@ class BacklogReader:
                 ("XRANGE", outbox, "-", "+", "COUNT", 1),
                 ("MEMORY", "USAGE", outbox, "SAMPLES", SAMPLES),
             ]
-        streams = _checked(await self._connections.execute(commands))
-        nodes = [_checked(await node.execute([("TIME",), ("INFO", "memory")])) for node in self._connections.all()]
+        streams = checked(await self._connections.execute(commands))
+        nodes = [checked(await node.execute([("TIME",), ("INFO", "memory")])) for node in self._connections.all()]
         now_ms = max(int(seconds) * 1000 + int(microseconds) // 1000 for (seconds, microseconds), _ in nodes)
         used_memory, max_memory = max((_memory(info) for _, info in nodes), key=_share)
         return Waiting(
@@ -63,13 +61,6 @@ class BacklogReader:
             used_memory=used_memory,
             max_memory=max_memory,
         )
-
-
-def _checked(replies: list[Any]) -> list[Any]:
-    for reply in replies:
-        if isinstance(reply, ResponseError):
-            raise as_unavailable(reply)
-    return replies
 
 
 def _memory(info: bytes) -> tuple[int, int]:

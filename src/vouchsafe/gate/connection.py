@@ -81,9 +81,7 @@ class Connection:
         # the write, which is before the disk has it; behind WAIT it asks again, when the disk does.
         waits = (("WAIT", 1, half_ms), ("WAITAOF", 1, 1, half_ms))
         *replies, written, _, confirmed = await self._call([*calls, own_write], waits, extra_wait_ms=2 * half_ms)
-        for reply in (written, confirmed):
-            if isinstance(reply, ResponseError):
-                raise as_unavailable(reply)
+        checked([written, confirmed])
         if min(confirmed) < 1:
             raise Unavailable("no replica has confirmed in time; repeat with the same request id")
         return replies
@@ -117,6 +115,14 @@ def _is_not_loaded(error: ResponseError) -> bool:
 def function_call(name: str, keys: Sequence[str], args: Sequence[bytes | str | int]) -> Command:
     """The command that calls a function of the library. KEYS[1] is the partition's meta key, ARGV[1] its token."""
     return ("FCALL", library.function_name(name), len(keys), *keys, *args)
+
+
+def checked(replies: list[Any]) -> list[Any]:
+    """The replies, of which none is an error. Raises Unavailable: nothing was decided by the first that is one."""
+    for reply in replies:
+        if isinstance(reply, ResponseError):
+            raise as_unavailable(reply)
+    return replies
 
 
 def as_unavailable(error: ResponseError) -> Unavailable:

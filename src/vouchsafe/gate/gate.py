@@ -20,7 +20,7 @@ from vouchsafe.domain.partitions import PartitionSeen, token_of
 from vouchsafe.domain.redemption import STREAM_START, EventKind, StreamId
 from vouchsafe.domain.rollback import Rollback, RollbackClaim
 from vouchsafe.gate.attempts import decode_place
-from vouchsafe.gate.connection import CLOSED, Command, as_unavailable, function_call
+from vouchsafe.gate.connection import CLOSED, Command, as_unavailable, checked, function_call
 from vouchsafe.gate.connections import Connections
 from vouchsafe.gate.keys import Keys, partition_of
 from vouchsafe.gate.routes import Routes
@@ -325,14 +325,15 @@ class Gate:
     # -- rollbacks ---------------------------------------------------------------------------------------------------
 
     async def returning(self) -> list[Rollback]:
-        """Rollbacks that are decided, in the partitions that are open, of which not everything may have come back."""
+        """Rollbacks that are decided, in the partitions that are open, of which not everything may have come back. They
+        are as safe as was promised when this returns."""
         partitions = list(self._tokens)
         calls = []
         for partition in partitions:
             keys, token = self.keys_and_token(partition)
             calls.append(function_call("returning", [keys.meta, keys.returning], [token]))
         found = []
-        for partition, flat in zip(partitions, await self._call(*calls), strict=True):
+        for partition, flat in zip(partitions, await self._write(*calls), strict=True):
             for place, body in zip(flat[::2], flat[1::2], strict=True):
                 position = decode_place(partition, place.decode())
                 found.append(Rollback(position, position.stream_id.ms, RollbackClaim.from_json(body)))
@@ -359,18 +360,18 @@ class Gate:
     async def _execute_all(self, commands: Sequence[Command]) -> list[Any]:
         async with self._lock:
             replies = await self._connections.execute(commands)
-        return _checked(replies)
+        return checked(replies)
 
     async def _call(self, *calls: Command) -> list[Any]:
         async with self._lock:
             replies = await self._connections.call(calls)
-        return _checked(replies)
+        return checked(replies)
 
     async def _write(self, *calls: Command) -> list[Any]:
         """Like `_call`, for what is not answered before it is as safe as was promised."""
         async with self._lock:
             replies = await self._connections.call(calls, self.own_write)
-        return _checked(replies)
+        return checked(replies)
 
 
 def _seen(partition: int, reply: Sequence[bytes]) -> PartitionSeen:
@@ -383,13 +384,6 @@ def code_entry_text(entry: CodeEntry) -> str:
     """A code as the directory keeps it (codes.lua)."""
     holder = f" {entry.holder_id} {entry.assign_time_ms}" if entry.holder_id else ""
     return f"{entry.use_limit or 0} {entry.campaign_id}{holder}"
-
-
-def _checked(replies: list[Any]) -> list[Any]:
-    for reply in replies:
-        if isinstance(reply, ResponseError):
-            raise as_unavailable(reply)
-    return replies
 
 
 def describe_call(keys: Keys, token: str, campaign_ids: Sequence[str]) -> Command:

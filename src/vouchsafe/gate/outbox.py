@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from redis.exceptions import ResponseError
-
 from vouchsafe.domain.errors import Unavailable
 from vouchsafe.domain.partitions import token_of
 from vouchsafe.domain.redemption import Event, EventKind, Position, StreamId
-from vouchsafe.gate.connection import CLOSED, as_unavailable, function_call
+from vouchsafe.gate.connection import CLOSED, checked, function_call
 from vouchsafe.gate.connections import Connections
 from vouchsafe.gate.keys import Keys
 
@@ -61,9 +59,7 @@ class Outbox:
         blocking = ("BLOCK", block_ms) if block_ms else ()  # to Valkey a block of 0 is one without end
         command = ("XREAD", "COUNT", count, *blocking, "STREAMS", self._keys.outbox, str(after))
         commands = [command, ("GET", self._keys.meta)]
-        reply, standing = await self._connections.execute(commands, extra_wait_ms=block_ms)
-        if isinstance(reply, ResponseError):
-            raise as_unavailable(reply)
+        reply, standing = checked(await self._connections.execute(commands, extra_wait_ms=block_ms))
         # What another installation, or a later epoch, has written is none of this ledger's business. An earlier one may
         # stand there while the partition is closed.
         installation, _, epoch = (standing or b"").decode(errors="replace").rpartition(":")
@@ -77,9 +73,7 @@ class Outbox:
     async def fields(self, stream_id: StreamId) -> Sequence[bytes]:
         """An entry as it is, names and values in turn; empty when it is not there (any more)."""
         command = ("XRANGE", self._keys.outbox, str(stream_id), str(stream_id))
-        (reply,) = await self._connections.execute([command])
-        if isinstance(reply, ResponseError):
-            raise as_unavailable(reply)
+        (reply,) = checked(await self._connections.execute([command]))
         return reply[0][1] if reply else ()
 
     async def trim(self, upto: StreamId) -> int:
@@ -87,9 +81,7 @@ class Outbox:
         first_kept = StreamId(upto.ms, upto.seq + 1)
         names = [self._keys.meta, self._keys.outbox, self._keys.trimmed]
         call = function_call("trim", names, [token_of(self._installation, self._epoch), str(first_kept)])
-        (reply,) = await self._connections.call([call])
-        if isinstance(reply, ResponseError):
-            raise as_unavailable(reply)
+        (reply,) = checked(await self._connections.call([call]))
         return int(reply)
 
     async def close(self) -> None:

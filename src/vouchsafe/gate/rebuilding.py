@@ -9,11 +9,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeVar
 
-from redis.exceptions import ResponseError
-
 from vouchsafe.domain.partitions import BUILDING, PartitionSeen, PartitionState, token_of
 from vouchsafe.domain.redemption import StreamId
-from vouchsafe.gate.connection import Command, as_unavailable, function_call
+from vouchsafe.gate.connection import Command, checked, function_call
 from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.keys import Keys
 
@@ -95,7 +93,7 @@ class Rebuilding:
             cursor = b"0"
             while True:
                 scan = ("SCAN", cursor, "MATCH", "{p[0-9][0-9]}:*", "COUNT", KEYS_PER_SCAN)
-                ((cursor, found),) = _checked(await node.execute([scan]))
+                ((cursor, found),) = checked(await node.execute([scan]))
                 await self._call(list(self._clear_calls(map(bytes.decode, found))))
                 if cursor == b"0":
                     break
@@ -170,14 +168,7 @@ class Rebuilding:
         return function_call(name, [Keys(partition).meta, *keys], [self._tokens[partition], *args])
 
     async def _call(self, calls: Sequence[Command]) -> list[Any]:
-        return _checked(await self._connections.call(calls))
-
-
-def _checked(replies: list[Any]) -> list[Any]:
-    for reply in replies:
-        if isinstance(reply, ResponseError):
-            raise as_unavailable(reply)
-    return replies
+        return checked(await self._connections.call(calls))
 
 
 def _amounts(changes: Changes, campaign_id: str) -> Iterator[tuple[str, int]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
 
 from vouchsafe.domain.reasons import Refusal
 from vouchsafe.domain.redemption import Position
@@ -14,6 +16,14 @@ from vouchsafe.gate.connection import Command, function_call
 from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.lanes import Function, Lanes
 from vouchsafe.gate.transactions import campaign_call
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """The use that shall come back is none of the order's (any more): nothing of it counts."""
+
+
+NOTHING: Final = Nothing()
 
 
 class RollingBack:
@@ -53,7 +63,7 @@ class Returns:
         Raises RequestIdReused."""
         return await self._lanes.submit(self._roll_back, rolling.redemption.partition, rolling)
 
-    async def give_back(self, returned: ReturnedCode) -> Waiting | None:
+    async def give_back(self, returned: ReturnedCode) -> Waiting | Nothing | None:
         """Gives back what one code has counted, for the rollback that it names; unless the order has it in a
         transaction that is decided and not settled yet: that has to be settled first. Safe to do twice."""
         return await self._lanes.submit(self._give_back, self._gate.partition_of(returned.campaign_id), returned)
@@ -132,8 +142,10 @@ def _decode_rolled(_partition: int, _redemption: Position, kept: bytes | None) -
     return kept or b""
 
 
-def _decode_give_back(_partition: int, _returned: ReturnedCode, answer: bytes) -> Waiting | None:
+def _decode_give_back(_partition: int, _returned: ReturnedCode, answer: bytes) -> Waiting | Nothing | None:
     kind, _, transaction_id = answer.decode().partition(" ")
+    if kind == "E":
+        return NOTHING
     return Waiting(transaction_id) if kind == "W" else None
 
 

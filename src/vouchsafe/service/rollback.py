@@ -24,7 +24,7 @@ from vouchsafe.domain.unwind import unwind, whole
 from vouchsafe.gate.attempts import Standing
 from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.gate import Gate
-from vouchsafe.gate.returns import RollingBack
+from vouchsafe.gate.returns import Nothing, RollingBack
 from vouchsafe.gate.transactions import Part
 from vouchsafe.ledger.ledger import Ledger
 from vouchsafe.service.combined import remember
@@ -87,12 +87,16 @@ class Rollbacks:
             decided = standing
         rollback = await self._read(decided.position) if isinstance(decided, Standing) else decided
         # Finished even if the caller goes away: nobody else would look at it for a while.
-        task = asyncio.ensure_future(give_back(self._checkout, rollback))
+        task = asyncio.ensure_future(self._give_back(rollback))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         await asyncio.shield(task)
-        await self._committed.wait(rollback)
         return rollback
+
+    async def _give_back(self, rollback: Rollback) -> None:
+        # What comes back is given out again: first the decision is as safe as was promised.
+        await self._committed.wait(rollback)
+        await give_back(self._checkout, rollback)
 
     async def _decide(self, request: RollbackRequest) -> Rollback | Refusal | Standing:
         redemption = await self._redemption(request.redemption)
@@ -182,22 +186,26 @@ async def give_back(checkout: Checkout, rollback: Rollback) -> None:
 
 
 async def _give_back(checkout: Checkout, code: ReturnedCode) -> None:
-    while (waiting := await checkout.returns.give_back(code)) is not None:
-        # Decided, and not settled yet: what is held is no redemption that could come back.
-        await checkout.settle_by_decision(Part(code.campaign_id, code.order_and_code, waiting.transaction_id))
+    while (answer := await checkout.returns.give_back(code)) is not None:
+        if isinstance(answer, Nothing):
+            log.warning("a redemption had come back already", redemption=code.redemption_id, rollback=code.rollback_id)
+            code = msgspec.structs.replace(code, takes={}, discount_minor=0, uses=0)
+        else:
+            # Decided, and not settled yet: what is held is no redemption that could come back.
+            await checkout.settle_by_decision(Part(code.campaign_id, code.order_and_code, answer.transaction_id))
 
 
-async def return_forever(gate: Gate, checkout: Checkout, stop: asyncio.Event) -> None:
+async def return_forever(gate: Gate, checkout: Checkout, committed: Committed, stop: asyncio.Event) -> None:
     """Until `stop`: goes on with the rollbacks that somebody has left behind. Any number of processes may do so."""
-    await until_stopped(stop, _return_left_behind(gate, checkout))
+    await until_stopped(stop, _return_left_behind(gate, checkout, committed))
 
 
-async def _return_left_behind(gate: Gate, checkout: Checkout) -> None:
+async def _return_left_behind(gate: Gate, checkout: Checkout, committed: Committed) -> None:
     outages = Outages("rollbacks")
     while True:
         try:
             left_behind = [one for one in await gate.returning() if one.at_ms < checkout.now_ms() - LEFT_BEHIND_MS]
-            results = [await _try_to_give_back(checkout, rollback) for rollback in left_behind]
+            results = [await _try_to_give_back(checkout, committed, rollback) for rollback in left_behind]
             if all(results):
                 outages.end("returning")
         except Unavailable as error:
@@ -205,9 +213,10 @@ async def _return_left_behind(gate: Gate, checkout: Checkout) -> None:
         await asyncio.sleep(RETURN_INTERVAL_S)
 
 
-async def _try_to_give_back(checkout: Checkout, rollback: Rollback) -> bool:
+async def _try_to_give_back(checkout: Checkout, committed: Committed, rollback: Rollback) -> bool:
     """One that cannot come back now is in no other's way."""
     try:
+        await committed.wait(rollback)
         await give_back(checkout, rollback)
     except Unavailable as error:
         log.warning("a rollback cannot be finished yet", rollback=rollback.id, error=str(error))

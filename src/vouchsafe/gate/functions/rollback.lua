@@ -22,8 +22,9 @@
 -- Returns: roll_back: for each item "R <place> <time in ms> <digest>", decided now or by this request before; the answer
 --            remembered for the request; "X" the request id is another's; "S" what was read is not so any more
 --          rolled: for each what is kept of it, or false
---          give_back: for each item "1" when it came back now, "0" when it had before, or "W <transaction>" when the order
---            has it in a transaction that is not settled yet: settle that first
+--          give_back: for each item "1" when it came back now, "0" when it had before, "W <transaction>" when the order has
+--            it in a transaction that is not settled yet: settle that first; or "E" when a use shall come back of a
+--            redemption that the order does not have (any more): nothing of it counts
 --          returning: flat pairs of places and bodies of rollbacks of which not everything may have come back
 --          given_back, unmark: 1
 -- Writes:  roll_back: for each R rolled, returning, the request, and one event. give_back: counters, one event and the
@@ -76,6 +77,9 @@ register('give_back', function(keys, args)
     local answer = redis.call('EXISTS', keys[mark]) == 1 and '0' or '1'
     if answer == '1' and standing and standing.held and standing.transaction ~= '' then
       answer = 'W ' .. standing.transaction
+    elseif answer == '1' and reopens and not (standing and standing.place == place) then
+      -- It has come back already, by a rollback that was lost with the newest data of another partition.
+      answer = 'E'
     elseif answer == '1' then
       redis.call('SET', keys[mark], 1)
       local takes = parse_takes(args[at + 4])

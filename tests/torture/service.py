@@ -93,7 +93,8 @@ class Tortured(Service):
         """The service gets at its stores through the wires, and its clock from a file."""
         direct, self.settings = self.settings, self._through_the_wires()
         before = {name: os.environ.get(name) for name in ("PYTHONPATH", "TORTURE_CLOCK")}
-        os.environ |= {"PYTHONPATH": str(CLOCK_HOOK), "TORTURE_CLOCK": str(self._clock(command))}
+        path = os.pathsep.join(filter(None, (str(CLOCK_HOOK), before["PYTHONPATH"])))
+        os.environ |= {"PYTHONPATH": path, "TORTURE_CLOCK": str(self._clock(command))}
         other = self._children.pop("persist", None) if command == "persist-2" else None
         try:
             super()._spawn("persist" if command in PERSISTERS else command)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -13,7 +14,7 @@ import structlog
 import uvloop
 
 from vouchsafe.domain.audit import Audit
-from vouchsafe.domain.errors import Misconfigured, NotFound, Unavailable
+from vouchsafe.domain.errors import Misconfigured, NoReplica, NotFound, Unavailable
 from vouchsafe.domain.partitions import Finding
 from vouchsafe.edge.server import Server
 from vouchsafe.gate.audit import CounterReader
@@ -46,6 +47,7 @@ log = structlog.get_logger()
 # How often a process looks whether the gate is still the one that it trusts.
 WATCH_INTERVAL_S = 0.25
 RETRY_INTERVAL_S = 0.5
+REPLICA_WAIT_S = 30.0
 
 Result = TypeVar("Result")
 
@@ -232,12 +234,16 @@ async def _stores(settings: Settings, stop: asyncio.Event) -> AsyncIterator[Stor
 
 
 async def _persevere(attempt: Callable[[], Awaitable[Result]], stop: asyncio.Event) -> Result | None:
-    """Tries until it succeeds or `stop` is set, then None. Only Unavailable is worth another try."""
+    """Tries until it succeeds or `stop` is set, then None. Only Unavailable is worth another try, and for a while a
+    replica that is away: it may have been killed with what starts now."""
     waiting = False
+    deadline = time.monotonic() + REPLICA_WAIT_S
     while not stop.is_set():
         try:
             return await attempt()
-        except Unavailable as error:
+        except (Unavailable, NoReplica) as error:
+            if isinstance(error, NoReplica) and time.monotonic() > deadline:
+                raise
             if not waiting:
                 log.warning("waiting for the stores", error=str(error), cause=repr(error.__cause__))
             waiting = True

@@ -194,6 +194,17 @@ def test_a_server_that_comes_before_its_stores_lives_and_then_becomes_ready(
         until(lambda: health(settings, "readiness") == "SERVING", "it becomes ready by itself")
 
 
+def test_a_server_that_comes_before_the_replica_that_confirms_waits_for_it(
+    own_valkey: EmbeddedValkey, settings: Settings, tmp_path: Path, run: Callable[..., Command]
+) -> None:
+    """They may have been killed together, or it was the primary until now."""
+    changed = settings.model_copy(update={"valkey_url": own_valkey.url, "acknowledge": "replica"})
+    server = run(changed, "serve")
+    until(lambda: "no replica that is connected" in server.said, "it says what it waits for")
+    with EmbeddedValkey(tmp_path / "replica", free_port(), own_valkey.port):
+        until(lambda: health(changed, "readiness") == "SERVING", "it becomes ready by itself")
+
+
 async def test_calls_under_way_are_finished_on_sigterm(own_service: Service) -> None:
     async with Client(own_service.target, timeout_s=30, channels=8) as client:
         campaign, code = await a_campaign(client)

@@ -114,6 +114,9 @@ class Tortured(Service):
         }
         return Settings(**self.settings.model_dump() | changes)
 
+    def _log(self, command: str) -> Path:
+        return super()._log("persist" if command in PERSISTERS else command)
+
     def processes(self, name: str) -> list[psutil.Process]:
         """Of the server or of a persister: the one that was started here first."""
         return family(self._children[name].pid)

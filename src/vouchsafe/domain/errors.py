@@ -10,6 +10,7 @@ VouchsafeError
 ├── Unavailable          a store is out of reach or not to be trusted; nothing was decided, or it is not known
 │   └── OutboxFull       too much waits for the ledger; what was begun can be ended, and nothing new begins
 └── Misconfigured        the server cannot keep its promises with these settings or stores; the text says what to change
+    └── NoReplica        nothing confirms what the contract waits for; a replica may be on its way back
 
 A refusal to redeem is an outcome (`domain.reasons`), never one of these.
 """
@@ -69,3 +70,7 @@ class OutboxFull(Unavailable):
 
 class Misconfigured(VouchsafeError):
     """The server cannot keep its promises with these settings or stores."""
+
+
+class NoReplica(Misconfigured):
+    """No replica is connected that could confirm what the contract waits for."""

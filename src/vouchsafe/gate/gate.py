@@ -15,7 +15,7 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from vouchsafe.domain.campaign import Campaign, CampaignStatus, CodeEntry, Definition
-from vouchsafe.domain.errors import Misconfigured, Unavailable
+from vouchsafe.domain.errors import Misconfigured, NoReplica, Unavailable
 from vouchsafe.domain.partitions import PartitionSeen, token_of
 from vouchsafe.domain.redemption import STREAM_START, EventKind, StreamId
 from vouchsafe.domain.rollback import Rollback, RollbackClaim
@@ -24,7 +24,7 @@ from vouchsafe.gate.connection import CLOSED, Command, as_unavailable, checked, 
 from vouchsafe.gate.connections import Connections
 from vouchsafe.gate.keys import Keys, partition_of
 from vouchsafe.gate.routes import Routes
-from vouchsafe.gate.store import check_kind, find_problem
+from vouchsafe.gate.store import NO_REPLICA, check_kind, find_problem
 from vouchsafe.gate.transactions import Part, by_home, decided_place, home_of, settle_call
 from vouchsafe.settings import Settings
 
@@ -102,7 +102,7 @@ class Gate:
             raise away[0]
         self._problem = next((answer for answer in answers if isinstance(answer, str)), None)
         if self._problem is not None:
-            raise Misconfigured(self._problem)
+            raise NoReplica(self._problem) if self._problem == NO_REPLICA else Misconfigured(self._problem)
 
     async def ping(self) -> None:
         """Returns when Valkey answers."""

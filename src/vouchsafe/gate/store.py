@@ -21,6 +21,11 @@ REQUIRED_CONFIG = {"appendonly": "yes", "appendfsync": "always", "maxmemory-poli
 # Functions are there from the first on, WAITAOF from the second. Every Valkey has both.
 OLDEST_REDIS: Mapping[Acknowledge, tuple[int, int]] = {"gate": (7, 0), "ledger": (7, 0), "replica": (7, 2)}
 
+NO_REPLICA = (
+    "Valkey has no replica that is connected, which VOUCHSAFE_ACKNOWLEDGE=replica waits for; "
+    "attach one (REPLICAOF), or choose another contract"
+)
+
 COMMANDS = (
     ("INFO", "server"),
     ("INFO", "replication"),
@@ -97,10 +102,7 @@ def _replication_problem(facts: Mapping[str, str], acknowledge: Acknowledge, *, 
         return "VOUCHSAFE_VALKEY_URL leads to a replica, which decides nothing; let it lead to the primary"
     replicas = [value for name, value in facts.items() if re.fullmatch(r"slave\d+", name)]
     if acknowledge == "replica" and not any("state=online" in replica for replica in replicas):
-        return (
-            "Valkey has no replica that is connected, which VOUCHSAFE_ACKNOWLEDGE=replica waits for; "
-            "attach one (REPLICAOF), or choose another contract"
-        )
+        return NO_REPLICA
     return None
 
 

@@ -29,8 +29,13 @@ class Node(EmbeddedValkey):
         self.bus_port = free_port()
 
     def _command(self) -> Sequence[str]:
-        options = ("--cluster-enabled", "yes", "--cluster-port", f"{self.bus_port}")
-        return [*super()._command(), *options, "--cluster-node-timeout", f"{NODE_TIMEOUT_MS}"]
+        options = {
+            "cluster-enabled": "yes",
+            "cluster-port": f"{self.bus_port}",
+            "cluster-node-timeout": f"{NODE_TIMEOUT_MS}",
+            "cluster-require-full-coverage": "no",
+        }
+        return [*super()._command(), *(word for name, value in options.items() for word in (f"--{name}", value))]
 
     def ask(self, *command: str | int) -> Any:
         """The node's own answer to a command."""

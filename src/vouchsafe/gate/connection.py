@@ -119,8 +119,10 @@ def function_call(name: str, keys: Sequence[str], args: Sequence[bytes | str | i
     return ("FCALL", library.function_name(name), len(keys), *keys, *args)
 
 
-def as_unavailable(error: ResponseError) -> Unavailable:
+def as_unavailable(error: Exception) -> Unavailable:
     """What an error reply to a function call means to the caller: nothing was decided."""
+    if isinstance(error, Unavailable):
+        return error
     text = str(error)
     if "CLOSED" in text:
         return Unavailable(CLOSED)

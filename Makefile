@@ -13,7 +13,7 @@ MARKDOWN := $(wildcard README.md docs/*.md docs/*/*.md)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo dev test model torture bench load lint format proto proto-check wheel-check readme-check lock clean
+.PHONY: help setup demo dev test test-cluster model torture bench load lint format proto proto-check wheel-check readme-check lock clean
 
 help: ## list every target
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "  %-13s%s\n", $$1, $$2 }'
@@ -28,6 +28,10 @@ dev: setup ## run everything on this machine until Ctrl+C, with its data in .vou
 
 test: setup ## run every test, two at a time
 	@$(BIN)/pytest --numprocesses 2 --dist worksteal
+
+# But for tests/unit, which asks no Valkey, and for what is marked one_node.
+test-cluster: setup ## run the tests on a Valkey Cluster of three primaries, two at a time
+	@$(BIN)/pytest --cluster --ignore tests/unit --numprocesses 2 --dist worksteal
 
 # What `make test` does in 150 sequences.
 model: setup ## hold the gate against its model in 2,000 random sequences of 50 steps, in several minutes

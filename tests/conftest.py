@@ -10,8 +10,8 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-import redis
 
+from tests.valkeys import clients, new_valkey
 from vouchsafe.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
 from vouchsafe.ledger.migrate import migrate
 from vouchsafe.settings import Settings
@@ -26,7 +26,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--repeat", type=int, default=1, help="how often to run each race, and how many more kills to make"
     )
-    parser.addoption("--cluster", action="store_true", help="run the service of the tests on a Valkey Cluster")
+    parser.addoption("--cluster", action="store_true", help="run on a Valkey Cluster of three primaries")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """On a cluster nothing runs that is about one node."""
+    if config.getoption("--cluster"):
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("one_node")])
+        items[:] = [item for item in items if not item.get_closest_marker("one_node")]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -38,12 +45,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def valkey() -> Iterator[EmbeddedValkey]:
+def valkey(pytestconfig: pytest.Config) -> Iterator[EmbeddedValkey]:
     """In memory where that is a file system: thousands of random histories would wait for the disk otherwise."""
     memory = Path("/dev/shm")  # noqa: S108
     with (
         tempfile.TemporaryDirectory(prefix="vouchsafe-test-", dir=memory if memory.is_dir() else None) as directory,
-        EmbeddedValkey(Path(directory) / "data", free_port()) as running,
+        new_valkey(Path(directory) / "data", pytestconfig) as running,
     ):
         yield running
 
@@ -55,9 +62,9 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostg
 
 
 @pytest.fixture
-def own_valkey(tmp_path: Path) -> Iterator[EmbeddedValkey]:
+def own_valkey(tmp_path: Path, pytestconfig: pytest.Config) -> Iterator[EmbeddedValkey]:
     """To stop and to kill."""
-    with EmbeddedValkey(tmp_path / "valkey", free_port()) as running:
+    with new_valkey(tmp_path / "valkey", pytestconfig) as running:
         yield running
 
 
@@ -71,7 +78,7 @@ def own_postgres(tmp_path: Path) -> Iterator[EmbeddedPostgres]:
 @pytest.fixture
 def valkey_url(valkey: EmbeddedValkey) -> str:
     """A Valkey with nothing in it."""
-    with redis.Redis.from_url(valkey.url) as client:
+    for client in clients(valkey.url):
         client.flushall()
     return valkey.url
 

@@ -14,12 +14,12 @@ from typing import Any, Protocol
 import asyncpg
 import psutil
 import pytest
-import redis
 
-from tests.cluster import EmbeddedCluster
+from tests.valkeys import clients, new_valkey
 from vouchsafe import app
 from vouchsafe.client import CampaignDefinition, Client, Limits, Order, OrderLine
 from vouchsafe.domain.audit import Audit
+from vouchsafe.embedded import EmbeddedValkey
 from vouchsafe.gate.backlog import BacklogReader
 from vouchsafe.gate.gate import Gate
 from vouchsafe.ledger.ledger import Ledger
@@ -36,11 +36,11 @@ class Service(LocalService):
     # Not any more once a test has made the stores disagree.
     agrees = True
 
-    def __init__(self, data_dir: Path, *, workers: int = 1, valkey: EmbeddedCluster | None = None) -> None:
-        """With `valkey` on that cluster, else on a Valkey of its own."""
+    def __init__(self, data_dir: Path, *, workers: int = 1, valkey: EmbeddedValkey | None = None) -> None:
+        """With `valkey` on that one, else on one of its own."""
         super().__init__(data_dir, workers=workers)
         if valkey is not None:
-            self._valkey = valkey  # type: ignore[assignment]  # used in the same ways
+            self._valkey = valkey
 
     async def redemptions_after_pause(self, campaign_id: str) -> int:
         """By the order of the stream."""
@@ -118,9 +118,7 @@ class Service(LocalService):
 
     def valkeys(self) -> Iterator[Any]:
         """A client of each node."""
-        for url in self._valkey.url.split(","):
-            with redis.Redis.from_url(url) as client:
-                yield client
+        return clients(self._valkey.url)
 
     async def flush_valkey(self) -> None:
         """What an operator's slip or a lost disk does."""
@@ -139,7 +137,7 @@ class CreateCampaign(Protocol):
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Service]:
-    with _service(tmp_path_factory.mktemp("service"), pytestconfig) as running:
+    with a_service(tmp_path_factory.mktemp("service"), pytestconfig) as running:
         yield running
         check_agrees(running)
 
@@ -147,14 +145,14 @@ def service(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Confi
 @pytest.fixture
 def own_service(tmp_path: Path, pytestconfig: pytest.Config) -> Iterator[Service]:
     """To stop and to kill."""
-    with _service(tmp_path, pytestconfig) as running:
+    with a_service(tmp_path, pytestconfig) as running:
         yield running
         check_agrees(running)
 
 
-def _service(directory: Path, config: pytest.Config) -> Service:
-    cluster = EmbeddedCluster(directory / "cluster") if config.getoption("--cluster") else None
-    return Service(directory / "service", workers=2, valkey=cluster)
+def a_service(directory: Path, config: pytest.Config, *, workers: int = 2) -> Service:
+    """On what the tests run on."""
+    return Service(directory / "service", workers=workers, valkey=new_valkey(directory / "valkey", config))
 
 
 def check_agrees(service: Service) -> None:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import grpc
 import pytest
-import redis
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from grpc_status import rpc_status
 
-from tests.service import Service, a_campaign, an_order, rows_once_settled, until
+from tests.service import Service, a_campaign, a_service, an_order, rows_once_settled, until
+from tests.valkeys import client_of
 from vouchsafe.client import Client, Customer, Offer, Redemption, Reservation, Rollback, Unavailable
+from vouchsafe.gate.keys import Keys, partition_of
 from vouchsafe.v1 import redemption_service_pb2 as pb
 from vouchsafe.v1.redemption_service_pb2_grpc import RedemptionServiceStub
 
@@ -24,11 +25,13 @@ BOUNDS = {"ENTRIES": 10_000_000, "BYTES": 10_000 * MIB, "AGE_MS": 3_600_000}
 
 
 @pytest.fixture
-def bounded(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+def bounded(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config
+) -> Iterator[Service]:
     """A service with the bounds that the test names."""
     for name, bound in (BOUNDS | getattr(request, "param", {})).items():
         monkeypatch.setenv(f"VOUCHSAFE_OUTBOX_MAX_{name}", str(bound))
-    with Service(tmp_path / "service", workers=2) as running:
+    with a_service(tmp_path, pytestconfig) as running:
         yield running
 
 
@@ -125,17 +128,18 @@ async def test_at_its_bound_new_uses_stop_and_what_was_begun_ends(bounded: Servi
 
 
 async def test_new_uses_stop_before_the_memory_is_full(bounded: Service) -> None:
-    with redis.Redis.from_url(bounded.settings.valkey_url) as valkey:
+    async with Client(bounded.target, timeout_s=30) as client:
+        id_, code = await a_campaign(client)
+        outbox = outbox_of(bounded, id_)
+        with client_of(bounded.settings.valkey_url, outbox) as valkey:
 
-        def memory() -> int:
-            return int(valkey.info("memory")["used_memory"])
+            def memory() -> int:
+                return int(valkey.info("memory")["used_memory"])
 
-        # Ballast, so that the margin is that of a store in which there is something.
-        max_memory = 60 * MIB
-        valkey.setrange("ballast", max_memory * 82 // 100 - memory(), b"x")
-        valkey.config_set("maxmemory", max_memory)
-        async with Client(bounded.target, timeout_s=30) as client:
-            id_, code = await a_campaign(client)
+            # Ballast, so that the margin is that of a store in which there is something.
+            max_memory, ballast = 60 * MIB, f"{outbox}:ballast"
+            valkey.setrange(ballast, max_memory * 82 // 100 - memory(), b"x")
+            valkey.config_set("maxmemory", max_memory)
             sale = Sale(bounded, code)
             bounded.stop_postgres()
             await sale.run()
@@ -144,16 +148,16 @@ async def test_new_uses_stop_before_the_memory_is_full(bounded: Service) -> None
             bounded.start_postgres()
             assert await rows_once_settled(bounded, id_) == set(sale.acknowledged)
             # What fills it is not only what waited.
-            valkey.delete("ballast")
+            valkey.delete(ballast)
             await until(lambda: redeems(bounded, code, "order-last"))
 
 
 async def test_it_does_not_open_and_close_with_every_look(bounded: Service) -> None:
     """Only once it is clearly below its bound; and the client waits as long as it is asked to."""
-    with redis.Redis.from_url(bounded.settings.valkey_url) as valkey:
-        used = int(valkey.info("memory")["used_memory"])
-        async with Client(bounded.target, timeout_s=30) as client:
-            _, code = await a_campaign(client)
+    async with Client(bounded.target, timeout_s=30) as client:
+        id_, code = await a_campaign(client)
+        with client_of(bounded.settings.valkey_url, outbox_of(bounded, id_)) as valkey:
+            used = int(valkey.info("memory")["used_memory"])
             valkey.config_set("maxmemory", int(used / 0.86))
             await until(lambda: refuses(bounded, code))
             valkey.config_set("maxmemory", int(used / 0.83))
@@ -165,6 +169,10 @@ async def test_it_does_not_open_and_close_with_every_look(bounded: Service) -> N
             valkey.config_set("maxmemory", 10 * used)
             assert isinstance(await redeeming, Redemption)
             assert asyncio.get_running_loop().time() - began >= 1
+
+
+def outbox_of(service: Service, campaign_id: str) -> str:
+    return Keys(partition_of(campaign_id, service.settings.partitions)).outbox
 
 
 async def refuses(service: Service, code: str) -> bool:

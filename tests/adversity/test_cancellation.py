@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.opened import open_all
+from tests.valkeys import nodes_of, on_every_node
 from tests.values import a_definition, a_discount, attempt_of
 from vouchsafe.domain.campaign import Campaign
 from vouchsafe.domain.errors import Overloaded, Unavailable
@@ -100,9 +101,9 @@ async def test_a_caller_that_goes_before_its_turn_is_not_decided(gate: Gate, che
 
 async def test_calls_that_arrive_together_go_together(gate: Gate, checkout: Checkout, settings: Settings) -> None:
     async def calls() -> int:
-        stats = (await gate._execute(("INFO", "commandstats"))).decode()  # nothing else needs it
-        line = next((line for line in stats.splitlines() if line.startswith("cmdstat_fcall:")), "calls=0,")
-        return int(line.partition("calls=")[2].partition(",")[0])
+        stats = b"".join(await on_every_node(gate, ("INFO", "commandstats"))).decode()
+        lines = [line for line in stats.splitlines() if line.startswith("cmdstat_fcall:")]
+        return sum(int(line.partition("calls=")[2].partition(",")[0]) for line in lines)
 
     before = await calls()
     answers = await asyncio.gather(*(checkout.redeem(attempt(number)) for number in range(1_000)))
@@ -132,7 +133,7 @@ async def test_closing_answers_what_waits(gate: Gate, settings: Settings) -> Non
 
 async def test_a_connection_that_breaks_is_unavailable_once(gate: Gate, checkout: Checkout) -> None:
     assert isinstance(await checkout.redeem(attempt(1)), Redemption)
-    await gate._execute(("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"))
+    await on_every_node(gate, ("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"))
     with pytest.raises(Unavailable, match="out of reach"):
         await checkout.redeem(attempt(2))
     assert isinstance(await checkout.redeem(attempt(2)), Redemption)
@@ -142,7 +143,7 @@ async def test_functions_that_were_removed_are_loaded_again_and_decide_once_they
     gate: Gate, checkout: Checkout
 ) -> None:
     assert isinstance(await checkout.redeem(attempt(1)), Redemption)
-    await gate._execute(("FUNCTION", "FLUSH"))
+    await on_every_node(gate, ("FUNCTION", "FLUSH"))
     with pytest.raises(Unavailable):
         await checkout.redeem(attempt(2))
     await open_all(gate)
@@ -158,12 +159,14 @@ async def test_a_valkey_that_hangs_is_unavailable_in_time(own_valkey: EmbeddedVa
     try:
         await open_all(gate)
         await gate.publish(Campaign("sale", 1, a_definition("Sale"), 0))
-        os.kill(own_valkey.pid, signal.SIGSTOP)
+        for node in nodes_of(own_valkey):
+            os.kill(node.pid, signal.SIGSTOP)
         started = loop.time()
         with pytest.raises(Unavailable):
             await checkout.redeem(attempt(1))
         assert loop.time() - started < 1
-        os.kill(own_valkey.pid, signal.SIGCONT)
+        for node in nodes_of(own_valkey):
+            os.kill(node.pid, signal.SIGCONT)
         outcome = await checkout.redeem(attempt(1))
         assert isinstance(outcome, Redemption)
         assert await used(gate) == 1

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +14,19 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from tests.adversity.test_metrics import until_told
 from tests.cluster import EmbeddedCluster
 from tests.grpc.test_combined import create
-from tests.service import Service, a_campaign, an_order, check_agrees, rows_once_settled, settle
+from tests.service import Service, a_campaign, an_order, check_agrees, rows_once_settled, settle, until
+from tests.valkeys import connected
+from vouchsafe import app
 from vouchsafe.client import Client, ClientError, Customer, Redemption
+from vouchsafe.domain.errors import Unavailable
+from vouchsafe.embedded import free_port
+from vouchsafe.gate.backlog import BacklogReader
+from vouchsafe.gate.gate import Gate
+from vouchsafe.gate.keys import Keys, partition_of
+from vouchsafe.settings import Settings
 
 SHOPPERS = 16
 
@@ -28,7 +38,8 @@ def cluster(tmp_path: Path, request: pytest.FixtureRequest) -> EmbeddedCluster:
 
 
 @pytest.fixture
-def service(tmp_path: Path, cluster: EmbeddedCluster) -> Iterator[Service]:
+def service(tmp_path: Path, cluster: EmbeddedCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    monkeypatch.setenv("VOUCHSAFE_METRICS_PORT", str(free_port()))
     with Service(tmp_path / "service", workers=2, valkey=cluster) as running:
         yield running
         check_agrees(running)
@@ -90,6 +101,73 @@ async def test_the_first_500_are_500_wherever_they_lie(service: Service, cluster
             await client.pause_campaign(campaign, "over")
             assert await service.redemptions_after_pause(campaign) == 0
         assert len([campaign async for campaign in client.list_campaigns()]) == len(sales)
+
+
+async def test_a_node_that_is_away_takes_along_only_what_lies_on_it(service: Service, cluster: EmbeddedCluster) -> None:
+    """Without a replica."""
+    partitions = service.settings.partitions
+    victim = cluster.owner(1)
+    away = {partition for partition in range(partitions) if cluster.owner(partition) is victim}
+    async with Client(service.target, timeout_s=30) as client:
+
+        def goes_on(*names: str) -> bool:
+            return away.isdisjoint(partition_of(name, partitions) for name in names)
+
+        async def redeem(order: str) -> bool:
+            request_id = next(id_ for number in itertools.count() if goes_on(id_ := f"{order}-{number}"))
+            outcome = await client.redeem(code, Customer(id=order), an_order(order), request_id=request_id)
+            return isinstance(outcome, Redemption)
+
+        while not goes_on(*(sale := await a_campaign(client))):
+            pass
+        campaign, code = sale
+        await settle(service.settings)
+        await asyncio.to_thread(victim.kill)
+
+        async def is_told() -> bool:
+            return {one.partition for one in (await app.status(service.settings)).closed} == away
+
+        async def is_given_up() -> bool:
+            return "cluster_slots_fail:0" not in str(cluster.owner(0).ask("CLUSTER", "INFO"))
+
+        await until(is_told)
+        assert await redeem("order-one")
+        told = {"partitions_open": partitions - len(away), "partitions_closed": len(away), "outbox_events": math.nan}
+        await until_told(service, **told)
+        await until(is_given_up)
+        assert await redeem("order-two")
+        await asyncio.to_thread(victim.start)
+        assert len(await rows_once_settled(service, campaign)) == 2
+
+
+async def test_who_goes_before_the_nodes_are_asked_leaves_nothing_behind(cluster: EmbeddedCluster) -> None:
+    with cluster:
+        async with connected(cluster.url) as valkey:
+            commands = [("EXISTS", Keys(partition).meta) for partition in range(3)]
+            asking = asyncio.create_task(valkey.execute(commands))
+            await asyncio.sleep(0)  # every node has its turn next
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+            assert await valkey.execute(commands) == [0, 0, 0]
+
+
+async def test_what_waits_is_told_of_the_nodes_that_answer(cluster: EmbeddedCluster) -> None:
+    with cluster:
+        gate = await Gate.connect(Settings(valkey_url=cluster.url, gate_timeout_ms=500), 3)
+        reader = BacklogReader(gate)
+        try:
+            await gate._execute_all([("XADD", Keys(partition).outbox, "*", "an", "event") for partition in range(3)])
+            await asyncio.to_thread(cluster.owner(1).kill)
+            waiting = await reader.read()
+            assert waiting.entries == 2
+            assert [age_ms is None for age_ms in waiting.ages_ms] == [False, True, False]
+            await asyncio.to_thread(cluster.kill)
+            with pytest.raises(Unavailable):
+                await reader.read()
+        finally:
+            await reader.close()
+            await gate.close()
 
 
 async def test_slots_that_move_under_load_lose_nothing(service: Service, cluster: EmbeddedCluster) -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from tests.grpc.test_combined import create
 from tests.service import Service, an_order, settle
+from tests.valkeys import connected
 from vouchsafe.client import Client, ClientError, Customer
-from vouchsafe.gate.connection import Connection
 from vouchsafe.gate.keys import Keys
 
 SHOPPERS = 24
@@ -90,9 +90,6 @@ async def _check(service: Service, codes: list[str], acknowledged: dict[str, str
 
 async def _held(service: Service) -> int:
     """How many parts are held in all partitions."""
-    connection = Connection(service.settings.valkey_url, 5_000)
-    try:
+    async with connected(service.settings.valkey_url) as valkey:
         commands = [("ZCARD", Keys(partition).pending) for partition in range(service.settings.partitions)]
-        return sum(await connection.execute(commands))
-    finally:
-        await connection.close()
+        return sum(await valkey.execute(commands))

@@ -14,7 +14,7 @@ import grpc
 import pytest
 
 from tests.grpc.test_combined import create
-from tests.service import Service, a_campaign, an_order, check_agrees, rows_once_settled
+from tests.service import Service, a_campaign, a_service, an_order, check_agrees, rows_once_settled
 from vouchsafe.client import Client, ClientError, Customer, Redemption, Reservation, Rollback
 from vouchsafe.domain.redemption import Position
 from vouchsafe.v1.redemption_service_pb2 import ValidateAndRedeemRequest
@@ -26,10 +26,10 @@ AT_PLACE = "select kind from events where partition = $1 and epoch = $2 and ms =
 
 
 @pytest.fixture
-def ledger_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+def ledger_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config) -> Iterator[Service]:
     monkeypatch.setenv("VOUCHSAFE_ACKNOWLEDGE", "ledger")
     monkeypatch.setenv("VOUCHSAFE_LEDGER_TIMEOUT_MS", "1000")
-    with Service(tmp_path / "service", workers=2) as running:
+    with a_service(tmp_path, pytestconfig) as running:
         yield running
         check_agrees(running)
 

@@ -15,17 +15,18 @@ import asyncpg
 import pytest
 
 from tests.grpc.test_combined import create
-from tests.service import Service, an_order, audit, settle
+from tests.service import Service, a_service, an_order, audit, settle
+from tests.valkeys import connected
 from vouchsafe.client import Client, Customer, Redemption, Rollback
 from vouchsafe.domain.audit import CounterDiffers, RowsDiffer
-from vouchsafe.gate.connection import Connection
+from vouchsafe.gate.connections import Connections
 from vouchsafe.gate.keys import Keys, partition_of
 
 
 class Damaged:
     """One campaign with a bit of everything, and the means to damage it. Other campaigns stay whole."""
 
-    def __init__(self, service: Service, client: Client, code: str, sql: asyncpg.Connection, gate: Connection) -> None:
+    def __init__(self, service: Service, client: Client, code: str, sql: asyncpg.Connection, gate: Connections) -> None:
         self.service = service
         self.client = client
         self.code = code
@@ -66,8 +67,8 @@ class Damaged:
 
 
 @pytest.fixture(scope="module")
-def victim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with Service(tmp_path_factory.mktemp("victim"), workers=1) as running:
+def victim(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Service]:
+    with a_service(tmp_path_factory.mktemp("victim"), pytestconfig, workers=1) as running:
         yield running
 
 
@@ -88,14 +89,12 @@ async def damaged(victim: Service) -> AsyncIterator[Damaged]:
 
 
 @asynccontextmanager
-async def _connections(service: Service) -> AsyncIterator[tuple[Client, asyncpg.Connection, Connection]]:
+async def _connections(service: Service) -> AsyncIterator[tuple[Client, asyncpg.Connection, Connections]]:
     sql = await asyncpg.connect(service.settings.postgres_url)
-    gate = Connection(service.settings.valkey_url, 5_000)
     try:
-        async with Client(service.target, timeout_s=30) as client:
+        async with Client(service.target, timeout_s=30) as client, connected(service.settings.valkey_url) as gate:
             yield client, sql, gate
     finally:
-        await gate.close()
         await sql.close()
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-import redis
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.service import Service, a_campaign, an_order, settle, until
+from tests.service import Service, a_campaign, a_service, an_order, settle, until
+from tests.valkeys import client_of
 from vouchsafe import app
 from vouchsafe.client import Client, Customer, Redemption
 from vouchsafe.embedded import free_port
@@ -28,11 +28,11 @@ AUDIT_INTERVAL_MS = 500
 
 
 @pytest.fixture
-def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config) -> Iterator[Service]:
     """A service that tells its metrics and audits itself all the time."""
     monkeypatch.setenv("VOUCHSAFE_METRICS_PORT", str(free_port()))
     monkeypatch.setenv("VOUCHSAFE_AUDIT_INTERVAL_MS", str(AUDIT_INTERVAL_MS))
-    with Service(tmp_path / "service", workers=1) as running:
+    with a_service(tmp_path, pytestconfig, workers=1) as running:
         yield running
 
 
@@ -111,8 +111,9 @@ async def test_metrics_tell_what_waits_what_was_moved_and_what_is_away(measured:
 
 async def test_what_was_set_aside_is_told_by_the_next_persister_too(measured: Service) -> None:
     measured.agrees = False
-    with redis.Redis.from_url(measured.settings.valkey_url) as valkey:
-        valkey.xadd(Keys(3).outbox, {"no": "event"})
+    outbox = Keys(3).outbox
+    with client_of(measured.settings.valkey_url, outbox) as valkey:
+        valkey.xadd(outbox, {"no": "event"})
     await until_told(measured, events_set_aside=1)
     assert (await app.status(measured.settings)).set_aside == 1
     await asyncio.to_thread(measured.kill, "persister")
@@ -138,7 +139,7 @@ async def test_drift_is_found_and_told_without_names(measured: Service) -> None:
         assert "do not agree" not in measured.said("persist")
 
         counters = Keys(partition_of(id_, measured.settings.partitions)).counters(id_)
-        with redis.Redis.from_url(measured.settings.valkey_url) as valkey:
+        with client_of(measured.settings.valkey_url, counters) as valkey:
             for step, differ in ((2, 2), (-2, 0)):
                 valkey.hincrby(counters, "uses", step)
                 valkey.hincrby(counters, f"code:{code}", step)

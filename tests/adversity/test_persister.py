@@ -17,12 +17,13 @@ import asyncpg
 import pytest
 import structlog
 
+from tests.valkeys import connected
 from tests.values import a_claim
 from vouchsafe.domain.errors import Unavailable
 from vouchsafe.domain.partitions import Finding, examine
 from vouchsafe.domain.redemption import EventKind, StreamId
 from vouchsafe.embedded import EmbeddedPostgres, EmbeddedValkey
-from vouchsafe.gate.connection import Command, Connection
+from vouchsafe.gate.connection import Command
 from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.keys import Keys
 from vouchsafe.gate.outbox import Outbox
@@ -57,14 +58,12 @@ class World:
             body = a_claim(number).to_json()
             commands.append(_event(partitions[number % len(partitions)], EventKind.REDEEMED, body))
         self.recorded += count
-        await self._execute(commands)
+        await self.enter(commands)
 
-    async def _execute(self, commands: Sequence[Command]) -> None:
-        connection = Connection(self.settings.valkey_url, 5_000)
-        try:
-            assert all(isinstance(reply, bytes) for reply in await connection.execute(commands))
-        finally:
-            await connection.close()
+    async def enter(self, commands: Sequence[Command]) -> None:
+        """Entries of outboxes, over a connection of its own."""
+        async with connected(self.settings.valkey_url) as valkey:
+            assert all(isinstance(reply, bytes) for reply in await valkey.execute(commands))
 
     def persister(self) -> Persister:
         return persister_of(self.settings, self.ledger, self.gate, self.installation)

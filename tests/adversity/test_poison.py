@@ -18,12 +18,12 @@ from tests.adversity.test_damage import vouchsafe_audit
 from tests.adversity.test_persister import World, a_world, running, until
 from tests.grpc.test_combined import create
 from tests.service import Service, an_order, audit, settle
+from tests.valkeys import connected
 from tests.values import a_claim
 from vouchsafe.client import Client, Customer
 from vouchsafe.domain.errors import Unavailable
 from vouchsafe.domain.redemption import STREAM_START, StreamId
 from vouchsafe.embedded import EmbeddedPostgres, EmbeddedValkey
-from vouchsafe.gate.connection import Connection
 from vouchsafe.gate.keys import Keys, partition_of
 from vouchsafe.ledger.migrate import migrate
 from vouchsafe.settings import Settings
@@ -88,16 +88,11 @@ async def world(settings: Settings) -> AsyncIterator[World]:
 
 async def record(world: World, entries: Sequence[Sequence[bytes] | None], partition: int = 1) -> None:
     """Redemptions, and poison between them."""
-    connection = Connection(world.settings.valkey_url, 5_000)
-    try:
-        for entry in entries:
-            if entry is not GOOD:
-                (reply,) = await connection.execute([("XADD", Keys(partition).outbox, "*", *entry)])
-                assert isinstance(reply, bytes)
-            else:
-                await world.record(1, partitions=[partition])
-    finally:
-        await connection.close()
+    for entry in entries:
+        if entry is not GOOD:
+            await world.enter([("XADD", Keys(partition).outbox, "*", *entry)])
+        else:
+            await world.record(1, partitions=[partition])
 
 
 async def offset_of(postgres: EmbeddedPostgres) -> StreamId:
@@ -234,21 +229,18 @@ async def test_a_ledger_that_is_away_is_no_reason_to_set_anything_aside(
 
 async def test_an_audit_goes_on_and_names_what_was_set_aside(own_service: Service) -> None:
     own_service.agrees = False
-    connection = Connection(own_service.settings.valkey_url, 5_000)
-    try:
-        async with Client(own_service.target, timeout_s=30) as client:
-            code = await create(client)
-            outbox = Keys(partition_of(code, own_service.settings.partitions)).outbox
-            with own_service.frozen("persist"):
-                for poison in (NO_EVENT, POISON["no JSON"], POISON["moving what is no number"]):
-                    (reply,) = await connection.execute([("XADD", outbox, "*", *poison)])
-                    assert isinstance(reply, bytes)
-                await client.redeem(code, Customer(id="c"), an_order(code))
-                found = await audit(own_service)
-                assert found.agrees, found
-                assert found.events >= 1
-    finally:
-        await connection.close()
+    async with Client(own_service.target, timeout_s=30) as client:
+        code = await create(client)
+        outbox = Keys(partition_of(code, own_service.settings.partitions)).outbox
+        with own_service.frozen("persist"):
+            poison = (NO_EVENT, POISON["no JSON"], POISON["moving what is no number"])
+            async with connected(own_service.settings.valkey_url) as valkey:
+                replies = await valkey.execute([("XADD", outbox, "*", *fields) for fields in poison])
+            assert all(isinstance(reply, bytes) for reply in replies)
+            await client.redeem(code, Customer(id="c"), an_order(code))
+            found = await audit(own_service)
+            assert found.agrees, found
+            assert found.events >= 1
     await settle(own_service.settings)
     for found in (await audit(own_service), await audit(own_service, code)):
         assert not found.agrees

@@ -37,6 +37,9 @@ LOSSES = 6
 NOT_CONFIRMED = "no replica has confirmed in time"
 
 
+pytestmark = pytest.mark.one_node("about one primary and its replica")
+
+
 def attempt(number: int) -> Attempt:
     return attempt_of(a_claim(number, "sale", "SALE"), limits=LIMITS)
 

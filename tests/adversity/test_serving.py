@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 import grpc
 import psutil
 import pytest
-import redis
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.service import Service, a_campaign, an_order, rows_once_settled
+from tests.valkeys import client_of, new_valkey
 from vouchsafe.client import Client, ClientError, Customer, Redemption
 from vouchsafe.embedded import EmbeddedPostgres, EmbeddedValkey, free_port, group_runs
 from vouchsafe.gate.keys import Keys
@@ -113,7 +113,7 @@ def test_sigterm_ends_everything_with_status_0(settings: Settings, run: Callable
 def test_a_store_that_cannot_keep_the_promises_is_refused(
     own_valkey: EmbeddedValkey, settings: Settings, run: Callable[..., Command]
 ) -> None:
-    with redis.Redis.from_url(own_valkey.url) as client:
+    with client_of(own_valkey.url, Keys(1).meta) as client:
         client.config_set("appendfsync", "everysec")
     server = run(settings.model_copy(update={"valkey_url": own_valkey.url}), "serve")
     assert server.process.wait(WAIT_S) == 1
@@ -138,7 +138,7 @@ def test_a_store_that_is_changed_while_it_runs_ends_readiness(
     changed = settings.model_copy(update={"valkey_url": own_valkey.url})
     server = run(changed, "serve")
     until(lambda: health(changed, "readiness") == "SERVING", "it becomes ready")
-    with redis.Redis.from_url(own_valkey.url) as client:
+    with client_of(own_valkey.url, Keys(1).meta) as client:
         client.config_set("appendfsync", "everysec")
         until(lambda: health(changed, "readiness") == "NOT_SERVING", "it notices")
         until(lambda: "Valkey has appendfsync everysec" in server.said, "it says why")
@@ -152,7 +152,7 @@ def test_one_closed_partition_ends_completeness_but_not_readiness(
     own = settings.model_copy(update={"valkey_url": own_valkey.url})
     run(own, "serve")
     until(lambda: health(own, "completeness") == "SERVING", "all partitions are open")
-    with redis.Redis.from_url(own_valkey.url) as client:
+    with client_of(own_valkey.url, Keys(1).meta) as client:
         client.delete(Keys(1).meta)
         until(lambda: health(own, "completeness") == "NOT_SERVING", "it notices that one is not")
         assert health(own, "readiness") == "SERVING"
@@ -169,10 +169,10 @@ def test_a_database_without_its_schema_is_refused(
 
 
 def test_a_server_that_comes_before_its_stores_lives_and_then_becomes_ready(
-    tmp_path: Path, run: Callable[..., Command]
+    tmp_path: Path, run: Callable[..., Command], pytestconfig: pytest.Config
 ) -> None:
-    valkey, postgres = EmbeddedValkey(tmp_path / "v", free_port()), EmbeddedPostgres(tmp_path / "p", free_port())
-    with postgres:
+    valkey, postgres = new_valkey(tmp_path / "v", pytestconfig), EmbeddedPostgres(tmp_path / "p", free_port())
+    with postgres, valkey:  # a cluster is formed when it is first started
         url = postgres.url
         asyncio.run(migrate(url, 30_000))
     settings = Settings(valkey_url=valkey.url, postgres_url=url, port=free_port(), workers=1)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import redis
 
+from tests.valkeys import client_of
 from tests.values import a_definition, a_discount, attempt_of
 from vouchsafe.domain.campaign import Campaign
 from vouchsafe.domain.errors import Unavailable
@@ -42,7 +43,7 @@ def attempt(number: int) -> Attempt:
 
 @pytest.fixture
 def server(settings: Settings) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(settings.valkey_url) as client:
+    with client_of(settings.valkey_url, Keys(0).meta) as client:
         yield client
         client.config_set("maxmemory", 0)
 

@@ -23,7 +23,7 @@ import psutil
 import pytest
 
 from tests.adversity.test_persister import PARTITIONS, World, a_world, persister_of, until
-from vouchsafe.gate.connection import Connection
+from tests.valkeys import connected
 from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.keys import Keys
 from vouchsafe.ledger.ledger import Ledger
@@ -73,16 +73,13 @@ class Child:
 async def longest_wait_s(world: World, stop: asyncio.Event) -> float:
     """How old the oldest event that waited ever got."""
     longest = 0.0
-    connection = Connection(world.settings.valkey_url, 5_000)
     first = [("XRANGE", Keys(partition).outbox, "-", "+", "COUNT", 1) for partition in range(PARTITIONS)]
-    try:
+    async with connected(world.settings.valkey_url) as valkey:
         while not stop.is_set():
-            for entries in await connection.execute(first):
+            for entries in await valkey.execute(first):
                 for entry_id, _ in entries:
                     longest = max(longest, time.time() - int(entry_id.partition(b"-")[0]) / 1000)
             await asyncio.sleep(0.02)
-    finally:
-        await connection.close()
     return longest
 
 

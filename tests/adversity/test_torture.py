@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.torture.faults import faults_of
 from tests.torture.run import Run
 
@@ -11,6 +13,7 @@ SECONDS = 20
 SEED = 6704
 
 
+@pytest.mark.one_node("its wires and its bounds are those of one Valkey")
 async def test_no_promise_is_broken_whatever_breaks(tmp_path: Path) -> None:
     said: list[str] = []
     run = Run(

@@ -11,9 +11,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-import redis
 
 from tests.opened import open_all
+from tests.valkeys import client_of, clients
 from tests.values import a_claim, a_definition, attempt_of
 from vouchsafe.domain.campaign import Campaign
 from vouchsafe.domain.errors import Misconfigured, Unavailable
@@ -21,6 +21,7 @@ from vouchsafe.domain.redemption import Redemption
 from vouchsafe.embedded import HOST, EmbeddedValkey, free_port
 from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.gate import Gate
+from vouchsafe.gate.keys import Keys
 from vouchsafe.gate.store import version_problem
 from vouchsafe.settings import Acknowledge, Settings
 
@@ -79,7 +80,7 @@ async def test_what_speaks_another_language_is_refused(web_server: str) -> None:
 
 
 async def test_a_store_that_asks_for_a_password_is_refused(own_valkey: EmbeddedValkey) -> None:
-    with redis.Redis.from_url(own_valkey.url) as client:
+    for client in clients(own_valkey.url):
         client.config_set("requirepass", "a secret")
     await refused(own_valkey.url, "does not let us in")
 
@@ -90,6 +91,7 @@ async def test_a_store_that_is_only_away_is_waited_for(own_valkey: EmbeddedValke
         await Gate.connect(Settings(valkey_url=own_valkey.url), 1)
 
 
+@pytest.mark.one_node("the address of a replica leads to its cluster as any other does")
 async def test_a_replica_is_refused_as_the_gate_and_a_primary_without_one_as_a_pair(
     own_valkey: EmbeddedValkey, tmp_path: Path
 ) -> None:
@@ -123,7 +125,7 @@ async def test_what_is_turned_off_while_it_runs_ends_deciding_but_not_stopping(
     checkout = Checkout(gate, Settings(valkey_url=own_valkey.url))
     try:
         assert isinstance(await checkout.redeem(attempt_of(a_claim(1, "sale"))), Redemption)
-        with redis.Redis.from_url(own_valkey.url) as client:
+        with client_of(own_valkey.url, Keys(0).meta) as client:
             client.config_set(name, value)
             sentence = f"Valkey has {name} {value}, .*; set it to {right}"
             with pytest.raises(Misconfigured, match=sentence):

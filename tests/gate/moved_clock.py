@@ -5,24 +5,27 @@ from __future__ import annotations
 import hashlib
 
 from vouchsafe.gate import library
+from vouchsafe.gate.connection import Command, function_call
 
 TIME = "redis.call('TIME')"
-KEY = "{clock}:time"
-# Two numbers in a list, as TIME answers them: all that is made of them is the product's.
-MOVED_TIME = f"redis.call('HMGET', '{KEY}', 'seconds', 'microseconds')"
+# Memory of the process and no key, so that each node of a cluster has it. Two numbers in a list, as TIME answers them:
+# all that is made of them is the product's.
+MOVED_TIME = "moved_time"
+BEFORE = "local moved_time\n"
+BEHIND = "\nregister_plainly('set_time', function(_, time) moved_time = time end)\n"
 
 
 def moved_library() -> tuple[str, str]:
-    """Version and source of the library with the one call replaced that asks for the time; every other byte is the
-    product's, but for the version, which is this one's own."""
+    """Version and source of the library with the one call replaced that asks for the time, and a function that sets it;
+    every other byte is the product's, but for the version, which is this one's own."""
     head, body = library.SOURCE.split("\n-- Purpose", 1)
     assert head.count(library.VERSION) == 2
     assert body.count("TIME'") == body.count(TIME) == 1
-    moved = body.replace(TIME, MOVED_TIME)
+    moved = body.replace(TIME, MOVED_TIME) + BEHIND
     version = hashlib.sha256(moved.encode()).hexdigest()[:8]
-    return version, head.replace(library.VERSION, version) + "\n-- Purpose" + moved
+    return version, head.replace(library.VERSION, version) + BEFORE + "\n-- Purpose" + moved
 
 
-def set_time(now_ms: int) -> tuple[str | int, ...]:
-    """The command that makes it this time, nearly a millisecond later to the microsecond."""
-    return ("HSET", KEY, "seconds", now_ms // 1_000, "microseconds", now_ms % 1_000 * 1_000 + 999)
+def set_time(now_ms: int) -> Command:
+    """The call that makes it this time on a node, nearly a millisecond later to the microsecond."""
+    return function_call("set_time", [], [now_ms // 1_000, now_ms % 1_000 * 1_000 + 999])

@@ -7,6 +7,7 @@ from typing import Self
 
 from tests.gate.moved_clock import set_time
 from tests.opened import open_all
+from tests.valkeys import on_every_node
 from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.keys import Keys, partition_of
@@ -43,12 +44,12 @@ class Stage:
 
     async def clear(self, now_ms: int) -> None:
         """Opens the partitions with nothing in them."""
-        await self.gate._execute(("FLUSHALL", "SYNC"))
+        await on_every_node(self.gate, ("FLUSHALL", "SYNC"))
         await self.move_to(now_ms)
         await open_all(self.gate)
 
     async def move_to(self, now_ms: int) -> None:
-        await self.gate._execute(set_time(now_ms))
+        await on_every_node(self.gate, set_time(now_ms))
         self.gate.clock.set(now_ms)
 
     def campaign_of(self, code: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import redis
 
+from tests.valkeys import client_of
 from vouchsafe.embedded import EmbeddedValkey
 from vouchsafe.gate import library
 from vouchsafe.gate.keys import Keys
@@ -19,7 +20,7 @@ CAMPAIGN, COUNTERS, ORDERS = Keys(0).campaign("x"), Keys(0).counters("x"), Keys(
 
 @pytest.fixture
 def server(valkey_url: str) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(valkey_url, decode_responses=True) as client:
+    with client_of(valkey_url, META, decode=True) as client:
         client.function_load(library.SOURCE, replace=True)
         yield client
 
@@ -91,13 +92,13 @@ def test_a_partition_that_was_emptied_is_closed_though_its_process_has_opened_it
 
 def test_after_a_restart_nothing_is_open(own_valkey: EmbeddedValkey) -> None:
     for end in (own_valkey.stop, own_valkey.kill):
-        with redis.Redis.from_url(own_valkey.url, decode_responses=True) as client:
+        with client_of(own_valkey.url, META, decode=True) as client:
             if not client.function_list():
                 client.function_load(library.SOURCE)
             assert opened(client)
         end()
         own_valkey.start()
-        with redis.Redis.from_url(own_valkey.url, decode_responses=True) as client:
+        with client_of(own_valkey.url, META, decode=True) as client:
             standing, open_under, *_, opened_in, run = inspected(client)
             assert (standing, open_under) == (TOKEN, "")
             assert opened_in != run

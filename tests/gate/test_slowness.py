@@ -6,16 +6,20 @@ vendure 3075: one promotion made 300 ms of 6 s; craft 3202: 100,000 coupons made
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import pytest
 import redis
 
 from tests.opened import open_all
+from tests.valkeys import client_of
 from tests.values import a_claim, a_definition, attempt_of
 from vouchsafe.domain.campaign import Campaign, CodeEntry
 from vouchsafe.domain.redemption import Redemption
 from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.gate import Gate
+from vouchsafe.gate.keys import Keys
 from vouchsafe.settings import Settings
 
 # None of them looks at more than it names, however large what it looks into is; zrange only at reservations whose time
@@ -23,10 +27,17 @@ from vouchsafe.settings import Settings
 CONSTANT = {"get", "set", "hget", "hmget", "hset", "hexists", "xadd", "zrange", "time", "fcall", "info"}
 
 
-async def test_ten_thousand_campaigns_and_100_000_codes_cost_a_redemption_no_command(settings: Settings) -> None:
+@pytest.fixture
+def server(settings: Settings) -> Iterator[redis.Redis]:
+    with client_of(settings.valkey_url, Keys(0).meta, decode=True) as client:
+        yield client
+
+
+async def test_ten_thousand_campaigns_and_100_000_codes_cost_a_redemption_no_command(
+    settings: Settings, server: redis.Redis
+) -> None:
     gate = await Gate.connect(settings, 1)
     checkout = Checkout(gate, settings)
-    server = redis.Redis.from_url(settings.valkey_url, decode_responses=True)
     try:
         await open_all(gate)
         await gate.publish(Campaign("sale", 1, a_definition(), 0))
@@ -52,6 +63,5 @@ async def test_ten_thousand_campaigns_and_100_000_codes_cost_a_redemption_no_com
         assert set(alone) <= CONSTANT
         assert sum(alone.values()) <= 20
     finally:
-        server.close()
         await checkout.close()
         await gate.close()

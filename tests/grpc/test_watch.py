@@ -12,7 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from tests.service import CreateCampaign, Service, a_campaign, an_order, settle
+from tests.service import CreateCampaign, Service, a_campaign, a_service, an_order, settle
 from vouchsafe.client import (
     CampaignState,
     CampaignStats,
@@ -35,10 +35,10 @@ Call = grpc.aio.UnaryStreamCall[WatchCampaignRequest, WatchCampaignResponse]
 
 
 @pytest.fixture
-def small_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+def small_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config) -> Iterator[Service]:
     """One worker, which takes on few watchers."""
     monkeypatch.setenv("VOUCHSAFE_MAX_WATCHERS", f"{MAX_WATCHERS}")
-    with Service(tmp_path / "service", workers=1) as running:
+    with a_service(tmp_path, pytestconfig, workers=1) as running:
         yield running
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from tests.gate.test_transactions import LIMITS, ONE, OTHER, PARTITIONS, Rig
 from tests.opened import seen
+from tests.valkeys import on_every_node
 from tests.values import a_definition
 from vouchsafe.domain.errors import Unavailable
 from vouchsafe.domain.limits import Limits
@@ -66,7 +67,7 @@ class World:
 
     async def lose(self) -> None:
         """Valkey loses everything, and it is rebuilt."""
-        await self.gate._execute(("FLUSHALL",))
+        await on_every_node(self.gate, ("FLUSHALL",))
         assert await self.recovery.look() == {}
 
 
@@ -197,7 +198,7 @@ async def test_a_part_whose_hold_never_reached_the_ledger_counts_from_its_redemp
 async def restart(world: World) -> None:
     """What a restart of Valkey does to its partitions: another process knows nothing of them."""
     await world.gate._execute_all([("SET", Keys(partition).run, "an earlier one") for partition in range(PARTITIONS)])
-    await world.gate._execute(("FUNCTION", "FLUSH"))
+    await on_every_node(world.gate, ("FUNCTION", "FLUSH"))
 
 
 async def test_a_restart_opens_again_only_what_the_ledger_holds_all_of(world: World) -> None:
@@ -359,7 +360,7 @@ async def test_4_that_find_it_lost_rebuild_it_once(world: World, sql: asyncpg.Co
         Recovery(gate, world.ledger, world.installation, one) for gate, one in zip(gates, rebuilds, strict=True)
     ]
     try:
-        await world.gate._execute(("FLUSHALL",))
+        await on_every_node(world.gate, ("FLUSHALL",))
         async with asyncio.timeout(20):
             while any(await asyncio.gather(*(recovery.look() for recovery in recoveries))):
                 pass
@@ -376,7 +377,7 @@ async def test_who_rebuilds_late_writes_nothing(world: World, monkeypatch: pytes
     await world.ledger.create_campaign("another", a_definition("Another", limits=Limits()), [])
     assert isinstance(await world.rig.checkout.redeem(world.rig.attempt(ONE)), Redemption)
     await world.persist()
-    await world.gate._execute(("FLUSHALL",))
+    await on_every_node(world.gate, ("FLUSHALL",))
     late = Rebuild(world.gate, world.ledger, world.installation.id, world.settings)
     states = (await world.ledger.installation() or world.installation).partitions
     lost = list(zip(states, await seen(world.gate), strict=True))

@@ -11,6 +11,7 @@ import structlog
 
 from tests.ledger.events import SUMMER
 from tests.opened import INSTALLATION, seen
+from tests.valkeys import on_every_node
 from tests.values import a_claim, attempt_of
 from vouchsafe.domain.campaign import Campaign, CodeEntry
 from vouchsafe.domain.errors import Unavailable
@@ -18,7 +19,6 @@ from vouchsafe.domain.partitions import Finding
 from vouchsafe.domain.redemption import Redemption, StreamId
 from vouchsafe.embedded import EmbeddedPostgres
 from vouchsafe.gate.checkout import Checkout
-from vouchsafe.gate.connection import Connection
 from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.keys import Keys
 from vouchsafe.gate.outbox import Outbox
@@ -43,15 +43,6 @@ async def gate(settings: Settings) -> AsyncIterator[Gate]:
         yield connected
     finally:
         await connected.close()
-
-
-async def valkey(settings: Settings, *command: str) -> None:
-    """What an operator's slip does."""
-    connection = Connection(settings.valkey_url, 1_000)
-    try:
-        await connection.execute([command])
-    finally:
-        await connection.close()
 
 
 async def create(ledger: Ledger, campaign_id: str, codes: int = 1) -> Campaign:
@@ -111,13 +102,13 @@ async def test_a_process_that_died_between_opening_and_noting_it_is_made_up_for(
 
 
 async def test_a_partition_whose_data_is_gone_stays_closed_until_it_is_rebuilt(
-    ledger: Ledger, gate: Gate, installation: Installation, settings: Settings
+    ledger: Ledger, gate: Gate, installation: Installation
 ) -> None:
     recovery = Recovery(gate, ledger, installation)
     assert await recovery.look() == {}
-    await valkey(settings, "DEL", Keys(1).meta)
+    await gate._execute(("DEL", Keys(1).meta))
     assert await recovery.look() == {1: Finding.LOST}
-    await valkey(settings, "FLUSHALL")
+    await on_every_node(gate, ("FLUSHALL",))
     with structlog.testing.capture_logs() as lines:
         for _ in range(3):
             assert await recovery.look() == dict.fromkeys(range(PARTITIONS), Finding.LOST)
@@ -164,9 +155,9 @@ async def test_while_the_ledger_is_away_what_is_open_stays_open(
         assert await recovery.look() == {}
         own_postgres.stop()
         assert await recovery.look() == {}
-        await valkey(settings, "FUNCTION", "FLUSH")
+        await on_every_node(gate, ("FUNCTION", "FLUSH"))
         assert await recovery.look() == {}  # the very process that was verified
-        await valkey(settings, "DEL", Keys(0).meta)
+        await gate._execute(("DEL", Keys(0).meta))
         assert await recovery.look() == {0: Finding.LOST}
     finally:
         await gate.close()
@@ -205,14 +196,12 @@ async def test_publishing_again_and_at_once_changes_nothing(
     assert await ledger.unpublished(9) == []
 
 
-async def test_a_closed_partition_holds_up_no_other(
-    ledger: Ledger, gate: Gate, installation: Installation, settings: Settings
-) -> None:
+async def test_a_closed_partition_holds_up_no_other(ledger: Ledger, gate: Gate, installation: Installation) -> None:
     await Recovery(gate, ledger, installation).look()
     campaigns = [await create(ledger, f"c-{number}", codes=0) for number in range(20)]
     behind = {campaign.id for campaign in campaigns if gate.partition_of(campaign.id) == 1}
     assert 0 < len(behind) < 20
-    await valkey(settings, "DEL", Keys(1).meta)
+    await gate._execute(("DEL", Keys(1).meta))
     assert await Recovery(gate, ledger, installation).look() == {1: Finding.LOST}
     with pytest.raises(Unavailable):
         await republish(gate, ledger)

@@ -18,6 +18,7 @@ import pytest
 from tests.gate.moved_clock import moved_library, set_time
 from tests.opened import open_all
 from tests.service import a_backlog
+from tests.valkeys import on_every_node
 from tests.values import percent
 from vouchsafe.domain.campaign import Campaign, CodeEntry, Definition
 from vouchsafe.domain.combine import Combining
@@ -51,7 +52,7 @@ class World:
         self.servers = servers
 
     async def set_time(self, now_ms: int) -> None:
-        await self.gate._execute(set_time(now_ms))
+        await on_every_node(self.gate, set_time(now_ms))
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ async def world(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
             gate = await Gate.connect(settings, 1)
             stack.push_async_callback(gate.close)
             gates.append(gate)
-            await gate._execute(set_time(MIDNIGHT_MS - 1))
+            await on_every_node(gate, set_time(MIDNIGHT_MS - 1))
             await open_all(gate)
             checkout = Checkout(gate, settings)
             stack.push_async_callback(checkout.close)

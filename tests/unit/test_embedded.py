@@ -22,6 +22,8 @@ from vouchsafe.embedded import EmbeddedPostgres, EmbeddedValkey, free_port, laun
 
 SOON_S = 1.0
 
+pytestmark = pytest.mark.one_node("about the embedded store itself")
+
 Store = EmbeddedValkey | EmbeddedPostgres
 KINDS: dict[str, type[Store]] = {"valkey": EmbeddedValkey, "postgres": EmbeddedPostgres}
 

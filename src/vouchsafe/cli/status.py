@@ -69,6 +69,7 @@ def _finish(found: Status, as_json: bool) -> None:
 
 
 def _show(found: Status) -> None:
+    from vouchsafe.domain.partitions import Finding
     from vouchsafe.service.recover import WHAT_TO_DO
 
     total = len(found.partitions)
@@ -83,7 +84,9 @@ def _show(found: Status) -> None:
         if finding in WHAT_TO_DO:
             out.print(f"    {WHAT_TO_DO[finding]}")
     waiting = f"{found.waiting_events:,} events, the first for {found.lag_ms / 1000:.1f} s"
-    out.print(f"outbox        {waiting if found.waiting_events else 'empty: PostgreSQL holds everything'}")
+    unknown = any(one.found is Finding.OUT_OF_REACH for one in found.partitions)
+    empty = "empty as far as it is within reach" if unknown else "empty: PostgreSQL holds everything"
+    out.print(f"outbox        {waiting if found.waiting_events else empty}")
     if found.set_aside:
         out.print(f"set aside     [red]{found.set_aside:,}[/red]; `vouchsafe audit` names them")
     out.print(f"recovered     {_recovery(found.recovery)}")

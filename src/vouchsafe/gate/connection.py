@@ -125,8 +125,10 @@ def checked(replies: list[Any]) -> list[Any]:
     return replies
 
 
-def as_unavailable(error: ResponseError) -> Unavailable:
+def as_unavailable(error: Exception) -> Unavailable:
     """What an error reply to a function call means to the caller: nothing was decided."""
+    if isinstance(error, Unavailable):
+        return error
     text = str(error)
     if "CLOSED" in text:
         return Unavailable(CLOSED)

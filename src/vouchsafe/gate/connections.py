@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from vouchsafe.domain.errors import Unavailable
 from vouchsafe.gate.connection import Command, Connection
 from vouchsafe.gate.routes import Routes
+
+Ask = Callable[[Connection, list[Command]], Awaitable[list[Any]]]
 
 
 class Connections:
@@ -55,12 +57,12 @@ class Connections:
 
         return await self._spread(calls, ask)
 
-    async def _spread(self, commands: Sequence[Command], ask: Callable[[Connection, list[Command]], Any]) -> list[Any]:
+    async def _spread(self, commands: Sequence[Command], ask: Ask) -> list[Any]:
         if not commands:
             return []
         if len(self._routes.urls) == 1:
             (connection,) = self.all()
-            return await _answers(ask(connection, list(commands)), len(commands))
+            return await _answers(ask, connection, list(commands))
         by_url: dict[str, list[int]] = {}
         found: list[Any] = [None] * len(commands)
         for index, command in enumerate(commands):
@@ -71,8 +73,7 @@ class Connections:
             else:
                 by_url.setdefault(url, []).append(index)
         groups = [
-            _answers(ask(self._to(url), [commands[index] for index in indexes]), len(indexes))
-            for url, indexes in by_url.items()
+            _answers(ask, self._to(url), [commands[index] for index in indexes]) for url, indexes in by_url.items()
         ]
         for indexes, replies in zip(by_url.values(), await asyncio.gather(*groups), strict=True):
             for index, reply in zip(indexes, replies, strict=True):
@@ -94,11 +95,11 @@ def partition_of(command: Command) -> int:
     return 0
 
 
-async def _answers(asked: Any, count: int) -> list[Any]:
+async def _answers(ask: Ask, connection: Connection, commands: list[Command]) -> list[Any]:
     try:
-        return list(await asked)
+        return await ask(connection, commands)
     except Unavailable as error:
-        return [error] * count
+        return [error] * len(commands)
 
 
 def _all_or_none(found: list[Any]) -> list[Any]:

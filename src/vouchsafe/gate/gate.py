@@ -12,8 +12,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from redis.exceptions import ResponseError
-
 from vouchsafe.domain.campaign import Campaign, CampaignStatus, CodeEntry, Definition
 from vouchsafe.domain.errors import Misconfigured, NoReplica, Unavailable
 from vouchsafe.domain.partitions import PartitionSeen, token_of
@@ -116,8 +114,7 @@ class Gate:
             replies = await self._connections.try_to_call(calls)
         found = [None if isinstance(reply, Exception) else _seen(number, reply) for number, reply in enumerate(replies)]
         if not any(found):
-            failure = next(reply for reply in replies if isinstance(reply, Exception))
-            raise as_unavailable(failure) if isinstance(failure, ResponseError) else failure
+            raise as_unavailable(next(reply for reply in replies if isinstance(reply, Exception)))
         self.clock.set(max(one.now_ms for one in found if one is not None))
         return found
 
@@ -343,14 +340,18 @@ class Gate:
         """How many events of all partitions the ledger does not hold yet."""
         return sum(await self._execute_all([("XLEN", keys.outbox) for keys in self._keys]))
 
-    async def outboxes(self) -> list[tuple[int, StreamId | None]]:
-        """Of every partition how many events the ledger does not hold yet, and the first of them."""
+    async def outboxes(self) -> list[tuple[int, StreamId | None] | None]:
+        """Of every partition how many events the ledger does not hold yet, and the first of them; None where its node
+        is away."""
         commands: list[Command] = []
         for keys in self._keys:
             commands += [("XLEN", keys.outbox), ("XRANGE", keys.outbox, "-", "+", "COUNT", 1)]
-        replies = await self._execute_all(commands)
+        async with self._lock:
+            replies = await self._connections.try_to_call(commands)
         return [
-            (length, StreamId.parse(entries[0][0].decode()) if entries else None)
+            None
+            if isinstance(length, Exception) or isinstance(entries, Exception)
+            else (length, StreamId.parse(entries[0][0].decode()) if entries else None)
             for length, entries in zip(replies[::2], replies[1::2], strict=True)
         ]
 

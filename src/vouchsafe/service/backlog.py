@@ -64,7 +64,7 @@ class Backlog:
 
     def _problem_of(self, waiting: Waiting, share: float) -> str:
         """Which bound is reached, each taken by this share; empty for none."""
-        age_ms = max(waiting.ages_ms, default=0)
+        age_ms = max((age_ms for age_ms in waiting.ages_ms if age_ms is not None), default=0)
         if waiting.entries >= self._max_entries * share:
             return f"{waiting.entries:,} events wait for PostgreSQL"
         if waiting.bytes >= self._max_bytes * share:

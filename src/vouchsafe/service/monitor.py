@@ -35,8 +35,10 @@ async def _measure_gate(gate: Gate, reader: BacklogReader) -> None:
     except Unavailable:
         pass  # what cannot be reached decides nothing
     else:
-        opened, entries, size = gate.opened, waiting.entries, waiting.bytes
-        ages_s = [age_ms / 1000 for age_ms in waiting.ages_ms]
+        opened = gate.opened
+        if None not in waiting.ages_ms:
+            entries, size = waiting.entries, waiting.bytes
+        ages_s = [nan if age_ms is None else age_ms / 1000 for age_ms in waiting.ages_ms]
     telemetry.OUTBOX_EVENTS.set(entries)
     telemetry.OUTBOX_BYTES.set(size)
     for partition, age_s in enumerate(ages_s):

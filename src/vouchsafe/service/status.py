@@ -14,7 +14,7 @@ from vouchsafe.service.recover import followed
 @dataclass(frozen=True, slots=True)
 class PartitionStatus:
     """One partition: what is found of it, its epoch by the ledger, how many events wait for the ledger, and how long
-    the first of them has, in milliseconds by the gate's clock (0 for none)."""
+    the first of them has, in milliseconds by the gate's clock (0 for none, and where its node is away)."""
 
     partition: int
     found: Finding
@@ -55,8 +55,10 @@ async def look(gate: Gate, ledger: Ledger, installation: Installation) -> Status
     partitions = []
     seen = await followed(ledger, installation.partitions, await gate.inspect())
     now_ms = gate.clock.now_ms()
-    for state, one, (length, first) in zip(installation.partitions, seen, await gate.outboxes(), strict=True):
-        found = examine(installation.id, state, one)
+    for state, one, outbox in zip(installation.partitions, seen, await gate.outboxes(), strict=True):
+        # Its node may have gone in between.
+        found = examine(installation.id, state, None if outbox is None else one)
+        length, first = outbox or (0, None)
         # Another release may have opened it for functions of its own.
         found = Finding.OPEN if found is Finding.UNOPENED else found
         lag_ms = 0 if first is None else max(0, now_ms - first.ms)

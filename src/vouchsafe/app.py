@@ -29,6 +29,7 @@ from vouchsafe.service.audits import audit_forever
 from vouchsafe.service.backlog import Backlog
 from vouchsafe.service.campaigns import Campaigns
 from vouchsafe.service.committed import Committed
+from vouchsafe.service.kill_switch import KillSwitchboard
 from vouchsafe.service.monitor import monitor_forever
 from vouchsafe.service.persist import Persister
 from vouchsafe.service.publish import reconcile_forever
@@ -151,6 +152,7 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
                         secret=settings.secret,
                     ),
                     campaigns,
+                    KillSwitchboard(stores.gate, campaigns),
                     watch,
                 )
                 await asyncio.gather(_watch(recovery, stores.gate, server, stop), backlog.watch(stop))

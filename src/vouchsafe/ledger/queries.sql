@@ -173,6 +173,14 @@ with moved as (
         takes json
     )
     where w.kind = 'returned'
+), switched as (
+    insert into kill_switches (partition, scope, is_engaged, reason, at_ms)
+    select distinct on (s.scope) w.partition, s.scope, w.kind = 'kill_engaged', s.reason, s.at_ms
+    from written as w cross join json_to_record(w.body) as s (scope text, reason text, at_ms bigint)
+    where w.kind in ('kill_engaged', 'kill_released')
+    order by s.scope, w.epoch desc, w.ms desc, w.seq desc
+    on conflict (scope, partition) do update
+        set is_engaged = excluded.is_engaged, reason = excluded.reason, at_ms = excluded.at_ms
 ), stated as (
     update campaigns as c set state = s.state, pause_reason = s.pause_reason
     from moved cross join unnest($14::text[], $15::text[], $16::text[]) as s (id, state, pause_reason)
@@ -493,6 +501,10 @@ select id, version, definition, created_at, state, pause_reason from campaigns;
 -- name: history_codes
 -- All codes.
 select code, campaign_id, use_limit, holder_id, assigned_at from codes;
+
+-- name: engaged_switches
+-- Kill switches that are engaged by some partition's last word: what was engaged or released half way counts as engaged.
+select distinct on (scope) scope, reason, at_ms from kill_switches where is_engaged order by scope, at_ms;
 
 -- name: history_unfinished_rollbacks
 -- Rollbacks of which a code has not come back.

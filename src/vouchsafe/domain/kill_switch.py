@@ -66,6 +66,19 @@ class KillSwitch:
 
 
 @dataclass(frozen=True, slots=True)
+class Stretch:
+    """A time in which something was stopped, by the book: `what` is "campaign:<id>" for a pause, or the scope of a kill
+    switch. Times are milliseconds since 1970 by the gate's clock; `end_time_ms` is None while it lasts. `taken` is how
+    many uses stand between begin and end in the order of the streams: none, or a promise was broken."""
+
+    what: str
+    reason: str
+    begin_time_ms: int
+    end_time_ms: int | None
+    taken: int
+
+
+@dataclass(frozen=True, slots=True)
 class KillSwitches:
     """All that are engaged somewhere, by scope, and how many of the partitions cannot be asked."""
 

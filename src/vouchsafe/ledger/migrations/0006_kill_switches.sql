@@ -19,3 +19,8 @@ create table kill_switches (
     at_ms bigint not null,
     primary key (scope, partition)
 );
+
+-- Everything that was stopped, and when; those events are few.
+drop index events_of_state;
+create index events_of_state on events (campaign_id, epoch, ms, seq)
+    where kind in ('paused', 'resumed', 'kill_engaged', 'kill_released');

@@ -60,7 +60,7 @@ async def commands(settings: Settings, count: int, limits: Limits = LIMITS, name
     try:
         seen = (await gate.inspect())[partition]
         assert seen is not None
-        await gate.open_partition(seen, "benchmark", 1, [])
+        await gate.open_partition(seen, "benchmark", 1, [], {})
         gate.use_partition(partition, "benchmark", epoch=1)
         names = map(f"{name}-{{}}".format, itertools.count())
         campaign = next(name for name in names if gate.partition_of(name) == partition)

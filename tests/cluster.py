@@ -15,8 +15,8 @@ from redis.crc import key_slot
 from vouchsafe.embedded import HOST, EmbeddedValkey, free_port
 from vouchsafe.gate.keys import Keys
 
-# Of each primary. Not in equal shares: partitions 0, 1 and 2, which is all that many tests have, lie on three nodes.
 ALL_SLOTS = 16_384
+# Of each primary. Not in equal shares: partitions 0, 1 and 2, which is all that many tests have, lie on three nodes.
 SLOTS = ((0, 4_095), (4_096, 12_287), (12_288, 16_383))
 WAIT_S = 30.0
 NODE_TIMEOUT_MS = 1_500

@@ -18,5 +18,5 @@ async def seen(gate: Gate) -> list[PartitionSeen]:
 async def open_all(gate: Gate, installation: str = INSTALLATION, epoch: int = 1) -> None:
     """Opens every partition as it is."""
     for one in await seen(gate):
-        assert await gate.open_partition(one, installation, epoch, [epoch] * gate.partitions)
+        assert await gate.open_partition(one, installation, epoch, [epoch] * gate.partitions, {})
         gate.use_partition(one.partition, installation, epoch)

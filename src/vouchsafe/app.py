@@ -15,6 +15,7 @@ import uvloop
 
 from vouchsafe.domain.audit import Audit
 from vouchsafe.domain.errors import Misconfigured, NoReplica, NotFound, Unavailable
+from vouchsafe.domain.kill_switch import Stretch
 from vouchsafe.domain.partitions import Finding
 from vouchsafe.edge.server import Server
 from vouchsafe.gate.audit import CounterReader
@@ -29,6 +30,7 @@ from vouchsafe.service.audits import audit_forever
 from vouchsafe.service.backlog import Backlog
 from vouchsafe.service.campaigns import Campaigns
 from vouchsafe.service.committed import Committed
+from vouchsafe.service.kill_switch import KillSwitchboard
 from vouchsafe.service.monitor import monitor_forever
 from vouchsafe.service.persist import Persister
 from vouchsafe.service.publish import reconcile_forever
@@ -85,6 +87,15 @@ async def audit(settings: Settings, campaign_id: str | None, advance: Callable[[
                 return await auditor.audit(campaign_id, lambda: advance(gate.partitions))
         finally:
             await counters.close()
+
+
+async def stops(settings: Settings, limit: int) -> list[Stretch]:
+    """Every time that something was stopped, by the ledger. Raises Unavailable and Misconfigured."""
+    ledger = await Ledger.connect(settings.postgres_url, pool_size=1, timeout_ms=settings.ledger_timeout_ms)
+    try:
+        return await ledger.stops(limit)
+    finally:
+        await ledger.close()
 
 
 async def status(settings: Settings) -> Status:
@@ -151,6 +162,7 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
                         secret=settings.secret,
                     ),
                     campaigns,
+                    KillSwitchboard(stores.gate, campaigns),
                     watch,
                 )
                 await asyncio.gather(_watch(recovery, stores.gate, server, stop), backlog.watch(stop))

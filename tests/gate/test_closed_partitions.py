@@ -15,6 +15,7 @@ from vouchsafe.gate.keys import Keys
 
 TOKEN = "installation:1"  # noqa: S105  # no secret
 META, RUN = Keys(0).meta, Keys(0).run
+OPENED = (META, RUN, Keys(0).fences, Keys(0).stops)
 CAMPAIGN, COUNTERS, ORDERS = Keys(0).campaign("x"), Keys(0).counters("x"), Keys(0).orders("x")
 
 
@@ -33,7 +34,7 @@ def inspected(server: redis.Redis) -> list[str]:
 def opened(server: redis.Redis, token: str = TOKEN) -> bool:
     """Opens the partition as it is."""
     standing, *_, run = inspected(server)
-    return bool(server.fcall(library.function_name("open"), 2, META, RUN, token, standing, run))
+    return bool(server.fcall(library.function_name("open"), 4, *OPENED, token, standing, run, 0))
 
 
 def functions(server: redis.Redis) -> dict[str, set[str]]:
@@ -66,11 +67,11 @@ def test_every_function_refuses_a_partition_that_is_not_open_and_writes_nothing(
 def test_a_partition_is_opened_only_as_it_was_inspected(server: redis.Redis) -> None:
     name = library.function_name("open")
     *_, run = inspected(server)
-    assert server.fcall(name, 2, META, RUN, TOKEN, "", "another run") == 0
-    assert server.fcall(name, 2, META, RUN, TOKEN, "installation:9", run) == 0
+    assert server.fcall(name, 4, *OPENED, TOKEN, "", "another run", 0) == 0
+    assert server.fcall(name, 4, *OPENED, TOKEN, "installation:9", run, 0) == 0
     assert server.keys() == []
-    assert server.fcall(name, 2, META, RUN, TOKEN, "", run) == 1
-    assert server.fcall(name, 2, META, RUN, "installation:2", "", run) == 0
+    assert server.fcall(name, 4, *OPENED, TOKEN, "", run, 0) == 1
+    assert server.fcall(name, 4, *OPENED, "installation:2", "", run, 0) == 0
     assert inspected(server) == [TOKEN, TOKEN, "0-0", "", run, run]
 
 
@@ -109,7 +110,7 @@ def test_after_a_restart_nothing_is_open(own_valkey: EmbeddedValkey) -> None:
 def test_what_only_reads_is_declared_so(server: redis.Redis) -> None:
     reading = {name for name, flags in functions(server).items() if "no-writes" in flags}
     looking = {"resolve", "event", "overdue", "noted", "expiring", "rolled", "returning"}
-    assert reading == looking | {"inspect", "scan_counters", "read_counters"}
+    assert reading == looking | {"inspect", "scan_counters", "read_counters", "stops", "labelled"}
 
 
 def test_whoever_rebuilds_a_partition_closes_it_and_is_alone(server: redis.Redis) -> None:
@@ -135,11 +136,11 @@ def test_whoever_rebuilds_a_partition_closes_it_and_is_alone(server: redis.Redis
 @pytest.mark.parametrize("lost", ["version", "state", "counters"])
 def test_a_campaign_that_is_not_all_there_admits_nobody(server: redis.Redis, lost: str) -> None:
     assert opened(server)
-    published = [TOKEN, 1, "{}", 0, "active", ""]
-    assert server.fcall(library.function_name("publish"), 3, META, CAMPAIGN, COUNTERS, *published) == 1
+    names, published = [META, CAMPAIGN, COUNTERS, Keys(0).labels], [TOKEN, 1, "{}", 0, "", "x", "active", ""]
+    assert server.fcall(library.function_name("publish"), 4, *names, *published) == 1
 
     def redeem(number: int) -> str:
-        keys = [META, "{p00}:outbox", CAMPAIGN, COUNTERS, ORDERS, "{p00}:holds:x", f"{{p00}}:request:{number}"]
+        keys = [META, "{p00}:outbox", *Keys(0).of_campaigns(["x"]), f"{{p00}}:request:{number}"]
         item = [1, 1, "f" * 32, f"order-{number} CODE", "uses 1 5 330", "", 0, 2**53, 7, "{}"]
         (answer,) = server.fcall(library.function_name("redeem"), len(keys), *keys, TOKEN, 60_000, 1, "x", *item)
         return str(answer)
@@ -153,7 +154,7 @@ def test_a_campaign_that_is_not_all_there_admits_nobody(server: redis.Redis, los
     assert server.xlen("{p00}:outbox") == 1
     assert server.exists("{p00}:request:2") == 0
     # A definition that is published again does not make a new start of it.
-    server.fcall(library.function_name("publish"), 3, META, CAMPAIGN, COUNTERS, TOKEN, 2, "{}", 0, "active", "")
+    server.fcall(library.function_name("publish"), 4, *names, TOKEN, 2, "{}", 0, "", "x", "active", "")
     assert lost != "counters" or redeem(2) == "U"
 
 
@@ -161,8 +162,8 @@ def test_an_older_definition_changes_nothing_and_a_newer_one_no_counter(server: 
     assert opened(server)
 
     def publish(version: int, text: str) -> object:
-        args = [TOKEN, version, text, 0, "active", ""]
-        return server.fcall(library.function_name("publish"), 3, META, CAMPAIGN, COUNTERS, *args)
+        args = [TOKEN, version, text, 0, "", "x", "active", ""]
+        return server.fcall(library.function_name("publish"), 4, META, CAMPAIGN, COUNTERS, Keys(0).labels, *args)
 
     assert publish(2, "two") == 1
     server.hset(CAMPAIGN, mapping={"state": "paused", "pause_reason": "because"})
@@ -174,6 +175,7 @@ def test_an_older_definition_changes_nothing_and_a_newer_one_no_counter(server: 
         "version": "3",
         "definition": "three",
         "created_ms": "0",
+        "labels": "",
         "state": "paused",
         "pause_reason": "because",
     }

@@ -96,7 +96,7 @@ async def test_4_starting_at_once_open_everything_once(
 async def test_a_process_that_died_between_opening_and_noting_it_is_made_up_for(
     ledger: Ledger, gate: Gate, installation: Installation
 ) -> None:
-    assert await gate.open_partition((await seen(gate))[2], installation.id, 1, [])
+    assert await gate.open_partition((await seen(gate))[2], installation.id, 1, [], {})
     assert await Recovery(gate, ledger, installation).look() == {}
     assert (await ledger.partition(2)).opened
 
@@ -119,7 +119,7 @@ async def test_a_partition_whose_data_is_gone_stays_closed_until_it_is_rebuilt(
 async def test_a_valkey_of_another_installation_stays_closed(
     ledger: Ledger, gate: Gate, installation: Installation
 ) -> None:
-    assert await gate.open_partition((await seen(gate))[3], INSTALLATION, 1, [])
+    assert await gate.open_partition((await seen(gate))[3], INSTALLATION, 1, [], {})
     with structlog.testing.capture_logs() as lines:
         assert await Recovery(gate, ledger, installation).look() == {3: Finding.FOREIGN}
     assert [(line["log_level"], line["partitions"]) for line in lines] == [("error", [3])]

@@ -2,7 +2,7 @@
 they are used, so that help and completion stay quick.
 
 Exit status: 0 done, 1 it failed, 2 wrong arguments, 3 the answer was a refusal, 4 an audit found what
-differs, or partitions are closed.
+differs, partitions are closed, or it cannot be known.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from vouchsafe import __version__
-from vouchsafe.cli import audit, campaign, payment, redeem, run, status
+from vouchsafe.cli import audit, campaign, kill_switch, payment, redeem, run, status
 from vouchsafe.cli.common import out
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.add_typer(audit.app)
 app.add_typer(redeem.app)
 app.add_typer(payment.app)
 app.add_typer(campaign.app, name="campaign")
+app.add_typer(kill_switch.app, name="kill-switch")
 
 
 def main() -> None:

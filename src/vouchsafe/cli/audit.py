@@ -11,12 +11,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from vouchsafe.cli.common import Json, err, errors, out, print_json, read_settings
+from vouchsafe.cli.common import Json, err, errors, out, print_json, read_settings, time_text
 
 if TYPE_CHECKING:
     from vouchsafe.domain.audit import Audit
 
 DIFFERS = 4
+PAUSES_SHOWN = 200
 
 app = typer.Typer()
 
@@ -24,12 +25,18 @@ app = typer.Typer()
 @app.command()
 def audit(
     campaign: Annotated[str | None, typer.Option(help="Only this campaign.", show_default=False)] = None,
+    pauses: Annotated[
+        bool, typer.Option("--pauses", help="Prove instead that nothing was taken while something was stopped.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Prove that every counter in Valkey is the sum of the events in PostgreSQL, while the service runs.
 
     Exit status 0 when all agree, 4 when something differs, 1 when it could not be found out.
     """
+    if pauses:
+        _audit_pauses(as_json)
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with errors():
         from vouchsafe.app import audit as run_audit
@@ -46,6 +53,40 @@ def audit(
         _show(found)
     if not found.agrees:
         raise typer.Exit(DIFFERS)
+
+
+def _audit_pauses(as_json: bool) -> None:
+    """Every pause and every kill switch, with how many uses stand inside of it in the order of the streams."""
+    with errors():
+        from vouchsafe.app import stops
+
+        found = asyncio.run(stops(read_settings(), PAUSES_SHOWN))
+    broken = [one for one in found if one.taken]
+    if as_json:
+        print_json({"agrees": not broken, "stops": [asdict(one) for one in found]})
+    elif found:
+        _print_table(
+            ("stopped", "from", "to", "uses taken", "reason"),
+            [
+                (_what(one.what), time_text(one.begin_time_ms), _end(one.end_time_ms), f"{one.taken}", one.reason)
+                for one in found
+            ],
+        )
+        out.print(
+            f"[red]{len(broken)} of them were not kept[/red]" if broken else "nothing was taken while it was stopped"
+        )
+    else:
+        out.print("nothing was ever stopped")
+    if broken:
+        raise typer.Exit(DIFFERS)
+
+
+def _what(text: str) -> str:
+    return "everything" if text == "*" else text.replace(":", " ", 1)
+
+
+def _end(time_ms: int | None) -> str:
+    return "still" if time_ms is None else time_text(time_ms)
 
 
 def _show(found: Audit) -> None:

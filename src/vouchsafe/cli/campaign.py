@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from vouchsafe.client import Campaign, CampaignDefinition, CampaignState, CampaignStats, Client
 
 CampaignId = Annotated[str, typer.Argument(help="The campaign's id.", show_default=False)]
+SomeCampaign = Annotated[str | None, typer.Argument(help="The campaign's id.", show_default=False)]
+Label = Annotated[str | None, typer.Option(help="All campaigns that have this label now.", show_default=False)]
 Reason = Annotated[str, typer.Option(help="Why, for those who look later.")]
 
 # What `campaign watch` shows, beside the time.
@@ -45,6 +47,10 @@ def campaign_create(
         int | None, typer.Option(min=1, help="Minor units (cents) off the order.", show_default=False)
     ] = None,
     currency: Annotated[str, typer.Option(help="ISO 4217 code of --amount.")] = "EUR",
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="A name for several campaigns; may be repeated.", show_default=False),
+    ] = None,
     code: Annotated[
         list[str] | None, typer.Option(help="A code that many shoppers use; may be repeated.", show_default=False)
     ] = None,
@@ -77,7 +83,9 @@ def campaign_create(
     if (percent is None) == (amount is None):
         raise typer.BadParameter("give one of --percent and --amount")
     definition = CampaignDefinition(
-        display_name=name or campaign_id, limits=Limits(total=limit, per_customer=limit_per_customer)
+        display_name=name or campaign_id,
+        limits=Limits(total=limit, per_customer=limit_per_customer),
+        labels=label or [],
     )
     if percent is not None:
         definition.effects.add().percent_off.basis_points = _basis_points(percent)
@@ -137,24 +145,46 @@ def campaign_list(target: Target = None, as_json: Json = False) -> None:
         return [campaign async for campaign in client.list_campaigns()]
 
     campaigns = ask(target, fetch)
-    if as_json:
-        print_json([as_dict(campaign) for campaign in campaigns])
-    elif campaigns:
-        out.print(_campaign_table(campaigns))
+    if as_json or campaigns:
+        _show_campaigns(campaigns, as_json)
     else:
         out.print("no campaigns yet; create one with `vouchsafe campaign create`")
 
 
 @app.command("pause")
-def campaign_pause(campaign_id: CampaignId, reason: Reason = "", target: Target = None, as_json: Json = False) -> None:
-    """Stop a campaign. Once this returns, no later redemption of it succeeds on any server."""
-    _show_campaign(ask(target, lambda client: client.pause_campaign(campaign_id, reason)), as_json)
+def campaign_pause(
+    campaign_id: SomeCampaign = None,
+    label: Label = None,
+    reason: Reason = "",
+    target: Target = None,
+    as_json: Json = False,
+) -> None:
+    """Stop a campaign, or all that have a label. Once this returns, no later redemption succeeds on any server."""
+    if label is None:
+        named = _named(campaign_id)
+        _show_campaign(ask(target, lambda client: client.pause_campaign(named, reason)), as_json)
+    elif campaign_id is not None:
+        raise typer.BadParameter("give a campaign or --label, not both")
+    else:
+        _show_campaigns(ask(target, lambda client: client.pause_campaigns(label, reason)), as_json)
 
 
 @app.command("resume")
-def campaign_resume(campaign_id: CampaignId, reason: Reason = "", target: Target = None, as_json: Json = False) -> None:
-    """Let a paused campaign go on."""
-    _show_campaign(ask(target, lambda client: client.resume_campaign(campaign_id, reason)), as_json)
+def campaign_resume(
+    campaign_id: SomeCampaign = None,
+    label: Label = None,
+    reason: Reason = "",
+    target: Target = None,
+    as_json: Json = False,
+) -> None:
+    """Let a paused campaign, or all that have a label, go on."""
+    if label is None:
+        named = _named(campaign_id)
+        _show_campaign(ask(target, lambda client: client.resume_campaign(named, reason)), as_json)
+    elif campaign_id is not None:
+        raise typer.BadParameter("give a campaign or --label, not both")
+    else:
+        _show_campaigns(ask(target, lambda client: client.resume_campaigns(label, reason)), as_json)
 
 
 @app.command("watch")
@@ -228,6 +258,19 @@ def _show_campaign(campaign: Campaign, as_json: bool) -> None:
         out.print(_campaign_table([campaign]))
 
 
+def _show_campaigns(campaigns: list[Campaign], as_json: bool) -> None:
+    if as_json:
+        print_json([as_dict(campaign) for campaign in campaigns])
+    else:
+        out.print(_campaign_table(campaigns))
+
+
+def _named(campaign_id: str | None) -> str:
+    if campaign_id is None:
+        raise typer.BadParameter("give a campaign's id, or --label")
+    return campaign_id
+
+
 def _campaign_table(campaigns: list[Campaign]) -> Table:
     """A row a campaign; columns in which no campaign has anything are left out."""
     rows = []
@@ -240,6 +283,7 @@ def _campaign_table(campaigns: list[Campaign]) -> Table:
                 "name": definition.display_name,
                 "state": _state_text(campaign.state),
                 "reason": campaign.pause_reason,
+                "labels": " ".join(definition.labels),
                 "redeemed": f"{campaign.redeemed_count}",
                 "limit": f"{limits.total}" if limits.HasField("total") else "",
                 "per customer": f"{limits.per_customer}" if limits.HasField("per_customer") else "",

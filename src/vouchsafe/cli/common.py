@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -74,6 +75,11 @@ def ask(target: str | None, question: Callable[[Client], Awaitable[Result]]) -> 
         if error.code.name == "UNAVAILABLE":
             err.print(f"  is a server running at {address}? `vouchsafe dev` starts one", markup=False)
         raise typer.Exit(1) from None
+
+
+def time_text(ms: int) -> str:
+    """Milliseconds since 1970 for people."""
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def print_json(value: Any) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from vouchsafe.cli.common import Json, err, errors, out, print_json, read_settings
+from vouchsafe.cli.common import Json, err, errors, out, print_json, read_settings, time_text
 
 if TYPE_CHECKING:
     from vouchsafe.domain.audit import LastAudit
@@ -97,21 +96,17 @@ def _audit(last: LastAudit | None) -> str:
     if last is None:
         return "never"
     if last.agrees:
-        return f"{_time(last.end_time_ms)}, all agree"
-    return f"{_time(last.end_time_ms)}, [red]not all agree[/red]; `vouchsafe audit` says what does not"
+        return f"{time_text(last.end_time_ms)}, all agree"
+    return f"{time_text(last.end_time_ms)}, [red]not all agree[/red]; `vouchsafe audit` says what does not"
 
 
 def _recovery(noted: RecoveryNoted | None) -> str:
     if noted is None:
         return "never"
     partitions = f"{len(noted.partitions)} partition{'' if len(noted.partitions) == 1 else 's'}"
-    text = f"{_time(noted.begin_time_ms)}, {partitions}, found {noted.finding}"
+    text = f"{time_text(noted.begin_time_ms)}, {partitions}, found {noted.finding}"
     if noted.events is not None:
         text += f"; {noted.events_read:,} of {noted.events:,} events read"
     if noted.end_time_ms is None:
         return text + ", under way"
     return text + f", took {(noted.end_time_ms - noted.begin_time_ms) / 1000:.1f} s"
-
-
-def _time(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -24,11 +24,12 @@ from vouchsafe.client._errors import (
     Unavailable,
 )
 from vouchsafe.v1.campaign_pb2 import Campaign, CampaignCounters, CampaignState, CampaignStats
-from vouchsafe.v1.campaign_service_pb2 import AssignedCode
+from vouchsafe.v1.campaign_service_pb2 import AssignedCode, GetKillSwitchResponse
 from vouchsafe.v1.combining_pb2 import Combining, Coverage, Sequencing
 from vouchsafe.v1.condition_pb2 import CelExpression, Condition
 from vouchsafe.v1.definition_pb2 import CampaignDefinition, Limits, Stacking
 from vouchsafe.v1.effect_pb2 import AmountOff, Effect, FreeShipping, PercentOff, Target, TargetKind
+from vouchsafe.v1.kill_switch_pb2 import KillSwitch, KillSwitchScope, KillSwitchState
 from vouchsafe.v1.order_pb2 import Customer, Order, OrderLine
 from vouchsafe.v1.redemption_pb2 import AppliedCode, DiscountCap, LineDiscount, Offer, Redemption
 from vouchsafe.v1.redemption_service_pb2 import (
@@ -65,7 +66,11 @@ __all__ = [
     "DiscountCap",
     "Effect",
     "FreeShipping",
+    "GetKillSwitchResponse",
     "InvalidArgument",
+    "KillSwitch",
+    "KillSwitchScope",
+    "KillSwitchState",
     "Limits",
     "LineDiscount",
     "NotFound",

@@ -20,6 +20,7 @@ from vouchsafe.v1.campaign_service_pb2 import AssignedCode
 from vouchsafe.v1.campaign_service_pb2_grpc import CampaignServiceStub
 from vouchsafe.v1.combining_pb2 import Combining
 from vouchsafe.v1.definition_pb2 import CampaignDefinition
+from vouchsafe.v1.kill_switch_pb2 import KillSwitch, KillSwitchScope
 from vouchsafe.v1.order_pb2 import Customer, Order
 from vouchsafe.v1.redemption_pb2 import Offer, Redemption
 from vouchsafe.v1.redemption_service_pb2 import (
@@ -313,6 +314,33 @@ class Client:
         """Lets a paused campaign go on. Raises NotFound."""
         request = campaigns_pb.ResumeCampaignRequest(campaign_id=campaign_id, reason=reason)
         return (await self._call(lambda: next(self._campaigns).ResumeCampaign, request)).campaign
+
+    async def pause_campaigns(self, label: str, reason: str = "") -> list[Campaign]:
+        """Stops all campaigns that have a label now. Raises NotFound when there is none; Unavailable when not all are
+        paused: call again."""
+        request = campaigns_pb.PauseCampaignsRequest(label=label, reason=reason)
+        return list((await self._call(lambda: next(self._campaigns).PauseCampaigns, request)).campaigns)
+
+    async def resume_campaigns(self, label: str, reason: str = "") -> list[Campaign]:
+        """Lets all campaigns that have a label go on. Raises as `pause_campaigns`."""
+        request = campaigns_pb.ResumeCampaignsRequest(label=label, reason=reason)
+        return list((await self._call(lambda: next(self._campaigns).ResumeCampaigns, request)).campaigns)
+
+    async def engage_kill_switch(self, scope: KillSwitchScope, reason: str = "") -> KillSwitch:
+        """Stops redeeming: once this returns, no later redemption within the scope succeeds. Unavailable: it is engaged
+        wherever that was possible; call again."""
+        request = campaigns_pb.EngageKillSwitchRequest(scope=scope, reason=reason)
+        return (await self._call(lambda: next(self._campaigns).EngageKillSwitch, request)).kill_switch
+
+    async def release_kill_switch(self, scope: KillSwitchScope, reason: str = "") -> KillSwitch:
+        """Lets redeeming go on, as far as nothing else stops it."""
+        request = campaigns_pb.ReleaseKillSwitchRequest(scope=scope, reason=reason)
+        return (await self._call(lambda: next(self._campaigns).ReleaseKillSwitch, request)).kill_switch
+
+    async def get_kill_switch(self) -> campaigns_pb.GetKillSwitchResponse:
+        """What is stopped; a state of UNKNOWN when that cannot be told for certain."""
+        request = campaigns_pb.GetKillSwitchRequest()
+        return await self._call(lambda: next(self._campaigns).GetKillSwitch, request)
 
     async def _call(
         self,

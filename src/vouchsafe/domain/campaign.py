@@ -58,6 +58,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     code_validity_ms: int | None = None
     stacking: Stacking = Stacking()
     rollback: RollbackPolicy = RollbackPolicy()
+    labels: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """The form in which ledger and gate keep it; `from_json` reads it back."""

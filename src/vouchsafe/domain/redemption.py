@@ -74,6 +74,8 @@ class EventKind(StrEnum):
     RETURNED = "returned"  # what came back of one code
     PAUSED = "paused"
     RESUMED = "resumed"
+    KILL_ENGAGED = "kill_engaged"  # of no campaign: for a scope (domain/kill_switch.py), in every partition
+    KILL_RELEASED = "kill_released"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,9 @@ from typing import Any
 from grpc.aio import ServicerContext
 
 from vouchsafe.edge import convert_campaigns as convert
+from vouchsafe.edge.convert_switches import scope_text, switch_message, switches_message
 from vouchsafe.service.campaigns import Campaigns
+from vouchsafe.service.kill_switch import KillSwitchboard
 from vouchsafe.service.watch import Watch
 from vouchsafe.v1 import campaign_service_pb2 as pb
 from vouchsafe.v1.campaign_service_pb2_grpc import CampaignServiceServicer
@@ -25,6 +27,7 @@ class CampaignServicer(CampaignServiceServicer):
 
     # Set before the first call is let through.
     use_case: Campaigns
+    switches: KillSwitchboard
     watch: Watch
 
     async def CreateCampaign(self, request: pb.CreateCampaignRequest, context: Context) -> pb.CreateCampaignResponse:
@@ -92,3 +95,31 @@ class CampaignServicer(CampaignServiceServicer):
         """Lets a paused campaign go on."""
         status = await self.use_case.resume(request.campaign_id, request.reason)
         return pb.ResumeCampaignResponse(campaign=convert.campaign_message(status))
+
+    async def PauseCampaigns(self, request: pb.PauseCampaignsRequest, context: Context) -> pb.PauseCampaignsResponse:
+        """Stops all campaigns with a label."""
+        statuses = await self.switches.pause(request.label, request.reason)
+        return pb.PauseCampaignsResponse(campaigns=map(convert.campaign_message, statuses))
+
+    async def ResumeCampaigns(self, request: pb.ResumeCampaignsRequest, context: Context) -> pb.ResumeCampaignsResponse:
+        """Lets all campaigns with a label go on."""
+        statuses = await self.switches.resume(request.label, request.reason)
+        return pb.ResumeCampaignsResponse(campaigns=map(convert.campaign_message, statuses))
+
+    async def EngageKillSwitch(
+        self, request: pb.EngageKillSwitchRequest, context: Context
+    ) -> pb.EngageKillSwitchResponse:
+        """Stops redeeming at once, on every server."""
+        switch = await self.switches.engage(scope_text(request.scope), request.reason)
+        return pb.EngageKillSwitchResponse(kill_switch=switch_message(switch))
+
+    async def ReleaseKillSwitch(
+        self, request: pb.ReleaseKillSwitchRequest, context: Context
+    ) -> pb.ReleaseKillSwitchResponse:
+        """Lets redeeming go on."""
+        switch = await self.switches.release(scope_text(request.scope), request.reason)
+        return pb.ReleaseKillSwitchResponse(kill_switch=switch_message(switch))
+
+    async def GetKillSwitch(self, request: pb.GetKillSwitchRequest, context: Context) -> pb.GetKillSwitchResponse:
+        """What is stopped."""
+        return switches_message(await self.switches.get())

@@ -13,6 +13,7 @@ from vouchsafe.edge.campaigns import CampaignServicer
 from vouchsafe.edge.interceptors import Guard
 from vouchsafe.edge.redemptions import RedemptionServicer
 from vouchsafe.service.campaigns import Campaigns
+from vouchsafe.service.kill_switch import KillSwitchboard
 from vouchsafe.service.redeem import Redeem
 from vouchsafe.service.watch import Watch
 from vouchsafe.settings import Settings
@@ -74,10 +75,11 @@ class Server:
         await self.set_ready(False, complete=False)
         await self._server.start()
 
-    def open(self, redeem: Redeem, campaigns: Campaigns, watch: Watch) -> None:
+    def open(self, redeem: Redeem, campaigns: Campaigns, switches: KillSwitchboard, watch: Watch) -> None:
         """Lets calls through to the use cases."""
         self._redemptions.use_case = redeem
         self._campaigns.use_case = campaigns
+        self._campaigns.switches = switches
         self._campaigns.watch = watch
         self._guard.open()
 

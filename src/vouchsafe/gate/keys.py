@@ -28,7 +28,7 @@ class Keys:
     def meta(self) -> str:
         """String: the token "<installation>:<epoch>" that every call must name. Its name is that of this layout of the
         keys: another one would find the partition closed, not empty."""
-        return f"{self._tag}:open3"
+        return f"{self._tag}:open4"
 
     @cached_property
     def trimmed(self) -> str:
@@ -81,6 +81,16 @@ class Keys:
         """Hash: place of a rollback -> its event's body, until everything has come back."""
         return f"{self._tag}:returning"
 
+    @cached_property
+    def stops(self) -> str:
+        """Hash: scope of a kill switch -> what is kept of it (stop.lua). Not there when none is engaged."""
+        return f"{self._tag}:stops"
+
+    @cached_property
+    def labels(self) -> str:
+        """Hash: campaign id -> its labels with spaces between them, for those that have any."""
+        return f"{self._tag}:labels"
+
     def reservation(self, reservation_id: str) -> str:
         """String: the place of a reservation's event, and what it is of, as JSON. Expires, but not before its end is
         known for as long as answers are remembered."""
@@ -103,7 +113,7 @@ class Keys:
         return f"{self._tag}:transaction:{transaction_id}"
 
     def campaign(self, campaign_id: str) -> str:
-        """Hash: definition, version and state."""
+        """Hash: definition, version, labels and state."""
         return f"{self._tag}:campaign:{campaign_id}"
 
     def counters(self, campaign_id: str) -> str:
@@ -119,7 +129,7 @@ class Keys:
         return f"{self._tag}:holds:{campaign_id}"
 
     def of_campaigns(self, campaign_ids: Iterable[str]) -> list[str]:
-        """The four keys of each campaign, as orders.lua takes them."""
+        """The five keys of each campaign, as orders.lua takes them."""
         found: list[str] = []
         for campaign_id in campaign_ids:
             found += (
@@ -127,5 +137,6 @@ class Keys:
                 self.counters(campaign_id),
                 self.orders(campaign_id),
                 self.holds(campaign_id),
+                self.stops,
             )
         return found

@@ -24,6 +24,7 @@ FILES = (
     "transaction",
     "reservation",
     "rollback",
+    "stop",
     "audit",
     "rebuild",
 )

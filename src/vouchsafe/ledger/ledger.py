@@ -17,6 +17,7 @@ from asyncpg.pool import PoolConnectionProxy
 from vouchsafe.domain.audit import Audit, LastAudit
 from vouchsafe.domain.campaign import Campaign, CampaignState, CodeEntry, Definition
 from vouchsafe.domain.errors import AlreadyExists, Misconfigured, VouchsafeError
+from vouchsafe.domain.kill_switch import Engaged, Stretch
 from vouchsafe.domain.partitions import PartitionState
 from vouchsafe.domain.pricing import Discount
 from vouchsafe.domain.redemption import Claim, CombinedClaim, Event, EventKind, Position, Redemption, StreamId
@@ -330,6 +331,25 @@ class Ledger:
             "set_aside", partition, epoch, *offset, *position.stream_id, position.epoch, fields, reason
         ):
             raise OffsetMoved(f"the ledger does not hold partition {partition} at epoch {epoch}, offset {offset}")
+
+    async def stops(self, limit: int) -> list[Stretch]:
+        """Every time that something was stopped, newest first."""
+        return [
+            Stretch(
+                row["what"],
+                row["reason"] or "",
+                _milliseconds(row["began_at"]),
+                None if row["ended_at"] is None else _milliseconds(row["ended_at"]),
+                row["taken"],
+            )
+            for row in await self._fetch("stops", limit)
+        ]
+
+    async def engaged_switches(self) -> dict[str, Engaged]:
+        """The kill switches that are engaged by some partition's last word, by scope: one that was engaged or released
+        half way counts as engaged."""
+        rows = await self._fetch("engaged_switches")
+        return {row["scope"]: Engaged(row["reason"], row["at_ms"]) for row in rows}
 
     async def count_set_aside(self) -> int:
         """How many entries are set aside."""

@@ -131,7 +131,9 @@ async def open_verified(
     that sells is one that the ledger knows to have been opened."""
     known = await ledger.installation()
     assert known is not None
-    if not await gate.open_partition(seen, installation, state.epoch, [one.epoch for one in known.partitions]):
+    if not await gate.open_partition(
+        seen, installation, state.epoch, [one.epoch for one in known.partitions], await ledger.engaged_switches()
+    ):
         return False
     if not state.opened:
         await ledger.mark_opened(state.partition, state.epoch)
@@ -201,12 +203,15 @@ class _Run:
                 campaign = kept.campaign
                 partition = self._gate.partition_of(campaign.id)
                 if partition in self._partitions:
-                    changes = Changes()
+                    changes, labels = Changes(), " ".join(campaign.definition.labels)
+                    if labels:
+                        changes.fields[Keys(partition).labels][campaign.id] = labels
                     # As campaign.lua has it.
                     changes.fields[Keys(partition).campaign(campaign.id)] |= {
                         "version": str(campaign.version),
                         "definition": campaign.definition.to_json(),
                         "created_ms": str(campaign.create_time_ms),
+                        "labels": labels,
                         "state": kept.state,
                         "pause_reason": kept.pause_reason,
                     }

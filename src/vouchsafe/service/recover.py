@@ -155,7 +155,7 @@ async def use_if_verified(
     finding = examine(installation, state, seen)
     if seen is None:
         return finding
-    if finding is Finding.UNOPENED and await gate.open_partition(seen, installation, seen.epoch, epochs):
+    if finding is Finding.UNOPENED and await gate.open_partition(seen, installation, seen.epoch, epochs, {}):
         finding = Finding.OPEN
     if finding is Finding.OPEN:
         gate.use_partition(state.partition, installation, seen.epoch)

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from vouchsafe.v1 import campaign_pb2 as _campaign_pb2
 from vouchsafe.v1 import definition_pb2 as _definition_pb2
+from vouchsafe.v1 import kill_switch_pb2 as _kill_switch_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -475,3 +476,262 @@ class ResumeCampaignResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ResumeCampaignResponse: _TypeAlias = ResumeCampaignResponse  # noqa: Y015
+
+@_typing.final
+class PauseCampaignsRequest(_message.Message):
+    """Request of PauseCampaigns."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LABEL_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    label: _builtins.str
+    """One of CampaignDefinition.labels. Required."""
+    reason: _builtins.str
+    """Why, for those who look later, at most 500 characters, none of them a control character."""
+    def __init__(
+        self,
+        *,
+        label: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["label", b"label", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseCampaignsRequest: _TypeAlias = PauseCampaignsRequest  # noqa: Y015
+
+@_typing.final
+class PauseCampaignsResponse(_message.Message):
+    """Response of PauseCampaigns."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGNS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def campaigns(self) -> _containers.RepeatedCompositeFieldContainer[_campaign_pb2.Campaign]:
+        """The campaigns, paused, in the order of their ids."""
+
+    def __init__(
+        self,
+        *,
+        campaigns: _abc.Iterable[_campaign_pb2.Campaign] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaigns", b"campaigns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseCampaignsResponse: _TypeAlias = PauseCampaignsResponse  # noqa: Y015
+
+@_typing.final
+class ResumeCampaignsRequest(_message.Message):
+    """Request of ResumeCampaigns."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LABEL_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    label: _builtins.str
+    """One of CampaignDefinition.labels. Required."""
+    reason: _builtins.str
+    """Why, for those who look later, at most 500 characters, none of them a control character."""
+    def __init__(
+        self,
+        *,
+        label: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["label", b"label", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeCampaignsRequest: _TypeAlias = ResumeCampaignsRequest  # noqa: Y015
+
+@_typing.final
+class ResumeCampaignsResponse(_message.Message):
+    """Response of ResumeCampaigns."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGNS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def campaigns(self) -> _containers.RepeatedCompositeFieldContainer[_campaign_pb2.Campaign]:
+        """The campaigns as they are now, in the order of their ids."""
+
+    def __init__(
+        self,
+        *,
+        campaigns: _abc.Iterable[_campaign_pb2.Campaign] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaigns", b"campaigns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeCampaignsResponse: _TypeAlias = ResumeCampaignsResponse  # noqa: Y015
+
+@_typing.final
+class EngageKillSwitchRequest(_message.Message):
+    """Request of EngageKillSwitch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCOPE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Why, for those who look later, at most 500 characters, none of them a control character."""
+    @_builtins.property
+    def scope(self) -> _kill_switch_pb2.KillSwitchScope:
+        """What to stop. Required."""
+
+    def __init__(
+        self,
+        *,
+        scope: _kill_switch_pb2.KillSwitchScope | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["scope", b"scope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "scope", b"scope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EngageKillSwitchRequest: _TypeAlias = EngageKillSwitchRequest  # noqa: Y015
+
+@_typing.final
+class EngageKillSwitchResponse(_message.Message):
+    """Response of EngageKillSwitch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KILL_SWITCH_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def kill_switch(self) -> _kill_switch_pb2.KillSwitch:
+        """The kill switch, engaged."""
+
+    def __init__(
+        self,
+        *,
+        kill_switch: _kill_switch_pb2.KillSwitch | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["kill_switch", b"kill_switch"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kill_switch", b"kill_switch"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EngageKillSwitchResponse: _TypeAlias = EngageKillSwitchResponse  # noqa: Y015
+
+@_typing.final
+class ReleaseKillSwitchRequest(_message.Message):
+    """Request of ReleaseKillSwitch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCOPE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Why, for those who look later, at most 500 characters, none of them a control character."""
+    @_builtins.property
+    def scope(self) -> _kill_switch_pb2.KillSwitchScope:
+        """What it stops. Required."""
+
+    def __init__(
+        self,
+        *,
+        scope: _kill_switch_pb2.KillSwitchScope | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["scope", b"scope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "scope", b"scope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseKillSwitchRequest: _TypeAlias = ReleaseKillSwitchRequest  # noqa: Y015
+
+@_typing.final
+class ReleaseKillSwitchResponse(_message.Message):
+    """Response of ReleaseKillSwitch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KILL_SWITCH_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def kill_switch(self) -> _kill_switch_pb2.KillSwitch:
+        """The kill switch, released."""
+
+    def __init__(
+        self,
+        *,
+        kill_switch: _kill_switch_pb2.KillSwitch | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["kill_switch", b"kill_switch"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kill_switch", b"kill_switch"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseKillSwitchResponse: _TypeAlias = ReleaseKillSwitchResponse  # noqa: Y015
+
+@_typing.final
+class GetKillSwitchRequest(_message.Message):
+    """Request of GetKillSwitch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetKillSwitchRequest: _TypeAlias = GetKillSwitchRequest  # noqa: Y015
+
+@_typing.final
+class GetKillSwitchResponse(_message.Message):
+    """Response of GetKillSwitch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    KILL_SWITCHES_FIELD_NUMBER: _builtins.int
+    UNREACHABLE_PARTITIONS_FIELD_NUMBER: _builtins.int
+    PARTITIONS_FIELD_NUMBER: _builtins.int
+    state: _kill_switch_pb2.KillSwitchState.ValueType
+    """KILL_SWITCH_STATE_RELEASED when nothing is stopped anywhere, for certain; ENGAGED when everything is; PARTLY_ENGAGED
+    when there are kill_switches, of whatever scope and state; UNKNOWN when not all partitions can be asked.
+    """
+    unreachable_partitions: _builtins.int
+    """Partitions that cannot be asked, of `partitions`."""
+    partitions: _builtins.int
+    """All partitions."""
+    @_builtins.property
+    def kill_switches(self) -> _containers.RepeatedCompositeFieldContainer[_kill_switch_pb2.KillSwitch]:
+        """Those that are engaged somewhere, in the order of their scopes."""
+
+    def __init__(
+        self,
+        *,
+        state: _kill_switch_pb2.KillSwitchState.ValueType = ...,
+        kill_switches: _abc.Iterable[_kill_switch_pb2.KillSwitch] | None = ...,
+        unreachable_partitions: _builtins.int = ...,
+        partitions: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kill_switches", b"kill_switches", "partitions", b"partitions", "state", b"state", "unreachable_partitions", b"unreachable_partitions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetKillSwitchResponse: _TypeAlias = GetKillSwitchResponse  # noqa: Y015

@@ -75,6 +75,31 @@ class CampaignServiceStub:
                 request_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ResumeCampaignRequest.SerializeToString,
                 response_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ResumeCampaignResponse.FromString,
                 _registered_method=True)
+        self.PauseCampaigns = channel.unary_unary(
+                '/vouchsafe.v1.CampaignService/PauseCampaigns',
+                request_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.PauseCampaignsRequest.SerializeToString,
+                response_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.PauseCampaignsResponse.FromString,
+                _registered_method=True)
+        self.ResumeCampaigns = channel.unary_unary(
+                '/vouchsafe.v1.CampaignService/ResumeCampaigns',
+                request_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ResumeCampaignsRequest.SerializeToString,
+                response_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ResumeCampaignsResponse.FromString,
+                _registered_method=True)
+        self.EngageKillSwitch = channel.unary_unary(
+                '/vouchsafe.v1.CampaignService/EngageKillSwitch',
+                request_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.EngageKillSwitchRequest.SerializeToString,
+                response_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.EngageKillSwitchResponse.FromString,
+                _registered_method=True)
+        self.ReleaseKillSwitch = channel.unary_unary(
+                '/vouchsafe.v1.CampaignService/ReleaseKillSwitch',
+                request_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ReleaseKillSwitchRequest.SerializeToString,
+                response_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ReleaseKillSwitchResponse.FromString,
+                _registered_method=True)
+        self.GetKillSwitch = channel.unary_unary(
+                '/vouchsafe.v1.CampaignService/GetKillSwitch',
+                request_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.GetKillSwitchRequest.SerializeToString,
+                response_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.GetKillSwitchResponse.FromString,
+                _registered_method=True)
 
 
 class CampaignServiceServicer:
@@ -146,6 +171,46 @@ class CampaignServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PauseCampaigns(self, request, context):
+        """Stops all campaigns that have a label at the moment, as PauseCampaign does with one. UNAVAILABLE when that failed for
+        one of them: the others are paused; call again. A campaign that gets the label later is not paused; EngageKillSwitch
+        with a label stops those, too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeCampaigns(self, request, context):
+        """Lets all paused campaigns that have a label go on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EngageKillSwitch(self, request, context):
+        """Stops redeeming: everything, all campaigns with a label, or one code. When it has answered, no later redemption within
+        its scope succeeds on any server; it needs Valkey only. Engaging one that is engaged changes nothing and succeeds.
+        UNAVAILABLE when a partition cannot be reached: it is engaged in all others; call again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseKillSwitch(self, request, context):
+        """Lets redeeming go on, as far as no other kill switch or pause stops it. Releasing one that is not engaged changes
+        nothing and succeeds. UNAVAILABLE as for EngageKillSwitch.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetKillSwitch(self, request, context):
+        """Says which kill switches are engaged, by Valkey itself, and tells "off" from "not known".
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CampaignServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -188,6 +253,31 @@ def add_CampaignServiceServicer_to_server(servicer, server):
                     servicer.ResumeCampaign,
                     request_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ResumeCampaignRequest.FromString,
                     response_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ResumeCampaignResponse.SerializeToString,
+            ),
+            'PauseCampaigns': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseCampaigns,
+                    request_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.PauseCampaignsRequest.FromString,
+                    response_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.PauseCampaignsResponse.SerializeToString,
+            ),
+            'ResumeCampaigns': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeCampaigns,
+                    request_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ResumeCampaignsRequest.FromString,
+                    response_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ResumeCampaignsResponse.SerializeToString,
+            ),
+            'EngageKillSwitch': grpc.unary_unary_rpc_method_handler(
+                    servicer.EngageKillSwitch,
+                    request_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.EngageKillSwitchRequest.FromString,
+                    response_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.EngageKillSwitchResponse.SerializeToString,
+            ),
+            'ReleaseKillSwitch': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseKillSwitch,
+                    request_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ReleaseKillSwitchRequest.FromString,
+                    response_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ReleaseKillSwitchResponse.SerializeToString,
+            ),
+            'GetKillSwitch': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetKillSwitch,
+                    request_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.GetKillSwitchRequest.FromString,
+                    response_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.GetKillSwitchResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -407,6 +497,141 @@ class CampaignService:
             '/vouchsafe.v1.CampaignService/ResumeCampaign',
             vouchsafe_dot_v1_dot_campaign__service__pb2.ResumeCampaignRequest.SerializeToString,
             vouchsafe_dot_v1_dot_campaign__service__pb2.ResumeCampaignResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseCampaigns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vouchsafe.v1.CampaignService/PauseCampaigns',
+            vouchsafe_dot_v1_dot_campaign__service__pb2.PauseCampaignsRequest.SerializeToString,
+            vouchsafe_dot_v1_dot_campaign__service__pb2.PauseCampaignsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeCampaigns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vouchsafe.v1.CampaignService/ResumeCampaigns',
+            vouchsafe_dot_v1_dot_campaign__service__pb2.ResumeCampaignsRequest.SerializeToString,
+            vouchsafe_dot_v1_dot_campaign__service__pb2.ResumeCampaignsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EngageKillSwitch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vouchsafe.v1.CampaignService/EngageKillSwitch',
+            vouchsafe_dot_v1_dot_campaign__service__pb2.EngageKillSwitchRequest.SerializeToString,
+            vouchsafe_dot_v1_dot_campaign__service__pb2.EngageKillSwitchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseKillSwitch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vouchsafe.v1.CampaignService/ReleaseKillSwitch',
+            vouchsafe_dot_v1_dot_campaign__service__pb2.ReleaseKillSwitchRequest.SerializeToString,
+            vouchsafe_dot_v1_dot_campaign__service__pb2.ReleaseKillSwitchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetKillSwitch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vouchsafe.v1.CampaignService/GetKillSwitch',
+            vouchsafe_dot_v1_dot_campaign__service__pb2.GetKillSwitchRequest.SerializeToString,
+            vouchsafe_dot_v1_dot_campaign__service__pb2.GetKillSwitchResponse.FromString,
             options,
             channel_credentials,
             insecure,

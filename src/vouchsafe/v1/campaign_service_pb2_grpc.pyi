@@ -63,6 +63,24 @@ class CampaignServiceStub:
     """
     ResumeCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.ResumeCampaignRequest, _campaign_service_pb2.ResumeCampaignResponse]
     """Lets a paused campaign go on. Resuming one that is not paused changes nothing and succeeds."""
+    PauseCampaigns: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.PauseCampaignsRequest, _campaign_service_pb2.PauseCampaignsResponse]
+    """Stops all campaigns that have a label at the moment, as PauseCampaign does with one. UNAVAILABLE when that failed for
+    one of them: the others are paused; call again. A campaign that gets the label later is not paused; EngageKillSwitch
+    with a label stops those, too.
+    """
+    ResumeCampaigns: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.ResumeCampaignsRequest, _campaign_service_pb2.ResumeCampaignsResponse]
+    """Lets all paused campaigns that have a label go on."""
+    EngageKillSwitch: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.EngageKillSwitchRequest, _campaign_service_pb2.EngageKillSwitchResponse]
+    """Stops redeeming: everything, all campaigns with a label, or one code. When it has answered, no later redemption within
+    its scope succeeds on any server; it needs Valkey only. Engaging one that is engaged changes nothing and succeeds.
+    UNAVAILABLE when a partition cannot be reached: it is engaged in all others; call again.
+    """
+    ReleaseKillSwitch: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.ReleaseKillSwitchRequest, _campaign_service_pb2.ReleaseKillSwitchResponse]
+    """Lets redeeming go on, as far as no other kill switch or pause stops it. Releasing one that is not engaged changes
+    nothing and succeeds. UNAVAILABLE as for EngageKillSwitch.
+    """
+    GetKillSwitch: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.GetKillSwitchRequest, _campaign_service_pb2.GetKillSwitchResponse]
+    """Says which kill switches are engaged, by Valkey itself, and tells "off" from "not known"."""
 
 @_typing.type_check_only
 class CampaignServiceAsyncStub(CampaignServiceStub):
@@ -99,6 +117,24 @@ class CampaignServiceAsyncStub(CampaignServiceStub):
     """
     ResumeCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.ResumeCampaignRequest, _campaign_service_pb2.ResumeCampaignResponse]  # type: ignore[assignment]
     """Lets a paused campaign go on. Resuming one that is not paused changes nothing and succeeds."""
+    PauseCampaigns: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.PauseCampaignsRequest, _campaign_service_pb2.PauseCampaignsResponse]  # type: ignore[assignment]
+    """Stops all campaigns that have a label at the moment, as PauseCampaign does with one. UNAVAILABLE when that failed for
+    one of them: the others are paused; call again. A campaign that gets the label later is not paused; EngageKillSwitch
+    with a label stops those, too.
+    """
+    ResumeCampaigns: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.ResumeCampaignsRequest, _campaign_service_pb2.ResumeCampaignsResponse]  # type: ignore[assignment]
+    """Lets all paused campaigns that have a label go on."""
+    EngageKillSwitch: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.EngageKillSwitchRequest, _campaign_service_pb2.EngageKillSwitchResponse]  # type: ignore[assignment]
+    """Stops redeeming: everything, all campaigns with a label, or one code. When it has answered, no later redemption within
+    its scope succeeds on any server; it needs Valkey only. Engaging one that is engaged changes nothing and succeeds.
+    UNAVAILABLE when a partition cannot be reached: it is engaged in all others; call again.
+    """
+    ReleaseKillSwitch: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.ReleaseKillSwitchRequest, _campaign_service_pb2.ReleaseKillSwitchResponse]  # type: ignore[assignment]
+    """Lets redeeming go on, as far as no other kill switch or pause stops it. Releasing one that is not engaged changes
+    nothing and succeeds. UNAVAILABLE as for EngageKillSwitch.
+    """
+    GetKillSwitch: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.GetKillSwitchRequest, _campaign_service_pb2.GetKillSwitchResponse]  # type: ignore[assignment]
+    """Says which kill switches are engaged, by Valkey itself, and tells "off" from "not known"."""
 
 class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
     """For operators: campaigns and their state."""
@@ -180,5 +216,53 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_campaign_service_pb2.ResumeCampaignResponse, _abc.Awaitable[_campaign_service_pb2.ResumeCampaignResponse]]:
         """Lets a paused campaign go on. Resuming one that is not paused changes nothing and succeeds."""
+
+    @_abc_1.abstractmethod
+    def PauseCampaigns(
+        self,
+        request: _campaign_service_pb2.PauseCampaignsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaign_service_pb2.PauseCampaignsResponse, _abc.Awaitable[_campaign_service_pb2.PauseCampaignsResponse]]:
+        """Stops all campaigns that have a label at the moment, as PauseCampaign does with one. UNAVAILABLE when that failed for
+        one of them: the others are paused; call again. A campaign that gets the label later is not paused; EngageKillSwitch
+        with a label stops those, too.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeCampaigns(
+        self,
+        request: _campaign_service_pb2.ResumeCampaignsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaign_service_pb2.ResumeCampaignsResponse, _abc.Awaitable[_campaign_service_pb2.ResumeCampaignsResponse]]:
+        """Lets all paused campaigns that have a label go on."""
+
+    @_abc_1.abstractmethod
+    def EngageKillSwitch(
+        self,
+        request: _campaign_service_pb2.EngageKillSwitchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaign_service_pb2.EngageKillSwitchResponse, _abc.Awaitable[_campaign_service_pb2.EngageKillSwitchResponse]]:
+        """Stops redeeming: everything, all campaigns with a label, or one code. When it has answered, no later redemption within
+        its scope succeeds on any server; it needs Valkey only. Engaging one that is engaged changes nothing and succeeds.
+        UNAVAILABLE when a partition cannot be reached: it is engaged in all others; call again.
+        """
+
+    @_abc_1.abstractmethod
+    def ReleaseKillSwitch(
+        self,
+        request: _campaign_service_pb2.ReleaseKillSwitchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaign_service_pb2.ReleaseKillSwitchResponse, _abc.Awaitable[_campaign_service_pb2.ReleaseKillSwitchResponse]]:
+        """Lets redeeming go on, as far as no other kill switch or pause stops it. Releasing one that is not engaged changes
+        nothing and succeeds. UNAVAILABLE as for EngageKillSwitch.
+        """
+
+    @_abc_1.abstractmethod
+    def GetKillSwitch(
+        self,
+        request: _campaign_service_pb2.GetKillSwitchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaign_service_pb2.GetKillSwitchResponse, _abc.Awaitable[_campaign_service_pb2.GetKillSwitchResponse]]:
+        """Says which kill switches are engaged, by Valkey itself, and tells "off" from "not known"."""
 
 def add_CampaignServiceServicer_to_server(servicer: CampaignServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -428,6 +428,7 @@ class CampaignDefinition(_message.Message):
     CODE_VALIDITY_FIELD_NUMBER: _builtins.int
     STACKING_FIELD_NUMBER: _builtins.int
     ROLLBACK_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     display_name: _builtins.str
     """A name for people, 1 to 200 characters, none of them a control character. Required."""
     currency_code: _builtins.str
@@ -482,6 +483,12 @@ class CampaignDefinition(_message.Message):
     def rollback(self) -> _rollback_pb2.RollbackPolicy:
         """What it gets back when a redemption of it is rolled back. Unset: all of it."""
 
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names by which operators reach several campaigns at once, at most 20: 1 to 63 small letters, digits and hyphens,
+        beginning with a letter or digit.
+        """
+
     def __init__(
         self,
         *,
@@ -498,10 +505,11 @@ class CampaignDefinition(_message.Message):
         code_validity: _duration_pb2.Duration | None = ...,
         stacking: Global___Stacking | None = ...,
         rollback: _rollback_pb2.RollbackPolicy | None = ...,
+        labels: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["code_validity", b"code_validity", "eligible_lines", b"eligible_lines", "end_time", b"end_time", "expression", b"expression", "limits", b"limits", "rollback", b"rollback", "schedule", b"schedule", "stacking", b"stacking", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code_validity", b"code_validity", "conditions", b"conditions", "currency_code", b"currency_code", "display_name", b"display_name", "effects", b"effects", "eligible_lines", b"eligible_lines", "end_time", b"end_time", "expression", b"expression", "limits", b"limits", "rollback", b"rollback", "schedule", b"schedule", "stacking", b"stacking", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code_validity", b"code_validity", "conditions", b"conditions", "currency_code", b"currency_code", "display_name", b"display_name", "effects", b"effects", "eligible_lines", b"eligible_lines", "end_time", b"end_time", "expression", b"expression", "labels", b"labels", "limits", b"limits", "rollback", b"rollback", "schedule", b"schedule", "stacking", b"stacking", "start_time", b"start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,11 +1,11 @@
 -- Purpose: a campaign's hot state: publish enters a definition, set_state pauses or resumes, describe reads.
 -- KEYS:    1 meta
---          publish: 2 campaign, 3 counters
---          set_state: 2 outbox, 3 pending, 4 to 7 as for each campaign in orders.lua
---          describe: 2 outbox, then for each campaign asked for 4 (orders.lua)
+--          publish: 2 campaign, 3 counters, 4 labels
+--          set_state: 2 outbox, 3 pending, 4 to 8 as for each campaign in orders.lua
+--          describe: 2 outbox, then for each campaign asked for 5 (orders.lua)
 -- ARGV:    1 token
---          publish: 2 version, 3 definition, 4 created_ms, 5 state ("active" or "paused") and 6 pause_reason of a
---            campaign that is new here
+--          publish: 2 version, 3 definition, 4 created_ms, 5 labels with spaces between them, 6 campaign id, 7 state
+--            ("active" or "paused") and 8 pause_reason of a campaign that is new here
 --          set_state: 2 campaign id, 3 state ("active" or "paused"), 4 reason, 5 kind and 6 body of the event
 --          describe: then the id of each campaign
 -- Returns: publish: 1 when the definition was taken, 0 when this version or a later one stands already.
@@ -14,7 +14,7 @@
 --            transactions are held, the list of those parts, each as pending names it: it admits nothing any more then,
 --            but the event is only written once they are settled.
 --          describe: as set_state for each campaign.
--- Writes:  publish: campaign and counters; never the counters or the state of one that stands.
+-- Writes:  publish: campaign, counters and labels; never the counters or the state of one that stands.
 --          set_state: campaign and one event, unless the campaign is in that state already.
 --          set_state and describe: what loading a campaign writes (orders.lua).
 
@@ -55,13 +55,18 @@ register('publish', function(keys, args)
   end
   redis.call(
     'HSET', keys[2],
-    'version', args[2], 'definition', args[3], 'created_ms', args[4]
+    'version', args[2], 'definition', args[3], 'created_ms', args[4], 'labels', args[5]
   )
+  if args[5] ~= '' then
+    redis.call('HSET', keys[4], args[6], args[5])
+  else
+    redis.call('HDEL', keys[4], args[6])
+  end
   if standing == 0 then
     redis.call('HSETNX', keys[3], 'uses', 0)
   end
-  redis.call('HSETNX', keys[2], 'state', args[5])
-  redis.call('HSETNX', keys[2], 'pause_reason', args[6])
+  redis.call('HSETNX', keys[2], 'state', args[7])
+  redis.call('HSETNX', keys[2], 'pause_reason', args[8])
   return 1
 end)
 

@@ -6,10 +6,14 @@
 
 local REASON = {
   ORDER_ALREADY_REDEEMED = 20,
+  KILL_SWITCH_ENGAGED = 105,
   CAMPAIGN_PAUSED = 110,
 }
 
 local FINGERPRINT_LENGTH = 32
+
+-- What is kept of a kill switch begins with one of these: what is held is being settled; it is engaged (stop.lua).
+local ENGAGING, ENGAGED = 'B', 'E'
 
 -- The store's clock in milliseconds; it stands still during a call.
 local function now_ms()

@@ -48,6 +48,23 @@ local function gives_way(standing)
   return standing and standing.held and standing.transaction == ''
 end
 
+-- Whether a kill switch (stop.lua) is engaged that concerns a code of the campaign.
+local function is_stopped(campaign, order)
+  if not campaign.may_be_stopped then
+    return false
+  end
+  local scopes = { '*', 'code:' .. order:match('%S+$') }
+  for label in (redis.call('HGET', campaign.key, 'labels') or ''):gmatch('%S+') do
+    scopes[#scopes + 1] = 'label:' .. label
+  end
+  for _, record in ipairs(redis.call('HMGET', campaign.stops, unpack(scopes))) do
+    if record then
+      return true
+    end
+  end
+  return false
+end
+
 -- What speaks against an item before anything is counted, in order of precedence; nil for nothing. The campaign's rules
 -- and its times were judged by the caller: item.refusal, '' for none. That holds from item.from_ms until before
 -- item.until_ms; at any other time by this store's clock the answer is "T <time in ms>": judge again. "E": reservations
@@ -64,6 +81,9 @@ local function objection(campaign, item, standing, now)
   end
   if campaign.version ~= item.version then
     return 'S'
+  end
+  if is_stopped(campaign, item.order) then
+    return refuse(REASON.KILL_SWITCH_ENGAGED)
   end
   if not campaign.active then
     return refuse(REASON.CAMPAIGN_PAUSED)

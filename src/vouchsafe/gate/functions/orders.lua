@@ -1,13 +1,13 @@
 -- Purpose: what an order has of a code: a redemption, or a hold, which is a reservation, a part of a transaction, or
 --          both. A reservation ends by itself: whoever looks at its campaign behind its time finds it given back.
--- KEYS:    none; this file registers no function. Those that use it take 4 keys for each campaign: campaign, counters,
---          orders, holds.
+-- KEYS:    none; this file registers no function. Those that use it take 5 keys for each campaign: campaign, counters,
+--          orders, holds, stops.
 -- ARGV:    none.
 -- Returns: nothing.
 -- Writes:  what a function loads a campaign for: the counters, orders, holds and events of reservations whose time is
 --          over.
 
-local KEYS_PER_CAMPAIGN = 4
+local KEYS_PER_CAMPAIGN = 5
 
 -- More than so many reservations are not given back in one call: nobody else is served meanwhile.
 local EXPIRED_AT_ONCE = 200
@@ -87,7 +87,15 @@ local function give_up(campaign, order, hold, kind, now, more)
 end
 
 local function campaign_at(keys, first, id, outbox)
-  return { id = id, key = keys[first], counters = keys[first + 1], orders = keys[first + 2], holds = keys[first + 3], outbox = outbox }
+  return {
+    id = id,
+    key = keys[first],
+    counters = keys[first + 1],
+    orders = keys[first + 2],
+    holds = keys[first + 3],
+    stops = keys[first + 4],
+    outbox = outbox,
+  }
 end
 
 -- One campaign as of this call, without the reservations whose time is over; nil when it is not all there: then nothing
@@ -102,6 +110,7 @@ local function load_campaign(keys, first, id, outbox, now, room)
   local campaign = campaign_at(keys, first, id, outbox)
   campaign.version = fields[1]
   campaign.active = fields[2] == 'active'
+  campaign.may_be_stopped = redis.call('EXISTS', campaign.stops) == 1
   local expired =
     redis.call('ZRANGE', campaign.holds, '-inf', integer(now), 'BYSCORE', 'LIMIT', 0, room + 1)
   campaign.is_crowded = #expired > room

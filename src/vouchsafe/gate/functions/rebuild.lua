@@ -7,8 +7,8 @@
 --          restore_fields: 2 a hash
 --          restore_strings: then strings
 --          restore_amounts and restore_counters: 2 counters
---          restore_orders: 2 holding, 3 to 6 as for each campaign in orders.lua
---          restore_part: 2 outbox, 3 pending, 4 to 7 as for each campaign in orders.lua
+--          restore_orders: 2 holding, 3 to 7 as for each campaign in orders.lua
+--          restore_part: 2 outbox, 3 pending, 4 to 8 as for each campaign in orders.lua
 -- ARGV:    1 token, "<installation>:<epoch>"
 --          build: 2 what stood at meta when it was inspected, '' for nothing; 3 the run of the process that was inspected
 --          restore_outbox: 2 the last id that the ledger holds, 3 the first that it does not

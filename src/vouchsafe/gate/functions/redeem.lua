@@ -2,7 +2,7 @@
 --          the id, redeem takes the use in the partition of the campaign.
 -- KEYS:    1 meta
 --          claim: then for each item its request
---          redeem: 2 outbox, then for each campaign 4 (orders.lua); then for each item its request
+--          redeem: 2 outbox, then for each campaign 5 (orders.lua); then for each item its request
 -- ARGV:    1 token, 2 how long requests are remembered in ms
 --          claim: then for each item its fingerprint
 --          redeem: 3 number of campaigns, then the id of each campaign, then for each item the index of

@@ -2,9 +2,9 @@
 --          a transaction (transaction.lua), or given back. A reservation may be of several codes, each a part in the
 --          partition of its campaign; what it is of is noted under its id, in the partition that the id names.
 -- KEYS:    1 meta
---          reserve and expire: 2 outbox, 3 holding, then for each campaign 4 (orders.lua)
---          pin: 2 outbox, 3 pending, then for each campaign 4 (orders.lua)
---          release: 2 outbox, then for each campaign 4 (orders.lua)
+--          reserve and expire: 2 outbox, 3 holding, then for each campaign 5 (orders.lua)
+--          pin: 2 outbox, 3 pending, then for each campaign 5 (orders.lua)
+--          release: 2 outbox, then for each campaign 5 (orders.lua)
 --          note: 2 outbox, then for each item 2: reservation, request
 --          noted: then for each item 2: reservation, and what its end is remembered under
 --          expiring: 2 holding
@@ -78,6 +78,8 @@ register('pin', function(keys, args)
       answer = 'G ' .. integer(now)
     elseif hold.transaction ~= '' then
       answer = hold.transaction == args[at + 3] and held_answer(hold, '-') or 'W ' .. hold.transaction
+    elseif is_stopped(campaign, order) then
+      answer = refuse(REASON.KILL_SWITCH_ENGAGED)
     elseif not campaign.active then
       answer = refuse(REASON.CAMPAIGN_PAUSED)
     else

@@ -4,7 +4,7 @@
 -- KEYS:    1 meta
 --          roll_back: 2 outbox, 3 rolled, 4 returning, then for each item its request
 --          rolled: 2 rolled
---          give_back: 2 outbox, then for each campaign 4 (orders.lua), then for each item its mark
+--          give_back: 2 outbox, then for each campaign 5 (orders.lua), then for each item its mark
 --          returning: 2 returning
 --          given_back: 2 returning
 --          unmark: then marks

@@ -4,11 +4,11 @@
 --          part behind its deadline asks for the decision, which makes one if there is none: then the transaction is
 --          undone.
 -- KEYS:    1 meta
---          hold: 2 outbox, 3 pending, then for each campaign 4 (orders.lua)
+--          hold: 2 outbox, 3 pending, then for each campaign 5 (orders.lua)
 --          decide: 2 outbox, 3 fences, then for each item 2: transaction, and what its answer is remembered under
 --          answer: then for each item what its answer is remembered under
 --          decision: then for each item its transaction
---          settle: 2 outbox, 3 pending, 4 holding, then for each campaign 4 (orders.lua)
+--          settle: 2 outbox, 3 pending, 4 holding, then for each campaign 5 (orders.lua)
 --          overdue: 2 pending
 --          forget: then for each item its transaction
 -- ARGV:    1 token

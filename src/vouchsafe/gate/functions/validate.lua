@@ -1,5 +1,5 @@
 -- Purpose: says what redeem would answer now, for a batch of items. Takes nothing.
--- KEYS:    1 meta, 2 outbox, then for each campaign 4 (orders.lua)
+-- KEYS:    1 meta, 2 outbox, then for each campaign 5 (orders.lua)
 -- ARGV:    1 token, 2 number of campaigns, then the id of each campaign, then for each item the index of its campaign
 --          (from 1), the other codes of the campaign that are asked for together with it ('' for none), and its values
 --          (read_item in decide.lua). What the order holds of those other codes gives way when they are taken together

@@ -23,11 +23,12 @@ _sym_db = _symbol_database.Default()
 
 
 from vouchsafe.v1.buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from vouchsafe.v1 import access_pb2 as vouchsafe_dot_v1_dot_access__pb2
 from vouchsafe.v1 import campaign_pb2 as vouchsafe_dot_v1_dot_campaign__pb2
 from vouchsafe.v1 import definition_pb2 as vouchsafe_dot_v1_dot_definition__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#vouchsafe/v1/campaign_service.proto\x12\x0cvouchsafe.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1bvouchsafe/v1/campaign.proto\x1a\x1dvouchsafe/v1/definition.proto\"\xad\x04\n\x15\x43reateCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12<\n\ndefinition\x18\x02 \x01(\x0b\x32 .vouchsafe.v1.CampaignDefinitionB\x06\xbaH\x03\xc8\x01\x01\x12\x39\n\x0cshared_codes\x18\x03 \x03(\tB#\xbaH \x92\x01\x1d\x10\x64\"\x19r\x17\x32\x15^[A-Za-z0-9_-]{3,64}$\x12>\n\x10single_use_codes\x18\x04 \x03(\tB$\xbaH!\x92\x01\x1e\x10\x90N\"\x19r\x17\x32\x15^[A-Za-z0-9_-]{3,64}$\x12=\n\x0e\x61ssigned_codes\x18\x05 \x03(\x0b\x32\x1a.vouchsafe.v1.AssignedCodeB\t\xbaH\x06\x92\x01\x03\x10\x90N\x12\x15\n\rvalidate_only\x18\x06 \x01(\x08:\xcd\x01\xbaH\xc9\x01\x1a\xc6\x01\n!create_campaign_request.some_code\x12Jgive at least one code in shared_codes, single_use_codes or assigned_codes\x1aUsize(this.shared_codes) + size(this.single_use_codes) + size(this.assigned_codes) > 0\"f\n\x0c\x41ssignedCode\x12*\n\x04\x63ode\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{3,64}$\x12*\n\x0b\x63ustomer_id\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[!-~]{1,128}$\"B\n\x16\x43reateCampaignResponse\x12(\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.Campaign\"\xba\x01\n\x15UpdateCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12<\n\ndefinition\x18\x02 \x01(\x0b\x32 .vouchsafe.v1.CampaignDefinitionB\x06\xbaH\x03\xc8\x01\x01\x12\x15\n\x04\x65tag\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"B\n\x16UpdateCampaignResponse\x12(\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.Campaign\"K\n\x12GetCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\"?\n\x13GetCampaignResponse\x12(\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.Campaign\"P\n\x17GetCampaignStatsRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\"F\n\x18GetCampaignStatsResponse\x12*\n\x05stats\x18\x01 \x01(\x0b\x32\x1b.vouchsafe.v1.CampaignStats\"M\n\x14WatchCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\"C\n\x15WatchCampaignResponse\x12*\n\x05stats\x18\x01 \x01(\x0b\x32\x1b.vouchsafe.v1.CampaignStats\"S\n\x14ListCampaignsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xf4\x03(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"[\n\x15ListCampaignsResponse\x12)\n\tcampaigns\x18\x01 \x03(\x0b\x32\x16.vouchsafe.v1.Campaign\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"{\n\x14PauseCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12,\n\x06reason\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[^[:cntrl:]]{0,500}$\"A\n\x15PauseCampaignResponse\x12(\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.Campaign\"|\n\x15ResumeCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12,\n\x06reason\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[^[:cntrl:]]{0,500}$\"B\n\x16ResumeCampaignResponse\x12(\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.Campaign2\xff\x05\n\x0f\x43\x61mpaignService\x12]\n\x0e\x43reateCampaign\x12#.vouchsafe.v1.CreateCampaignRequest\x1a$.vouchsafe.v1.CreateCampaignResponse\"\x00\x12]\n\x0eUpdateCampaign\x12#.vouchsafe.v1.UpdateCampaignRequest\x1a$.vouchsafe.v1.UpdateCampaignResponse\"\x00\x12T\n\x0bGetCampaign\x12 .vouchsafe.v1.GetCampaignRequest\x1a!.vouchsafe.v1.GetCampaignResponse\"\x00\x12\x63\n\x10GetCampaignStats\x12%.vouchsafe.v1.GetCampaignStatsRequest\x1a&.vouchsafe.v1.GetCampaignStatsResponse\"\x00\x12\\\n\rWatchCampaign\x12\".vouchsafe.v1.WatchCampaignRequest\x1a#.vouchsafe.v1.WatchCampaignResponse\"\x00\x30\x01\x12Z\n\rListCampaigns\x12\".vouchsafe.v1.ListCampaignsRequest\x1a#.vouchsafe.v1.ListCampaignsResponse\"\x00\x12Z\n\rPauseCampaign\x12\".vouchsafe.v1.PauseCampaignRequest\x1a#.vouchsafe.v1.PauseCampaignResponse\"\x00\x12]\n\x0eResumeCampaign\x12#.vouchsafe.v1.ResumeCampaignRequest\x1a$.vouchsafe.v1.ResumeCampaignResponse\"\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#vouchsafe/v1/campaign_service.proto\x12\x0cvouchsafe.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x19vouchsafe/v1/access.proto\x1a\x1bvouchsafe/v1/campaign.proto\x1a\x1dvouchsafe/v1/definition.proto\"\xad\x04\n\x15\x43reateCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12<\n\ndefinition\x18\x02 \x01(\x0b\x32 .vouchsafe.v1.CampaignDefinitionB\x06\xbaH\x03\xc8\x01\x01\x12\x39\n\x0cshared_codes\x18\x03 \x03(\tB#\xbaH \x92\x01\x1d\x10\x64\"\x19r\x17\x32\x15^[A-Za-z0-9_-]{3,64}$\x12>\n\x10single_use_codes\x18\x04 \x03(\tB$\xbaH!\x92\x01\x1e\x10\x90N\"\x19r\x17\x32\x15^[A-Za-z0-9_-]{3,64}$\x12=\n\x0e\x61ssigned_codes\x18\x05 \x03(\x0b\x32\x1a.vouchsafe.v1.AssignedCodeB\t\xbaH\x06\x92\x01\x03\x10\x90N\x12\x15\n\rvalidate_only\x18\x06 \x01(\x08:\xcd\x01\xbaH\xc9\x01\x1a\xc6\x01\n!create_campaign_request.some_code\x12Jgive at least one code in shared_codes, single_use_codes or assigned_codes\x1aUsize(this.shared_codes) + size(this.single_use_codes) + size(this.assigned_codes) > 0\"f\n\x0c\x41ssignedCode\x12*\n\x04\x63ode\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{3,64}$\x12*\n\x0b\x63ustomer_id\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[!-~]{1,128}$\"B\n\x16\x43reateCampaignResponse\x12(\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.Campaign\"\xba\x01\n\x15UpdateCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12<\n\ndefinition\x18\x02 \x01(\x0b\x32 .vouchsafe.v1.CampaignDefinitionB\x06\xbaH\x03\xc8\x01\x01\x12\x15\n\x04\x65tag\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"B\n\x16UpdateCampaignResponse\x12(\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.Campaign\"K\n\x12GetCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\"?\n\x13GetCampaignResponse\x12(\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.Campaign\"P\n\x17GetCampaignStatsRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\"F\n\x18GetCampaignStatsResponse\x12*\n\x05stats\x18\x01 \x01(\x0b\x32\x1b.vouchsafe.v1.CampaignStats\"M\n\x14WatchCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\"C\n\x15WatchCampaignResponse\x12*\n\x05stats\x18\x01 \x01(\x0b\x32\x1b.vouchsafe.v1.CampaignStats\"S\n\x14ListCampaignsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xf4\x03(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"[\n\x15ListCampaignsResponse\x12)\n\tcampaigns\x18\x01 \x03(\x0b\x32\x16.vouchsafe.v1.Campaign\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"{\n\x14PauseCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12,\n\x06reason\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[^[:cntrl:]]{0,500}$\"A\n\x15PauseCampaignResponse\x12(\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.Campaign\"|\n\x15ResumeCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12,\n\x06reason\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[^[:cntrl:]]{0,500}$\"B\n\x16ResumeCampaignResponse\x12(\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.Campaign2\xaf\x06\n\x0f\x43\x61mpaignService\x12\x62\n\x0e\x43reateCampaign\x12#.vouchsafe.v1.CreateCampaignRequest\x1a$.vouchsafe.v1.CreateCampaignResponse\"\x05\x8a\xb5\x18\x01\x04\x12\x62\n\x0eUpdateCampaign\x12#.vouchsafe.v1.UpdateCampaignRequest\x1a$.vouchsafe.v1.UpdateCampaignResponse\"\x05\x8a\xb5\x18\x01\x04\x12[\n\x0bGetCampaign\x12 .vouchsafe.v1.GetCampaignRequest\x1a!.vouchsafe.v1.GetCampaignResponse\"\x07\x8a\xb5\x18\x03\x02\x03\x04\x12j\n\x10GetCampaignStats\x12%.vouchsafe.v1.GetCampaignStatsRequest\x1a&.vouchsafe.v1.GetCampaignStatsResponse\"\x07\x8a\xb5\x18\x03\x02\x03\x04\x12\x63\n\rWatchCampaign\x12\".vouchsafe.v1.WatchCampaignRequest\x1a#.vouchsafe.v1.WatchCampaignResponse\"\x07\x8a\xb5\x18\x03\x02\x03\x04\x30\x01\x12\x61\n\rListCampaigns\x12\".vouchsafe.v1.ListCampaignsRequest\x1a#.vouchsafe.v1.ListCampaignsResponse\"\x07\x8a\xb5\x18\x03\x02\x03\x04\x12_\n\rPauseCampaign\x12\".vouchsafe.v1.PauseCampaignRequest\x1a#.vouchsafe.v1.PauseCampaignResponse\"\x05\x8a\xb5\x18\x01\x04\x12\x62\n\x0eResumeCampaign\x12#.vouchsafe.v1.ResumeCampaignRequest\x1a$.vouchsafe.v1.ResumeCampaignResponse\"\x05\x8a\xb5\x18\x01\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -74,40 +75,56 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESUMECAMPAIGNREQUEST'].fields_by_name['campaign_id']._serialized_options = b'\272H\035r\0332\031^[a-z0-9][a-z0-9-]{0,62}$'
   _globals['_RESUMECAMPAIGNREQUEST'].fields_by_name['reason']._loaded_options = None
   _globals['_RESUMECAMPAIGNREQUEST'].fields_by_name['reason']._serialized_options = b'\272H\031r\0272\025^[^[:cntrl:]]{0,500}$'
-  _globals['_CREATECAMPAIGNREQUEST']._serialized_start=143
-  _globals['_CREATECAMPAIGNREQUEST']._serialized_end=700
-  _globals['_ASSIGNEDCODE']._serialized_start=702
-  _globals['_ASSIGNEDCODE']._serialized_end=804
-  _globals['_CREATECAMPAIGNRESPONSE']._serialized_start=806
-  _globals['_CREATECAMPAIGNRESPONSE']._serialized_end=872
-  _globals['_UPDATECAMPAIGNREQUEST']._serialized_start=875
-  _globals['_UPDATECAMPAIGNREQUEST']._serialized_end=1061
-  _globals['_UPDATECAMPAIGNRESPONSE']._serialized_start=1063
-  _globals['_UPDATECAMPAIGNRESPONSE']._serialized_end=1129
-  _globals['_GETCAMPAIGNREQUEST']._serialized_start=1131
-  _globals['_GETCAMPAIGNREQUEST']._serialized_end=1206
-  _globals['_GETCAMPAIGNRESPONSE']._serialized_start=1208
-  _globals['_GETCAMPAIGNRESPONSE']._serialized_end=1271
-  _globals['_GETCAMPAIGNSTATSREQUEST']._serialized_start=1273
-  _globals['_GETCAMPAIGNSTATSREQUEST']._serialized_end=1353
-  _globals['_GETCAMPAIGNSTATSRESPONSE']._serialized_start=1355
-  _globals['_GETCAMPAIGNSTATSRESPONSE']._serialized_end=1425
-  _globals['_WATCHCAMPAIGNREQUEST']._serialized_start=1427
-  _globals['_WATCHCAMPAIGNREQUEST']._serialized_end=1504
-  _globals['_WATCHCAMPAIGNRESPONSE']._serialized_start=1506
-  _globals['_WATCHCAMPAIGNRESPONSE']._serialized_end=1573
-  _globals['_LISTCAMPAIGNSREQUEST']._serialized_start=1575
-  _globals['_LISTCAMPAIGNSREQUEST']._serialized_end=1658
-  _globals['_LISTCAMPAIGNSRESPONSE']._serialized_start=1660
-  _globals['_LISTCAMPAIGNSRESPONSE']._serialized_end=1751
-  _globals['_PAUSECAMPAIGNREQUEST']._serialized_start=1753
-  _globals['_PAUSECAMPAIGNREQUEST']._serialized_end=1876
-  _globals['_PAUSECAMPAIGNRESPONSE']._serialized_start=1878
-  _globals['_PAUSECAMPAIGNRESPONSE']._serialized_end=1943
-  _globals['_RESUMECAMPAIGNREQUEST']._serialized_start=1945
-  _globals['_RESUMECAMPAIGNREQUEST']._serialized_end=2069
-  _globals['_RESUMECAMPAIGNRESPONSE']._serialized_start=2071
-  _globals['_RESUMECAMPAIGNRESPONSE']._serialized_end=2137
-  _globals['_CAMPAIGNSERVICE']._serialized_start=2140
-  _globals['_CAMPAIGNSERVICE']._serialized_end=2907
+  _globals['_CAMPAIGNSERVICE'].methods_by_name['CreateCampaign']._loaded_options = None
+  _globals['_CAMPAIGNSERVICE'].methods_by_name['CreateCampaign']._serialized_options = b'\212\265\030\001\004'
+  _globals['_CAMPAIGNSERVICE'].methods_by_name['UpdateCampaign']._loaded_options = None
+  _globals['_CAMPAIGNSERVICE'].methods_by_name['UpdateCampaign']._serialized_options = b'\212\265\030\001\004'
+  _globals['_CAMPAIGNSERVICE'].methods_by_name['GetCampaign']._loaded_options = None
+  _globals['_CAMPAIGNSERVICE'].methods_by_name['GetCampaign']._serialized_options = b'\212\265\030\003\002\003\004'
+  _globals['_CAMPAIGNSERVICE'].methods_by_name['GetCampaignStats']._loaded_options = None
+  _globals['_CAMPAIGNSERVICE'].methods_by_name['GetCampaignStats']._serialized_options = b'\212\265\030\003\002\003\004'
+  _globals['_CAMPAIGNSERVICE'].methods_by_name['WatchCampaign']._loaded_options = None
+  _globals['_CAMPAIGNSERVICE'].methods_by_name['WatchCampaign']._serialized_options = b'\212\265\030\003\002\003\004'
+  _globals['_CAMPAIGNSERVICE'].methods_by_name['ListCampaigns']._loaded_options = None
+  _globals['_CAMPAIGNSERVICE'].methods_by_name['ListCampaigns']._serialized_options = b'\212\265\030\003\002\003\004'
+  _globals['_CAMPAIGNSERVICE'].methods_by_name['PauseCampaign']._loaded_options = None
+  _globals['_CAMPAIGNSERVICE'].methods_by_name['PauseCampaign']._serialized_options = b'\212\265\030\001\004'
+  _globals['_CAMPAIGNSERVICE'].methods_by_name['ResumeCampaign']._loaded_options = None
+  _globals['_CAMPAIGNSERVICE'].methods_by_name['ResumeCampaign']._serialized_options = b'\212\265\030\001\004'
+  _globals['_CREATECAMPAIGNREQUEST']._serialized_start=170
+  _globals['_CREATECAMPAIGNREQUEST']._serialized_end=727
+  _globals['_ASSIGNEDCODE']._serialized_start=729
+  _globals['_ASSIGNEDCODE']._serialized_end=831
+  _globals['_CREATECAMPAIGNRESPONSE']._serialized_start=833
+  _globals['_CREATECAMPAIGNRESPONSE']._serialized_end=899
+  _globals['_UPDATECAMPAIGNREQUEST']._serialized_start=902
+  _globals['_UPDATECAMPAIGNREQUEST']._serialized_end=1088
+  _globals['_UPDATECAMPAIGNRESPONSE']._serialized_start=1090
+  _globals['_UPDATECAMPAIGNRESPONSE']._serialized_end=1156
+  _globals['_GETCAMPAIGNREQUEST']._serialized_start=1158
+  _globals['_GETCAMPAIGNREQUEST']._serialized_end=1233
+  _globals['_GETCAMPAIGNRESPONSE']._serialized_start=1235
+  _globals['_GETCAMPAIGNRESPONSE']._serialized_end=1298
+  _globals['_GETCAMPAIGNSTATSREQUEST']._serialized_start=1300
+  _globals['_GETCAMPAIGNSTATSREQUEST']._serialized_end=1380
+  _globals['_GETCAMPAIGNSTATSRESPONSE']._serialized_start=1382
+  _globals['_GETCAMPAIGNSTATSRESPONSE']._serialized_end=1452
+  _globals['_WATCHCAMPAIGNREQUEST']._serialized_start=1454
+  _globals['_WATCHCAMPAIGNREQUEST']._serialized_end=1531
+  _globals['_WATCHCAMPAIGNRESPONSE']._serialized_start=1533
+  _globals['_WATCHCAMPAIGNRESPONSE']._serialized_end=1600
+  _globals['_LISTCAMPAIGNSREQUEST']._serialized_start=1602
+  _globals['_LISTCAMPAIGNSREQUEST']._serialized_end=1685
+  _globals['_LISTCAMPAIGNSRESPONSE']._serialized_start=1687
+  _globals['_LISTCAMPAIGNSRESPONSE']._serialized_end=1778
+  _globals['_PAUSECAMPAIGNREQUEST']._serialized_start=1780
+  _globals['_PAUSECAMPAIGNREQUEST']._serialized_end=1903
+  _globals['_PAUSECAMPAIGNRESPONSE']._serialized_start=1905
+  _globals['_PAUSECAMPAIGNRESPONSE']._serialized_end=1970
+  _globals['_RESUMECAMPAIGNREQUEST']._serialized_start=1972
+  _globals['_RESUMECAMPAIGNREQUEST']._serialized_end=2096
+  _globals['_RESUMECAMPAIGNRESPONSE']._serialized_start=2098
+  _globals['_RESUMECAMPAIGNRESPONSE']._serialized_end=2164
+  _globals['_CAMPAIGNSERVICE']._serialized_start=2167
+  _globals['_CAMPAIGNSERVICE']._serialized_end=2982
 # @@protoc_insertion_point(module_scope)

@@ -13,7 +13,7 @@ from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from grpc_status import rpc_status
 
 from tests.service import Service, a_campaign, an_order, rows_once_settled, until
-from vouchsafe.client import Client, Customer, Offer, Redemption, Reservation, Rollback, Unavailable
+from vouchsafe.client import Customer, Offer, Redemption, Reservation, Rollback, Unavailable
 from vouchsafe.v1 import redemption_service_pb2 as pb
 from vouchsafe.v1.redemption_service_pb2_grpc import RedemptionServiceStub
 
@@ -57,7 +57,7 @@ class Sale:
                     request_id=id_, codes=[self._code], customer=Customer(id=id_), order=an_order(id_)
                 )
                 try:
-                    response = await stub.ValidateAndRedeem(request, timeout=10)
+                    response = await stub.ValidateAndRedeem(request, timeout=10, metadata=self._service.metadata)
                 except grpc.aio.AioRpcError as error:
                     self.refused.append(details_of(error))
                     return
@@ -76,7 +76,7 @@ def details_of(error: grpc.aio.AioRpcError) -> tuple[str, int]:
 
 async def redeems(service: Service, code: str, order: str) -> bool:
     """Whether a use is taken now, or was with this order."""
-    async with Client(service.target, timeout_s=0.5) as client:
+    async with service.client(timeout_s=0.5) as client:
         try:
             outcome = await client.redeem(code, Customer(id=order), an_order(order), request_id=order)
         except Unavailable:
@@ -89,7 +89,7 @@ async def redeems(service: Service, code: str, order: str) -> bool:
     "bounded", [{"ENTRIES": 400}, {"BYTES": 400_000}, {"AGE_MS": 2_000}], ids=["entries", "bytes", "age"], indirect=True
 )
 async def test_at_its_bound_new_uses_stop_and_what_was_begun_ends(bounded: Service) -> None:
-    async with Client(bounded.target, timeout_s=30) as client:
+    async with bounded.client(timeout_s=30) as client:
         id_, code = await a_campaign(client)
         sale = Sale(bounded, code)
 
@@ -101,7 +101,7 @@ async def test_at_its_bound_new_uses_stop_and_what_was_begun_ends(bounded: Servi
         await sale.run()
         assert sale.refused == [("OUTBOX_FULL", 1_000)] * SHOPPERS
 
-        async with Client(bounded.target, timeout_s=1.5) as hasty:
+        async with bounded.client(timeout_s=1.5) as hasty:
             with pytest.raises(Unavailable, match="PostgreSQL"):
                 await hasty.reserve([code], Customer(id="c"), an_order("order-new"))
         assert isinstance(await client.validate(code, Customer(id="c"), an_order("order-new")), Offer)
@@ -134,7 +134,7 @@ async def test_new_uses_stop_before_the_memory_is_full(bounded: Service) -> None
         max_memory = 60 * MIB
         valkey.setrange("ballast", max_memory * 82 // 100 - memory(), b"x")
         valkey.config_set("maxmemory", max_memory)
-        async with Client(bounded.target, timeout_s=30) as client:
+        async with bounded.client(timeout_s=30) as client:
             id_, code = await a_campaign(client)
             sale = Sale(bounded, code)
             bounded.stop_postgres()
@@ -152,7 +152,7 @@ async def test_it_does_not_open_and_close_with_every_look(bounded: Service) -> N
     """Only once it is clearly below its bound; and the client waits as long as it is asked to."""
     with redis.Redis.from_url(bounded.settings.valkey_url) as valkey:
         used = int(valkey.info("memory")["used_memory"])
-        async with Client(bounded.target, timeout_s=30) as client:
+        async with bounded.client(timeout_s=30) as client:
             _, code = await a_campaign(client)
             valkey.config_set("maxmemory", int(used / 0.86))
             await until(lambda: refuses(bounded, code))

@@ -16,7 +16,7 @@ import pytest
 from tests.cluster import EmbeddedCluster
 from tests.grpc.test_combined import create
 from tests.service import Service, a_campaign, an_order, check_agrees, rows_once_settled, settle
-from vouchsafe.client import Client, ClientError, Customer, Redemption
+from vouchsafe.client import ClientError, Customer, Redemption
 
 SHOPPERS = 16
 
@@ -37,7 +37,7 @@ def service(tmp_path: Path, cluster: EmbeddedCluster) -> Iterator[Service]:
 async def shop(service: Service, codes: list[str], over: asyncio.Event, told: dict[str, str]) -> None:
     """Orders of one code and of two until it is over. What is not answered is asked again under its request id until it
     is."""
-    async with Client(service.target, timeout_s=60, channels=8) as client:
+    async with service.client(timeout_s=60, channels=8) as client:
 
         async def one(shopper: int) -> None:
             for number in itertools.count():
@@ -76,7 +76,7 @@ async def check(service: Service, told: dict[str, str]) -> None:
 async def test_the_first_500_are_500_wherever_they_lie(service: Service, cluster: EmbeddedCluster) -> None:
     owners = {cluster.owner(partition).port for partition in range(service.settings.partitions)}
     assert len(owners) == 3
-    async with Client(service.target, timeout_s=60, channels=8) as client:
+    async with service.client(timeout_s=60, channels=8) as client:
         sales = [await a_campaign(client, limit=50) for _ in range(6)]
 
         async def ask(code: str, number: int) -> bool:
@@ -93,7 +93,7 @@ async def test_the_first_500_are_500_wherever_they_lie(service: Service, cluster
 
 
 async def test_slots_that_move_under_load_lose_nothing(service: Service, cluster: EmbeddedCluster) -> None:
-    async with Client(service.target, timeout_s=60) as client:
+    async with service.client(timeout_s=60) as client:
         codes = [await create(client, limits={"total": 100_000}) for _ in range(6)]
     told: dict[str, str] = {}
     over = asyncio.Event()
@@ -114,7 +114,7 @@ async def test_slots_that_move_under_load_lose_nothing(service: Service, cluster
 
 @pytest.mark.parametrize("cluster", [1], indirect=True)
 async def test_a_primary_that_is_killed_is_followed_by_its_replica(service: Service, cluster: EmbeddedCluster) -> None:
-    async with Client(service.target, timeout_s=60) as client:
+    async with service.client(timeout_s=60) as client:
         codes = [await create(client, limits={"total": 100_000}) for _ in range(6)]
     told: dict[str, str] = {}
     over = asyncio.Event()

@@ -12,14 +12,16 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 
 from tests.service import Service
+from tests.support import eventually
 from vouchsafe.cli.words import CAPS
 from vouchsafe.client import DiscountCap
 from vouchsafe.embedded import EmbeddedValkey, free_port
+from vouchsafe.local import KEY_FILE
 from vouchsafe.settings import Settings
 
 WAIT_S = 60.0
@@ -166,6 +168,52 @@ def test_an_audit_that_agrees(service: Service) -> None:
     assert "there is no campaign nobody" in found.stderr
 
 
+def test_keys_are_created_listed_and_revoked(service: Service) -> None:
+    name, target = f"cli-{uuid.uuid4()}"[:40], ("--target", service.target)
+    stores = {"VOUCHSAFE_POSTGRES_URL": service.settings.postgres_url}
+    made = vouchsafe("keys", "create", name, "--role", "viewer", "--role", "support", "--expires-in", "7d", **stores)
+    assert made.returncode == 0, made.stderr
+    key = made.stdout.strip()
+    id_, secret = key.split("_", 2)[1:]
+
+    def mine() -> dict[str, Any]:
+        listed = vouchsafe("keys", "list", "--json", **stores)
+        assert secret not in listed.stdout
+        return next(one for one in json.loads(listed.stdout) if one["id"] == id_)
+
+    found = mine()
+    assert (found["name"], found["roles"], found["revoke_time"]) == (name, ["support", "viewer"], None)
+    assert found["expire_time"] > found["create_time"]
+    line = next(line for line in vouchsafe("keys", "list", **stores).stdout.splitlines() if id_ in line)
+    assert "support, viewer" in line
+    assert "good until" in line
+    eventually(lambda: vouchsafe("campaign", "list", *target, VOUCHSAFE_API_KEY=key).returncode == 0, "it lets in")
+    denied = vouchsafe("campaign", "pause", "x", *target, VOUCHSAFE_API_KEY=key)
+    assert denied.returncode == 1
+    assert "PERMISSION_DENIED" in denied.stderr
+    assert "operator, admin" in denied.stderr
+    assert vouchsafe("keys", "revoke", id_, **stores).stdout == f"revoked {id_}\n"
+    assert mine()["revoke_time"]
+    again = vouchsafe("keys", "revoke", id_, **stores)
+    assert again.returncode == 0
+    eventually(lambda: vouchsafe("campaign", "list", *target, VOUCHSAFE_API_KEY=key).returncode == 1, "it does not")
+    refused = vouchsafe("campaign", "list", *target, VOUCHSAFE_API_KEY=key)
+    assert "UNAUTHENTICATED" in refused.stderr
+    assert "`vouchsafe keys create` makes a key" in refused.stderr
+
+    nobody = vouchsafe("keys", "revoke", "000000000000", **stores)
+    assert (nobody.returncode, nobody.stdout) == (1, "")
+    for args, status, said in (
+        (("a b", "--role", "viewer"), 1, "name: has to have"),
+        (("x", "--role", "king"), 2, "king"),
+        (("x",), 2, "--role"),
+        (("x", "--role", "viewer", "--expires-in", "soon"), 2, "--expires-in: "),
+    ):
+        ran = vouchsafe("keys", "create", *args, COLUMNS="200", **stores)
+        assert (ran.returncode, ran.stdout) == (status, ""), ran.stderr
+        assert said in ran.stderr
+
+
 @contextmanager
 def watching(id_: str, *args: str) -> Iterator[IO[str]]:
     """What `campaign watch` prints; left, it is interrupted and has to end well."""
@@ -275,6 +323,20 @@ def test_dev_prints_a_line_that_redeems_and_leaves_nothing(tmp_path: Path) -> No
             assert copied.stdout.startswith("redeemed: 5.00 EUR off 50.00 EUR")
             (data,) = [Path(text.split()[-1]) for text in said if "data and logs" in text]
             assert data.is_dir()
+
+            # The key that the line has is dev's own; without it nobody is let in.
+            bare = line.split(" ", 1)[1]
+            assert line.startswith("VOUCHSAFE_API_KEY=vs_")
+            refused = subprocess.run(bare, shell=True, capture_output=True, text=True, check=False)  # noqa: S602
+            assert "UNAUTHENTICATED" in refused.stderr
+            # Nor is it needed where dev keeps it at the usual place, for a server on this machine.
+            kept = tmp_path / "unrelated" / ".vouchsafe"
+            kept.mkdir()
+            (kept / KEY_FILE).write_text((data / KEY_FILE).read_text())
+            assert (data / KEY_FILE).stat().st_mode & 0o777 == 0o600
+            command = [sys.executable, "-m", "vouchsafe", "redeem", "WELCOME", "--target", f"localhost:{port}"]
+            found = subprocess.run(command, cwd=kept.parent, capture_output=True, text=True, check=False)
+            assert found.stdout.startswith("redeemed: "), found.stderr
 
             second = vouchsafe("dev", "--ephemeral", "--port", str(port))
             assert second.returncode == 1

@@ -68,6 +68,8 @@ def server_credentials(settings: Settings) -> grpc.ServerCredentials | None:
 
     Raises Misconfigured when something is missing or does not belong together.
     """
+    if settings.tls_roles and not settings.tls_client_ca_file:
+        raise Misconfigured("VOUCHSAFE_TLS_ROLES needs VOUCHSAFE_TLS_CLIENT_CA_FILE as well")
     if not settings.tls_cert_file:
         if settings.tls_key_file or settings.tls_client_ca_file:
             raise Misconfigured("VOUCHSAFE_TLS_KEY_FILE and VOUCHSAFE_TLS_CLIENT_CA_FILE need VOUCHSAFE_TLS_CERT_FILE")

@@ -12,12 +12,11 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import pytest
 
 from tests.service import Service
-from tests.support import eventually
 from vouchsafe.cli.words import CAPS
 from vouchsafe.client import DiscountCap
 from vouchsafe.embedded import EmbeddedValkey, free_port
@@ -166,52 +165,6 @@ def test_an_audit_that_agrees(service: Service) -> None:
     found = vouchsafe("audit", "--campaign", "nobody", **stores)
     assert (found.returncode, found.stdout) == (1, "")
     assert "there is no campaign nobody" in found.stderr
-
-
-def test_keys_are_created_listed_and_revoked(service: Service) -> None:
-    name, target = f"cli-{uuid.uuid4()}"[:40], ("--target", service.target)
-    stores = {"VOUCHSAFE_POSTGRES_URL": service.settings.postgres_url}
-    made = vouchsafe("keys", "create", name, "--role", "viewer", "--role", "support", "--expires-in", "7d", **stores)
-    assert made.returncode == 0, made.stderr
-    key = made.stdout.strip()
-    id_, secret = key.split("_", 2)[1:]
-
-    def mine() -> dict[str, Any]:
-        listed = vouchsafe("keys", "list", "--json", **stores)
-        assert secret not in listed.stdout
-        return next(one for one in json.loads(listed.stdout) if one["id"] == id_)
-
-    found = mine()
-    assert (found["name"], found["roles"], found["revoke_time"]) == (name, ["support", "viewer"], None)
-    assert found["expire_time"] > found["create_time"]
-    line = next(line for line in vouchsafe("keys", "list", **stores).stdout.splitlines() if id_ in line)
-    assert "support, viewer" in line
-    assert "good until" in line
-    eventually(lambda: vouchsafe("campaign", "list", *target, VOUCHSAFE_API_KEY=key).returncode == 0, "it lets in")
-    denied = vouchsafe("campaign", "pause", "x", *target, VOUCHSAFE_API_KEY=key)
-    assert denied.returncode == 1
-    assert "PERMISSION_DENIED" in denied.stderr
-    assert "operator, admin" in denied.stderr
-    assert vouchsafe("keys", "revoke", id_, **stores).stdout == f"revoked {id_}\n"
-    assert mine()["revoke_time"]
-    again = vouchsafe("keys", "revoke", id_, **stores)
-    assert again.returncode == 0
-    eventually(lambda: vouchsafe("campaign", "list", *target, VOUCHSAFE_API_KEY=key).returncode == 1, "it does not")
-    refused = vouchsafe("campaign", "list", *target, VOUCHSAFE_API_KEY=key)
-    assert "UNAUTHENTICATED" in refused.stderr
-    assert "`vouchsafe keys create` makes a key" in refused.stderr
-
-    nobody = vouchsafe("keys", "revoke", "000000000000", **stores)
-    assert (nobody.returncode, nobody.stdout) == (1, "")
-    for args, status, said in (
-        (("a b", "--role", "viewer"), 1, "name: has to have"),
-        (("x", "--role", "king"), 2, "king"),
-        (("x",), 2, "--role"),
-        (("x", "--role", "viewer", "--expires-in", "soon"), 2, "--expires-in: "),
-    ):
-        ran = vouchsafe("keys", "create", *args, COLUMNS="200", **stores)
-        assert (ran.returncode, ran.stdout) == (status, ""), ran.stderr
-        assert said in ran.stderr
 
 
 @contextmanager

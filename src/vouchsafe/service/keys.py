@@ -22,6 +22,7 @@ from vouchsafe.ledger.keys import KeyBook
 
 PREFIX = "vs_"
 NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
+LAST_TIME_MS = 253_402_300_799_000
 NOT_VALID = "the credentials are not valid: they are unknown, expired, revoked, or not meant for this service"
 
 # How long a revoked key may go on being accepted, about.
@@ -31,9 +32,11 @@ log = structlog.get_logger()
 
 
 def new_key(name: str, roles: Iterable[Role], expire_time_ms: int | None = None) -> tuple[str, ApiKey]:
-    """A key to hand out, and what is kept of it. Raises InvalidRequest for a name that is none."""
+    """A key to hand out, and what is kept of it. Raises InvalidRequest for a name or an end that is none."""
     if not NAME.fullmatch(name):
         raise InvalidRequest(Violation("name", "has to have 1 to 64 letters, digits, dots, hyphens and underscores"))
+    if expire_time_ms is not None and expire_time_ms > LAST_TIME_MS:
+        raise InvalidRequest(Violation("expire_time", "has to be before the year 10000"))
     id_, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
     kept = ApiKey(
         id=id_,

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import hashlib
 import hmac
+import math
 import re
 import secrets
 import time
@@ -27,6 +28,9 @@ NOT_VALID = "the credentials are not valid: they are unknown, expired, revoked, 
 
 # How long a revoked key may go on being accepted, about.
 REFRESH_S = 1.0
+
+# What every call needs of a key: the hash of its secret, when it ends (seconds since 1970 UTC), whose it is.
+_Known = tuple[bytes, float, Principal]
 
 log = structlog.get_logger()
 
@@ -50,7 +54,7 @@ def new_key(name: str, roles: Iterable[Role], expire_time_ms: int | None = None)
 
 
 def is_of(token: str, key: ApiKey) -> bool:
-    """Whether the token is this key, which it takes as long to find out whatever is wrong with it."""
+    """Whether the token is this key."""
     id_, _, secret = token.removeprefix(PREFIX).partition("_")
     return hmac.compare_digest(_hash(secret), key.secret_hash) and id_ == key.id
 
@@ -62,7 +66,7 @@ class Keys:
     def __init__(self, postgres_url: str, timeout_ms: int) -> None:
         self._url = postgres_url
         self._timeout_ms = timeout_ms
-        self._known: Mapping[str, ApiKey] | None = None
+        self._known: Mapping[str, _Known] | None = None
         self._version = ""
         self._book: KeyBook | None = None
         self._session = contextlib.AsyncExitStack()
@@ -72,10 +76,11 @@ class Keys:
         could be read for the first time."""
         if self._known is None:
             raise Unavailable("the keys of callers could not be read yet")
-        key = self._known.get(token.removeprefix(PREFIX).partition("_")[0], NO_KEY)
-        if not is_of(token, key) or (key.expire_time_ms is not None and key.expire_time_ms <= time.time() * 1000):
+        id_, _, secret = token.removeprefix(PREFIX).partition("_")
+        secret_hash, end_s, principal = self._known.get(id_, NOBODY)
+        if not hmac.compare_digest(_hash(secret), secret_hash) or end_s <= time.time():
             raise Unauthenticated(NOT_VALID)
-        return Principal(f"key:{key.name}", key.roles)
+        return principal
 
     async def refresh(self) -> None:
         """Reads the keys again if they have changed. Raises Unavailable; those that were read before stay then."""
@@ -85,7 +90,7 @@ class Keys:
             # Before the keys: what changes in between is noticed the next time.
             version = await self._book.version()
             if version != self._version:
-                self._known = {key.id: key for key in await self._book.keys(usable=True)}
+                self._known = {key.id: _known(key) for key in await self._book.keys(usable=True)}
                 self._version = version
         except Unavailable:
             await self.close()
@@ -115,5 +120,10 @@ def _hash(secret: str) -> bytes:
     return hashlib.sha256(secret.encode(errors="surrogatepass")).digest()
 
 
-# In the place of a key that is not known. Its secret is nobody's, and so is its id.
-NO_KEY = ApiKey(id=" ", name="", roles=frozenset(), create_time_ms=0, secret_hash=secrets.token_bytes(32))
+def _known(key: ApiKey) -> _Known:
+    end_s = math.inf if key.expire_time_ms is None else key.expire_time_ms / 1000
+    return key.secret_hash, end_s, Principal(f"key:{key.name}", key.roles)
+
+
+# In the place of a key that is not there: nobody has its secret, and it has ended.
+NOBODY: _Known = (secrets.token_bytes(32), 0.0, Principal("nobody", frozenset()))

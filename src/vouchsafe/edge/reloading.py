@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 import structlog
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from vouchsafe.domain.errors import Misconfigured
 
 Value = TypeVar("Value")
+
+UNUSABLE = (OSError, ValueError, UnsupportedAlgorithm)
 
 log = structlog.get_logger()
 
@@ -29,7 +32,7 @@ class Reloaded(Generic[Value]):
         try:
             self._seen = self._stamp()
             self.value = self._read()
-        except (OSError, ValueError) as error:
+        except UNUSABLE as error:
             raise Misconfigured(f"cannot use {' and '.join(files)}: {error}") from None
 
     def look(self) -> bool:
@@ -41,7 +44,7 @@ class Reloaded(Generic[Value]):
                 return False
             self._seen = stamp
             self.value = self._read()
-        except (OSError, ValueError) as error:
+        except UNUSABLE as error:
             log.warning("files cannot be used; what they held before stays", files=names, error=str(error))
             return False
         log.info("files were read again", files=names)

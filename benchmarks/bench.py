@@ -34,7 +34,7 @@ from benchmarks.processes import (
     wait_while,
 )
 from benchmarks.report import OPEN_LOOP_SHARE, Results, Spent
-from vouchsafe.client import CampaignDefinition, Client, Effect, Limits, PercentOff, Redemption
+from vouchsafe.client import CampaignDefinition, Effect, Limits, PercentOff, Redemption
 from vouchsafe.domain.errors import VouchsafeError
 from vouchsafe.embedded import HOST
 from vouchsafe.gate.gate import Gate
@@ -113,7 +113,7 @@ class Bench:
         self, target: str, server: psutil.Process, seconds: float, at_once: int, rate: float
     ) -> tuple[Round, Spent]:
         before = self._cpu(server)
-        done = self._generate(Order(target, CODE, seconds, at_once, rate))
+        done = self._generate(Order(target, self._service.api_key, CODE, seconds, at_once, rate))
         wait_while(lambda: asyncio.run(self._waiting_events()) > 0, SETTLE_WAIT_S)
         server_s, valkey_s, all_s = (now - then for now, then in zip(self._cpu(server), before, strict=True))
         scale = 1e6 / done.calls
@@ -131,7 +131,7 @@ class Bench:
             await gate.close()
 
 
-async def prepare(target: str) -> int:
+async def prepare(service: LocalService) -> int:
     """Creates a campaign whose limits are all counted and never reached; answers the bytes of a response."""
     definition = CampaignDefinition(
         display_name="Benchmark",
@@ -139,7 +139,7 @@ async def prepare(target: str) -> int:
         limits=Limits(total=10**9, per_customer=1),
     )
     request = redeem_request(CODE, 0)
-    async with Client(target, channels=1) as client:
+    async with service.client(channels=1) as client:
         await client.create_campaign("bench", definition, shared_codes=[CODE])
         outcome = await client.redeem(CODE, request.customer, request.order, request_id=request.request_id)
     assert isinstance(outcome, Redemption)
@@ -170,7 +170,7 @@ def main() -> None:
             sync_ms = disk_sync_ms(Path(directory))
             say("starting Valkey, PostgreSQL, persister and a server with one worker")
             with LocalService(Path(directory), workers=1) as service:
-                response_bytes = asyncio.run(prepare(service.target))
+                response_bytes = asyncio.run(prepare(service))
                 with echo_server(response_bytes) as echo_port, load_generator() as generate:
                     results = Bench(service, echo_port, generate).run(plan, say)
     except VouchsafeError as error:

@@ -44,7 +44,7 @@ def main() -> None:
         for contract in contracts:
             os.environ["VOUCHSAFE_ACKNOWLEDGE"] = contract
             services[contract] = stack.enter_context(LocalService(Path(directory) / contract, workers=1))
-            asyncio.run(prepare(services[contract].target))
+            asyncio.run(prepare(services[contract]))
         generate = stack.enter_context(load_generator())
         for at_once in AT_ONCE:
             for service in services.values():
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def _measure(service: LocalService, generate: Callable[[Order], Round], at_once: int, seconds: float) -> Round:
-    done = generate(Order(service.target, CODE, seconds, at_once))
+    done = generate(Order(service.target, service.api_key, CODE, seconds, at_once))
     if done.outcomes != {REDEEMED: done.calls}:
         raise VouchsafeError(f"not every call redeemed, so the round says nothing: {done.outcomes}")
     # What one has left behind is not to be done in the time of the next.

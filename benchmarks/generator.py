@@ -31,6 +31,7 @@ class Order:
     """What to do. With `rate` (calls a second) the loop is open, otherwise `at_once` callers take turns."""
 
     target: str
+    api_key: str
     code: str
     seconds: float
     at_once: int = 0
@@ -61,6 +62,7 @@ class Generator:
     async def run(self, order: Order) -> Round:
         """Carries one order out."""
         methods = self._methods(order.target)
+        metadata = (("authorization", f"Bearer {order.api_key}"),)
         latencies_ms: list[float] = []
         outcomes: dict[str, int] = {}
         failures: list[str] = []
@@ -69,7 +71,7 @@ class Generator:
             self._number += 1
             request = redeem_request(order.code, self._number)
             try:
-                response = await methods[self._number % CHANNELS](request, timeout=TIMEOUT_S)
+                response = await methods[self._number % CHANNELS](request, timeout=TIMEOUT_S, metadata=metadata)
             except grpc.aio.AioRpcError as error:
                 failures.append(f"{error.code().name}: {error.details()}")
                 return

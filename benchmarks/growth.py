@@ -20,7 +20,7 @@ from rich.console import Console
 
 from benchmarks.generator import Order, Round
 from benchmarks.processes import cpu_s, listener, load_generator, stop_on_signals
-from vouchsafe.client import CampaignDefinition, Client, Effect, PercentOff
+from vouchsafe.client import CampaignDefinition, Effect, PercentOff
 from vouchsafe.local import LocalService
 
 ROUNDS = 9
@@ -34,7 +34,7 @@ class Side:
     """One service, and what a call costs there."""
 
     def __init__(self, service: LocalService, generate: Callable[[Order], Round]) -> None:
-        self._target = service.target
+        self._service = service
         self._generate = generate
         self._processes = [
             listener(service.settings.port),
@@ -44,14 +44,14 @@ class Side:
     def round(self) -> float:
         """Microseconds of CPU of worker and Valkey for one call."""
         before = sum(map(cpu_s, self._processes))
-        done = self._generate(Order(self._target, CODE, SECONDS, at_once=AT_ONCE))
+        done = self._generate(Order(self._service.target, self._service.api_key, CODE, SECONDS, at_once=AT_ONCE))
         return (sum(map(cpu_s, self._processes)) - before) / done.calls * 1e6
 
 
 async def _create(service: LocalService, others: int) -> None:
     """The campaign that is measured, and so many others with a code each."""
     definition = CampaignDefinition(display_name="Growth", effects=[Effect(percent_off=PercentOff(basis_points=1_000))])
-    async with Client(service.target, timeout_s=60) as client:
+    async with service.client(timeout_s=60) as client:
         await client.create_campaign("bench", definition, shared_codes=[CODE])
         numbers = iter(range(others))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import subprocess
 import sys
 import tempfile
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from benchmarks.message import FLASH, GOOD, PAUSED
 from benchmarks.processes import ROOT, stop_on_signals
-from vouchsafe.client import CampaignDefinition, Client, Effect, Limits, PercentOff
+from vouchsafe.client import CampaignDefinition, Effect, Limits, PercentOff
 from vouchsafe.domain.errors import VouchsafeError
 from vouchsafe.embedded import launched
 from vouchsafe.local import LocalService
@@ -24,9 +25,9 @@ CAP = 500
 STOP_WAIT_S = 10
 
 
-async def prepare(target: str) -> None:
+async def prepare(service: LocalService) -> None:
     """Creates the campaigns that the shoppers know."""
-    async with Client(target, channels=1) as client:
+    async with service.client(channels=1) as client:
         for code, cap in ((FLASH, CAP), (GOOD, None), (PAUSED, None)):
             definition = CampaignDefinition(
                 display_name=code,
@@ -37,17 +38,17 @@ async def prepare(target: str) -> None:
         await client.pause_campaign(PAUSED.lower(), "for the load test")
 
 
-async def sold(target: str) -> int:
+async def sold(service: LocalService) -> int:
     """How many vouchers of the flash sale are gone."""
-    async with Client(target, channels=1) as client:
+    async with service.client(channels=1) as client:
         return (await client.get_campaign(FLASH.lower())).redeemed_count
 
 
-def locust(target: str, seconds: int) -> int:
+def locust(service: LocalService, seconds: int) -> int:
     """Runs the shoppers; 0 when every call was answered as it should be."""
     options = {
         "locustfile": LOCUSTFILE,
-        "host": target,
+        "host": service.target,
         "users": USERS,
         "spawn-rate": USERS,
         "run-time": seconds,
@@ -56,7 +57,8 @@ def locust(target: str, seconds: int) -> int:
     }
     words = [f"--{name}={value}" for name, value in options.items()]
     command = launched([sys.executable, "-m", "locust", "--headless", "--only-summary", *words])
-    return subprocess.run(command, check=False, cwd=ROOT, timeout=seconds + 6 * STOP_WAIT_S).returncode
+    environment = os.environ | {"VOUCHSAFE_API_KEY": service.api_key}
+    return subprocess.run(command, check=False, cwd=ROOT, env=environment, timeout=seconds + 6 * STOP_WAIT_S).returncode
 
 
 def main() -> None:
@@ -70,10 +72,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="vouchsafe-load-") as directory:
             console.print("starting Valkey, PostgreSQL, the persister and a server with one worker ...")
             with LocalService(Path(directory), workers=1) as service:
-                asyncio.run(prepare(service.target))
+                asyncio.run(prepare(service))
                 console.print(f"{USERS} shoppers come for {seconds} s ...")
-                status = locust(service.target, seconds)
-                gone = asyncio.run(sold(service.target))
+                status = locust(service, seconds)
+                gone = asyncio.run(sold(service))
     except VouchsafeError as error:
         sys.exit(f"load: {error}")
     except KeyboardInterrupt:

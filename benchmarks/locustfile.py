@@ -6,6 +6,7 @@ A refusal is an answer; a call fails when it ends with an error, or with another
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from functools import cache
 
@@ -21,6 +22,7 @@ from vouchsafe.v1.redemption_service_pb2_grpc import RedemptionServiceStub
 grpc.experimental.gevent.init_gevent()
 
 TIMEOUT_S = 5
+KEY = os.environ["VOUCHSAFE_API_KEY"]
 REDEEMED = "REDEEMED"
 
 _numbers = itertools.count()
@@ -47,7 +49,11 @@ class Shopper(User):
         size = 0
         started = time.perf_counter()
         try:
-            response = stub(self.host or "").ValidateAndRedeem(redeem_request(code, next(_numbers)), timeout=TIMEOUT_S)
+            response = stub(self.host or "").ValidateAndRedeem(
+                redeem_request(code, next(_numbers)),
+                timeout=TIMEOUT_S,
+                metadata=(("authorization", f"Bearer {KEY}"),),
+            )
             size = response.ByteSize()
             refusal = RefusalReason.Name(response.refusal.reason).removeprefix("REFUSAL_REASON_")
             answer = REDEEMED if response.HasField("redemption") else refusal

@@ -50,6 +50,11 @@ class Service(LocalService):
         finally:
             await ledger.close()
 
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """The key, for calls without the client."""
+        return (("authorization", f"Bearer {self.api_key}"),)
+
     def kill(self, *victims: str) -> None:
         """Kills with SIGKILL, all at the same moment, and starts again what does not start by itself."""
         stores = {"valkey": self._valkey, "postgres": self._postgres}
@@ -170,7 +175,7 @@ async def audit(service: Service, campaign_id: str | None = None) -> Audit:
 
 @pytest.fixture
 async def client(service: Service) -> AsyncIterator[Client]:
-    async with Client(service.target, timeout_s=30, channels=16) as connected:
+    async with service.client(timeout_s=30, channels=16) as connected:
         yield connected
 
 

@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
 import structlog
 import uvloop
 
+from vouchsafe.domain.access import ApiKey, Role
 from vouchsafe.domain.audit import Audit
 from vouchsafe.domain.errors import Misconfigured, NoReplica, NotFound, Unavailable
 from vouchsafe.domain.kill_switch import Stretch
@@ -24,12 +25,14 @@ from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.outbox import Outbox
 from vouchsafe.ledger.audit import Book
+from vouchsafe.ledger.keys import KeyBook
 from vouchsafe.ledger.ledger import Installation, Ledger
 from vouchsafe.service.audit import Auditor
 from vouchsafe.service.audits import audit_forever
 from vouchsafe.service.backlog import Backlog
 from vouchsafe.service.campaigns import Campaigns
 from vouchsafe.service.committed import Committed
+from vouchsafe.service.keys import Keys, new_key
 from vouchsafe.service.kill_switch import KillSwitchboard
 from vouchsafe.service.monitor import monitor_forever
 from vouchsafe.service.persist import Persister
@@ -119,6 +122,34 @@ async def recover(settings: Settings, advance: Callable[[int, int], None]) -> St
         return await look(gate, ledger, await ledger.installation() or installation)
 
 
+async def create_key(settings: Settings, name: str, roles: Iterable[Role], expire_time_ms: int | None) -> str:
+    """Makes an API key and answers it; nothing keeps it but who is given it. Raises Unavailable and Misconfigured."""
+    key, kept = new_key(name, roles, expire_time_ms)
+    async with _key_book(settings) as book:
+        await book.create(kept)
+    return key
+
+
+async def list_keys(settings: Settings) -> list[ApiKey]:
+    """Every API key there ever was, oldest first. Raises Unavailable and Misconfigured."""
+    async with _key_book(settings) as book:
+        return await book.keys()
+
+
+async def revoke_key(settings: Settings, key_id: str) -> None:
+    """Ends an API key, within about a second on every server. Raises NotFound, Unavailable and Misconfigured."""
+    async with _key_book(settings) as book:
+        if not await book.revoke(key_id):
+            raise NotFound(f"there is no key {key_id}")
+
+
+@contextlib.asynccontextmanager
+async def _key_book(settings: Settings) -> AsyncIterator[KeyBook]:
+    async with KeyBook.open(settings.postgres_url, settings.ledger_timeout_ms) as book:
+        await book.check()
+        yield book
+
+
 @contextlib.asynccontextmanager
 async def _existing_stores(settings: Settings) -> AsyncIterator[Stores]:
     """The stores of an installation that there is already. Raises Misconfigured when there is none."""
@@ -134,7 +165,8 @@ async def _existing_stores(settings: Settings) -> AsyncIterator[Stores]:
 
 
 async def _serve(settings: Settings, stop: asyncio.Event) -> None:
-    server = Server(settings)
+    keys = Keys(settings.postgres_url, settings.ledger_timeout_ms)
+    server = Server(settings, keys)
     # Listening comes first: while the stores are away, callers are told so and health says "alive, not ready".
     await server.start()
     try:
@@ -150,6 +182,8 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
                 with contextlib.suppress(Unavailable):
                     await _look_first(recovery)
                     await backlog.look()
+                # Nobody can be let in before.
+                await _persevere(keys.refresh, stop)
                 campaigns = Campaigns(stores.gate, stores.ledger, has_secret=bool(settings.secret))
                 watch = Watch(campaigns.stats, max_watchers=settings.max_watchers)
                 server.open(
@@ -165,11 +199,14 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
                     KillSwitchboard(stores.gate, campaigns),
                     watch,
                 )
-                await asyncio.gather(_watch(recovery, stores.gate, server, stop), backlog.watch(stop))
+                await asyncio.gather(
+                    _watch(recovery, stores.gate, server, stop), backlog.watch(stop), keys.follow(stop)
+                )
                 # Watchers would never finish by themselves.
                 watch.close()
                 await server.stop(settings.shutdown_grace_ms)
             finally:
+                await keys.close()
                 await reader.close()
                 await checkout.close()
     finally:

@@ -132,7 +132,7 @@ def run_demo(console: Console) -> Report:
 
 
 async def _run(service: LocalService, console: Console) -> Report:
-    async with Client(service.target, timeout_s=30, channels=CHANNELS) as client:
+    async with service.client(timeout_s=30, channels=CHANNELS) as client:
         definition = CampaignDefinition(
             display_name=f"First {CAP} shoppers",
             effects=[Effect(percent_off=PercentOff(basis_points=1_000))],

@@ -22,7 +22,9 @@ from typing import Self
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from vouchsafe.app import create_key, list_keys
 from vouchsafe.client import AlreadyExists, CampaignDefinition, Client, Effect, PercentOff
+from vouchsafe.domain.access import Role
 from vouchsafe.domain.errors import Unavailable
 from vouchsafe.embedded import (
     HOST,
@@ -35,9 +37,11 @@ from vouchsafe.embedded import (
     launched,
 )
 from vouchsafe.ledger.migrate import migrate
+from vouchsafe.service.keys import is_of
 from vouchsafe.settings import Settings
 from vouchsafe.supervisor import check_port
 
+KEY_FILE = "api-key"
 READY_WAIT_S = 30.0
 STOP_MARGIN_S = 5.0
 CHECKS_PER_WORKER = 8
@@ -62,6 +66,7 @@ class LocalService:
         self._stack = contextlib.ExitStack()
         self.target = f"{HOST}:{grpc_port}"
         self.settings: Settings
+        self.api_key: str
 
     def __enter__(self) -> Self:
         try:
@@ -91,8 +96,12 @@ class LocalService:
             port=self._port,
             workers=self._workers,
             secret=self._secret(),
+            tls_cert_file="",
+            tls_key_file="",
+            tls_client_ca_file="",
         )
         asyncio.run(migrate(self.settings.postgres_url, self.settings.ledger_timeout_ms))
+        self.api_key = self._key()
         for command in ("persist", "serve"):
             self._spawn(command)
         self._wait_until_ready()
@@ -101,9 +110,22 @@ class LocalService:
         """One for this data, made when it is first needed and kept beside it."""
         file = self._data_dir / "secret"
         if not file.exists():
-            file.touch(mode=0o600)
-            file.write_text(secrets.token_urlsafe(32))
+            _keep(file, secrets.token_urlsafe(32))
         return file.read_text()
+
+    def _key(self) -> str:
+        """That of this data, kept beside it; a new one when there is none, or it was revoked."""
+        file = self._data_dir / KEY_FILE
+        key = file.read_text() if file.exists() else ""
+        kept = asyncio.run(list_keys(self.settings))
+        if not any(is_of(key, one) for one in kept if one.revoke_time_ms is None):
+            key = asyncio.run(create_key(self.settings, "dev", [Role.ADMIN], None))
+            _keep(file, key)
+        return key
+
+    def client(self, *, timeout_s: float = 5.0, channels: int = 4) -> Client:
+        """A client that may do everything."""
+        return Client(self.target, api_key=self.api_key, timeout_s=timeout_s, channels=channels)
 
     def _spawn(self, command: str) -> None:
         environment = os.environ | {
@@ -176,23 +198,33 @@ class LocalService:
         """Where everything is, by name."""
         return {
             "gRPC": self.target,
+            "API key": self.api_key,
             "Valkey": self._valkey.url,
             "PostgreSQL": self._postgres.url,
             "data and logs": str(self._data_dir),
         }
 
 
-def run_dev(data_dir: Path | None, *, port: int, workers: int, say: Callable[..., None]) -> None:
-    """Runs everything until Ctrl-C or SIGTERM. Without a data directory nothing is kept."""
+def _keep(file: Path, text: str) -> None:
+    """For the eyes of this user only."""
+    file.unlink(missing_ok=True)
+    file.touch(mode=0o600)
+    file.write_text(text)
+
+
+def run_dev(data_dir: Path | None, *, port: int, workers: int, needs_key: bool, say: Callable[..., None]) -> None:
+    """Runs everything until Ctrl-C or SIGTERM. Without a data directory nothing is kept. `needs_key`: commands do not
+    find the key by themselves."""
     with _directory(data_dir) as directory, _interrupted_by_signals():
         try:
             say("starting Valkey, PostgreSQL, the persister and the server ...")
             with LocalService(directory, port=port, workers=workers) as service:
-                asyncio.run(_ensure_welcome(service.target))
+                asyncio.run(_ensure_welcome(service))
                 for name, address in service.addresses.items():
                     say(f"  {name:14} {address}", soft_wrap=True)
                 say("ready; redeem a code with")
-                say(f"  {_command()} redeem WELCOME" + ("" if port == 50051 else f" --target {service.target}"))
+                key = f"VOUCHSAFE_API_KEY={service.api_key} " if needs_key else ""
+                say(f"  {key}{_command()} redeem WELCOME" + ("" if port == 50051 else f" --target {service.target}"))
                 say("Ctrl-C stops everything" + ("" if data_dir else "; nothing is kept"))
                 while True:
                     service.check()
@@ -201,12 +233,12 @@ def run_dev(data_dir: Path | None, *, port: int, workers: int, say: Callable[...
             say("stopped")
 
 
-async def _ensure_welcome(target: str) -> None:
+async def _ensure_welcome(service: LocalService) -> None:
     """A first campaign, so that there is something to redeem."""
     definition = CampaignDefinition(
         display_name="Welcome", effects=[Effect(percent_off=PercentOff(basis_points=1_000))]
     )
-    async with Client(target, channels=1) as client:
+    async with service.client(channels=1) as client:
         with contextlib.suppress(AlreadyExists):
             await client.create_campaign("welcome", definition, shared_codes=["WELCOME"])
 

@@ -71,6 +71,38 @@ class Settings(BaseSettings):
         "and never changed while a campaign runs that needs it. At least 16 characters; without it there are no such "
         "campaigns.",
     )
+    auth: Literal["required", "off"] = Field(
+        "required",
+        description="Whether callers need credentials (docs/access.md). off, on an address of this machine only: "
+        "everybody may do everything.",
+    )
+    jwt_keys_file: str = Field(
+        "", description="Public keys that check signed tokens, as PEM or JWKS; read again when it changes."
+    )
+    jwt_algorithms: str = Field(
+        "RS256,ES256,EdDSA", description="Algorithms that tokens may be signed with; no others can be chosen."
+    )
+    jwt_issuer: str = Field("", description="Who issues tokens: the claim iss has to be this.")
+    jwt_audience: str = Field("", description="Whom tokens are meant for: the claim aud has to have this.")
+    tls_cert_file: str = Field(
+        "", description="The server's certificate with its chain, as PEM; without it nothing is encrypted."
+    )
+    tls_key_file: str = Field("", description="Its private key, as PEM. All TLS files are read again when they change.")
+    tls_client_ca_file: str = Field(
+        "", description="Who signs the certificates of callers, as PEM. With it every caller needs a certificate."
+    )
+    tls_roles: str = Field(
+        "",
+        max_length=20_000,
+        description="Roles of callers by certificate: checkout-*=checkout,ops=operator. The name is the URI among the "
+        "alternative names, or else the common name.",
+    )
+    api_key: str = Field("", description="For commands that ask a server: the key to ask with.")
+    tls_ca_file: str = Field(
+        "",
+        description="For commands that ask a server: who signs its certificate, as PEM. Without it they do not "
+        "encrypt.",
+    )
     max_message_bytes: int = Field(
         1_048_576, ge=4_096, le=16_777_216, description="Largest request message; larger ones are RESOURCE_EXHAUSTED."
     )
@@ -106,7 +138,7 @@ class Settings(BaseSettings):
         """Every value by name, for people to look at: passwords in addresses are masked."""
         values = self.model_dump()
         shown = {name: _masked(value) if isinstance(value, str) else value for name, value in values.items()}
-        return shown | {"secret": "***" if self.secret else ""}
+        return shown | {name: "***" if values[name] else "" for name in ("secret", "api_key")}
 
     @field_validator("secret")
     @classmethod

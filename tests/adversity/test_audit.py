@@ -133,7 +133,7 @@ async def test_it_never_raises_a_false_alarm_while_everything_moves(
 
 
 async def test_what_is_in_flight_is_no_alarm(own_service: Service) -> None:
-    async with Client(own_service.target, timeout_s=30) as client:
+    async with own_service.client(timeout_s=30) as client:
         codes = await campaigns(client)
         parts = 0
         async with Traffic(client, codes, seed=3).going_on():
@@ -147,7 +147,7 @@ async def test_what_is_in_flight_is_no_alarm(own_service: Service) -> None:
 
 
 async def test_it_agrees_while_the_ledger_is_far_behind(own_service: Service) -> None:
-    async with Client(own_service.target, timeout_s=30) as client:
+    async with own_service.client(timeout_s=30) as client:
         codes = await campaigns(client)
         await Traffic(client, codes, seed=4).run(50)
         await settle(own_service.settings)

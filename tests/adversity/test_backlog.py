@@ -13,7 +13,7 @@ from grpc_status import rpc_status
 
 from tests.service import Service, a_campaign, a_service, an_order, rows_once_settled, until
 from tests.valkeys import client_of
-from vouchsafe.client import Client, Customer, Offer, Redemption, Reservation, Rollback, Unavailable
+from vouchsafe.client import Customer, Offer, Redemption, Reservation, Rollback, Unavailable
 from vouchsafe.gate.keys import Keys, partition_of
 from vouchsafe.v1 import redemption_service_pb2 as pb
 from vouchsafe.v1.redemption_service_pb2_grpc import RedemptionServiceStub
@@ -60,7 +60,7 @@ class Sale:
                     request_id=id_, codes=[self._code], customer=Customer(id=id_), order=an_order(id_)
                 )
                 try:
-                    response = await stub.ValidateAndRedeem(request, timeout=10)
+                    response = await stub.ValidateAndRedeem(request, timeout=10, metadata=self._service.metadata)
                 except grpc.aio.AioRpcError as error:
                     self.refused.append(details_of(error))
                     return
@@ -79,7 +79,7 @@ def details_of(error: grpc.aio.AioRpcError) -> tuple[str, int]:
 
 async def redeems(service: Service, code: str, order: str) -> bool:
     """Whether a use is taken now, or was with this order."""
-    async with Client(service.target, timeout_s=0.5) as client:
+    async with service.client(timeout_s=0.5) as client:
         try:
             outcome = await client.redeem(code, Customer(id=order), an_order(order), request_id=order)
         except Unavailable:
@@ -92,7 +92,7 @@ async def redeems(service: Service, code: str, order: str) -> bool:
     "bounded", [{"ENTRIES": 400}, {"BYTES": 400_000}, {"AGE_MS": 2_000}], ids=["entries", "bytes", "age"], indirect=True
 )
 async def test_at_its_bound_new_uses_stop_and_what_was_begun_ends(bounded: Service) -> None:
-    async with Client(bounded.target, timeout_s=30) as client:
+    async with bounded.client(timeout_s=30) as client:
         id_, code = await a_campaign(client)
         sale = Sale(bounded, code)
 
@@ -104,7 +104,7 @@ async def test_at_its_bound_new_uses_stop_and_what_was_begun_ends(bounded: Servi
         await sale.run()
         assert sale.refused == [("OUTBOX_FULL", 1_000)] * SHOPPERS
 
-        async with Client(bounded.target, timeout_s=1.5) as hasty:
+        async with bounded.client(timeout_s=1.5) as hasty:
             with pytest.raises(Unavailable, match="PostgreSQL"):
                 await hasty.reserve([code], Customer(id="c"), an_order("order-new"))
         assert isinstance(await client.validate(code, Customer(id="c"), an_order("order-new")), Offer)
@@ -128,7 +128,7 @@ async def test_at_its_bound_new_uses_stop_and_what_was_begun_ends(bounded: Servi
 
 
 async def test_new_uses_stop_before_the_memory_is_full(bounded: Service) -> None:
-    async with Client(bounded.target, timeout_s=30) as client:
+    async with bounded.client(timeout_s=30) as client:
         id_, code = await a_campaign(client)
         outbox = outbox_of(bounded, id_)
         with client_of(bounded.settings.valkey_url, outbox) as valkey:
@@ -154,7 +154,7 @@ async def test_new_uses_stop_before_the_memory_is_full(bounded: Service) -> None
 
 async def test_it_does_not_open_and_close_with_every_look(bounded: Service) -> None:
     """Only once it is clearly below its bound; and the client waits as long as it is asked to."""
-    async with Client(bounded.target, timeout_s=30) as client:
+    async with bounded.client(timeout_s=30) as client:
         id_, code = await a_campaign(client)
         with client_of(bounded.settings.valkey_url, outbox_of(bounded, id_)) as valkey:
             used = int(valkey.info("memory")["used_memory"])

@@ -20,7 +20,7 @@ from tests.grpc.test_combined import create
 from tests.service import Service, a_campaign, an_order, check_agrees, rows_once_settled, settle, until
 from tests.valkeys import connected
 from vouchsafe import app
-from vouchsafe.client import Client, ClientError, Customer, Redemption
+from vouchsafe.client import ClientError, Customer, Redemption
 from vouchsafe.domain.errors import Unavailable
 from vouchsafe.embedded import free_port
 from vouchsafe.gate.backlog import BacklogReader
@@ -48,7 +48,7 @@ def service(tmp_path: Path, cluster: EmbeddedCluster, monkeypatch: pytest.Monkey
 async def shop(service: Service, codes: list[str], over: asyncio.Event, told: dict[str, str]) -> None:
     """Orders of one code and of two until it is over. What is not answered is asked again under its request id until it
     is."""
-    async with Client(service.target, timeout_s=60, channels=8) as client:
+    async with service.client(timeout_s=60, channels=8) as client:
 
         async def one(shopper: int) -> None:
             for number in itertools.count():
@@ -87,7 +87,7 @@ async def check(service: Service, told: dict[str, str]) -> None:
 async def test_the_first_500_are_500_wherever_they_lie(service: Service, cluster: EmbeddedCluster) -> None:
     owners = {cluster.owner(partition).port for partition in range(service.settings.partitions)}
     assert len(owners) == 3
-    async with Client(service.target, timeout_s=60, channels=8) as client:
+    async with service.client(timeout_s=60, channels=8) as client:
         sales = [await a_campaign(client, limit=50) for _ in range(6)]
 
         async def ask(code: str, number: int) -> bool:
@@ -108,7 +108,7 @@ async def test_a_node_that_is_away_takes_along_only_what_lies_on_it(service: Ser
     partitions = service.settings.partitions
     victim = cluster.owner(1)
     away = {partition for partition in range(partitions) if cluster.owner(partition) is victim}
-    async with Client(service.target, timeout_s=30) as client:
+    async with service.client(timeout_s=30) as client:
 
         def goes_on(*names: str) -> bool:
             return away.isdisjoint(partition_of(name, partitions) for name in names)
@@ -171,7 +171,7 @@ async def test_what_waits_is_told_of_the_nodes_that_answer(cluster: EmbeddedClus
 
 
 async def test_slots_that_move_under_load_lose_nothing(service: Service, cluster: EmbeddedCluster) -> None:
-    async with Client(service.target, timeout_s=60) as client:
+    async with service.client(timeout_s=60) as client:
         codes = [await create(client, limits={"total": 100_000}) for _ in range(6)]
     told: dict[str, str] = {}
     over = asyncio.Event()
@@ -192,7 +192,7 @@ async def test_slots_that_move_under_load_lose_nothing(service: Service, cluster
 
 @pytest.mark.parametrize("cluster", [1], indirect=True)
 async def test_a_primary_that_is_killed_is_followed_by_its_replica(service: Service, cluster: EmbeddedCluster) -> None:
-    async with Client(service.target, timeout_s=60) as client:
+    async with service.client(timeout_s=60) as client:
         codes = [await create(client, limits={"total": 100_000}) for _ in range(6)]
     told: dict[str, str] = {}
     over = asyncio.Event()

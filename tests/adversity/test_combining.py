@@ -13,7 +13,7 @@ import pytest
 from tests.grpc.test_combined import create
 from tests.service import Service, an_order, settle
 from tests.valkeys import connected
-from vouchsafe.client import Client, ClientError, Customer
+from vouchsafe.client import ClientError, Customer
 from vouchsafe.gate.keys import Keys
 
 SHOPPERS = 24
@@ -22,7 +22,7 @@ KILLS = 4
 
 async def _shop(service: Service, codes: list[str], over: asyncio.Event, acknowledged: dict[str, str]) -> None:
     """Orders of two codes until it is over. What is not answered in time is left as it is: nobody asks again."""
-    async with Client(service.target, timeout_s=1, channels=8) as client:
+    async with service.client(timeout_s=1, channels=8) as client:
 
         async def one(shopper: int) -> None:
             number = 0
@@ -47,7 +47,7 @@ async def test_no_order_is_half_redeemed_whoever_dies(
     own_service: Service, victims: tuple[str, ...], pytestconfig: pytest.Config
 ) -> None:
     kills = max(KILLS, pytestconfig.getoption("--repeat"))
-    async with Client(own_service.target, timeout_s=30) as client:
+    async with own_service.client(timeout_s=30) as client:
         codes = [await create(client, limits={"total": 100_000}) for _ in range(4)]
     acknowledged: dict[str, str] = {}
     over = asyncio.Event()
@@ -83,7 +83,7 @@ async def _check(service: Service, codes: list[str], acknowledged: dict[str, str
     assert set(acknowledged.values()) <= {row["combined_id"] for row in rows}
     assert set(acknowledged) <= set(parts)
     uses = Counter(row["campaign_id"] for row in rows)
-    async with Client(service.target, timeout_s=30) as client:
+    async with service.client(timeout_s=30) as client:
         for code in codes:
             assert (await client.get_campaign(code)).redeemed_count == uses[code]
 

@@ -36,7 +36,7 @@ def ledger_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pytestconfig
 
 @pytest.fixture
 async def client(ledger_service: Service) -> AsyncIterator[Client]:
-    async with Client(ledger_service.target, timeout_s=30, channels=8) as connected:
+    async with ledger_service.client(timeout_s=30, channels=8) as connected:
         yield connected
 
 
@@ -92,7 +92,9 @@ async def redeem_once(service: Service, code: str, request_id: str) -> Redemptio
         request_id=request_id, codes=[code], customer=Customer(id="c"), order=an_order(request_id)
     )
     async with grpc.aio.insecure_channel(service.target) as channel:
-        return (await RedemptionServiceStub(channel).ValidateAndRedeem(request, timeout=20)).redemption
+        return (
+            await RedemptionServiceStub(channel).ValidateAndRedeem(request, timeout=20, metadata=service.metadata)
+        ).redemption
 
 
 async def not_confirmed(service: Service, code: str, request_id: str) -> None:
@@ -136,7 +138,7 @@ async def test_postgresql_away_stops_redeeming_but_not_pausing(ledger_service: S
 
 async def _shop(service: Service, code: str, shopper: int, told: set[str]) -> None:
     """Until the first call that is not answered."""
-    async with Client(service.target, timeout_s=1, channels=1) as client:
+    async with service.client(timeout_s=1, channels=1) as client:
         for number in range(CAP):
             order = an_order(f"{code}-{shopper}-{number}")
             try:

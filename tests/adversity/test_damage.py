@@ -92,7 +92,7 @@ async def damaged(victim: Service) -> AsyncIterator[Damaged]:
 async def _connections(service: Service) -> AsyncIterator[tuple[Client, asyncpg.Connection, Connections]]:
     sql = await asyncpg.connect(service.settings.postgres_url)
     try:
-        async with Client(service.target, timeout_s=30) as client, connected(service.settings.valkey_url) as gate:
+        async with service.client(timeout_s=30) as client, connected(service.settings.valkey_url) as gate:
             yield client, sql, gate
     finally:
         await sql.close()
@@ -224,7 +224,7 @@ async def test_the_command_says_what_differs_by_its_status_too(damaged: Damaged)
 
 
 async def test_a_gate_that_was_emptied_does_not_agree(own_service: Service) -> None:
-    async with Client(own_service.target, timeout_s=30) as client:
+    async with own_service.client(timeout_s=30) as client:
         code = await create(client)
         await client.redeem(code, Customer(id="c"), an_order(code))
     await settle(own_service.settings)

@@ -50,14 +50,14 @@ async def a_sale(service: Service, code: str) -> AsyncIterator[Sale]:
             number += 1
             await redeem(client, f"{code}-{shopper}-{number}")
 
-    async with Client(service.target, timeout_s=2, channels=16) as client:
+    async with service.client(timeout_s=2, channels=16) as client:
         shoppers = [asyncio.create_task(shop(client, shopper)) for shopper in range(SHOPPERS)]
         try:
             yield sale
         finally:
             over.set()
             await asyncio.gather(*shoppers)
-    async with Client(service.target, timeout_s=30, channels=16) as client:
+    async with service.client(timeout_s=30, channels=16) as client:
         unknown, sale.unknown = sale.unknown, []
         await asyncio.gather(*(redeem(client, request_id) for request_id in unknown))
     assert sale.unknown == []
@@ -74,7 +74,7 @@ async def _check(service: Service, campaign: str, sale: Sale) -> None:
     rows = await rows_once_settled(service, campaign)
     # Every outcome was learnt in the end, so rows and acknowledgements are the same, not only a part of each other.
     assert rows == {redemption.id for redemption in sale.acknowledged.values()}
-    async with Client(service.target, timeout_s=30) as client:
+    async with service.client(timeout_s=30) as client:
         status = await client.get_campaign(campaign)
         assert status.redeemed_count == len(rows) <= CAP
         for redemption in list(sale.acknowledged.values())[:20]:
@@ -83,7 +83,7 @@ async def _check(service: Service, campaign: str, sale: Sale) -> None:
 
 @pytest.mark.parametrize("victim", ["persister", "worker", "server", "valkey"])
 async def test_what_was_acknowledged_survives_a_kill(own_service: Service, victim: str) -> None:
-    async with Client(own_service.target, timeout_s=30) as client:
+    async with own_service.client(timeout_s=30) as client:
         campaign, code = await a_campaign(client, limit=CAP)
     async with a_sale(own_service, code) as sale:
         for round_ in range(1, 3):
@@ -95,7 +95,7 @@ async def test_what_was_acknowledged_survives_a_kill(own_service: Service, victi
 
 
 async def test_everything_killed_at_once_under_load(own_service: Service) -> None:
-    async with Client(own_service.target, timeout_s=30) as client:
+    async with own_service.client(timeout_s=30) as client:
         campaign, code = await a_campaign(client, limit=CAP)
     async with a_sale(own_service, code) as sale:
         await _until(lambda: len(sale.acknowledged) >= 300, "the sale goes on")
@@ -109,7 +109,7 @@ async def test_everything_killed_at_once_under_load(own_service: Service) -> Non
 
 
 async def test_postgres_away_stops_neither_redeeming_nor_pausing(own_service: Service) -> None:
-    async with Client(own_service.target, timeout_s=30) as client:
+    async with own_service.client(timeout_s=30) as client:
         campaign, code = await a_campaign(client)
         own_service.stop_postgres()
         redeemed = set()
@@ -127,11 +127,11 @@ async def test_postgres_away_stops_neither_redeeming_nor_pausing(own_service: Se
 
 
 async def test_valkey_away_is_unavailable_at_once_and_mends_itself(own_service: Service) -> None:
-    async with Client(own_service.target, timeout_s=30) as client:
+    async with own_service.client(timeout_s=30) as client:
         campaign, code = await a_campaign(client, limit=1)
         own_service.stop_valkey()
         loop = asyncio.get_running_loop()
-        async with Client(own_service.target, timeout_s=1) as impatient:
+        async with own_service.client(timeout_s=1) as impatient:
             started = loop.time()
             with pytest.raises(ClientError) as caught:
                 await impatient.redeem(code, Customer(id="c"), an_order(code), request_id=code)
@@ -146,7 +146,7 @@ async def test_valkey_away_is_unavailable_at_once_and_mends_itself(own_service: 
 
 
 async def test_a_gate_that_was_emptied_admits_nothing_before_it_is_rebuilt(own_service: Service) -> None:
-    async with Client(own_service.target, timeout_s=2) as client:
+    async with own_service.client(timeout_s=2) as client:
         campaign, code = await a_campaign(client, limit=1)
         redeemed = await client.redeem(code, Customer(id="c"), an_order(code))
         assert isinstance(redeemed, Redemption)
@@ -157,6 +157,6 @@ async def test_a_gate_that_was_emptied_admits_nothing_before_it_is_rebuilt(own_s
                 with pytest.raises(ClientError) as caught:
                     await client.redeem(code, Customer(id="c"), an_order(f"{code}-{attempt}"))
                 assert caught.value.code.name == "UNAVAILABLE"
-    async with Client(own_service.target, timeout_s=30) as client:
+    async with own_service.client(timeout_s=30) as client:
         assert isinstance(await client.redeem(code, Customer(id="c"), an_order(f"{code}-0")), Refusal)
         assert await rows_once_settled(own_service, campaign) == {redeemed.id}

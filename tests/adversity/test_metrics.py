@@ -82,7 +82,7 @@ async def until_audited_again(sql: asyncpg.Connection) -> asyncpg.Record:
 
 async def test_metrics_tell_what_waits_what_was_moved_and_what_is_away(measured: Service) -> None:
     partitions = measured.settings.partitions
-    async with Client(measured.target, timeout_s=30) as client:
+    async with measured.client(timeout_s=30) as client:
         _, code = await a_campaign(client)
         await redeem(client, code, 20)
         await settle(measured.settings)
@@ -130,7 +130,7 @@ async def test_what_was_set_aside_is_told_by_the_next_persister_too(measured: Se
 async def test_drift_is_found_and_told_without_names(measured: Service) -> None:
     sql = await asyncpg.connect(measured.settings.postgres_url)
     try:
-        async with Client(measured.target, timeout_s=30) as client:
+        async with measured.client(timeout_s=30) as client:
             id_, code = await a_campaign(client)
             await redeem(client, code, 3)
         await settle(measured.settings)

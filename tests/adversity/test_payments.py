@@ -37,7 +37,7 @@ class Told:
 
 async def _shop(service: Service, codes: list[str], over: asyncio.Event, told: Told) -> None:
     """Orders of two codes until it is over. What is not answered in time is left as it is: nobody asks again."""
-    async with Client(service.target, timeout_s=1, channels=8) as client:
+    async with service.client(timeout_s=1, channels=8) as client:
 
         async def one(shopper: int) -> None:
             number = 0
@@ -77,7 +77,7 @@ async def _pay(client: Client, codes: list[str], shopper: str, order_id: str, to
 async def test_no_payment_is_half_done_whoever_dies(
     own_service: Service, victims: tuple[str, ...], pytestconfig: pytest.Config
 ) -> None:
-    async with Client(own_service.target, timeout_s=30) as client:
+    async with own_service.client(timeout_s=30) as client:
         codes = [await create(client, limits={"total": 100_000, "per_customer": 100_000}) for _ in range(4)]
     told = Told()
     over = asyncio.Event()
@@ -92,7 +92,7 @@ async def test_no_payment_is_half_done_whoever_dies(
 
 
 async def _check(service: Service, codes: list[str], told: Told) -> None:
-    async with Client(service.target, timeout_s=30) as client:
+    async with service.client(timeout_s=30) as client:
         # Within the reservations' time, that of a transaction, and a look for what was left behind, nothing is held.
         await until(lambda: _nothing_is_held(client, codes))
         # What a dead server has left of a rollback, the persister has brought back by then.

@@ -20,7 +20,7 @@ from tests.grpc.test_combined import create
 from tests.service import Service, an_order, audit, settle
 from tests.valkeys import connected
 from tests.values import a_claim
-from vouchsafe.client import Client, Customer
+from vouchsafe.client import Customer
 from vouchsafe.domain.errors import Unavailable
 from vouchsafe.domain.redemption import STREAM_START, StreamId
 from vouchsafe.embedded import EmbeddedPostgres, EmbeddedValkey
@@ -229,7 +229,7 @@ async def test_a_ledger_that_is_away_is_no_reason_to_set_anything_aside(
 
 async def test_an_audit_goes_on_and_names_what_was_set_aside(own_service: Service) -> None:
     own_service.agrees = False
-    async with Client(own_service.target, timeout_s=30) as client:
+    async with own_service.client(timeout_s=30) as client:
         code = await create(client)
         outbox = Keys(partition_of(code, own_service.settings.partitions)).outbox
         with own_service.frozen("persist"):

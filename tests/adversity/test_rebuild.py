@@ -88,7 +88,7 @@ async def trade(client: Client, codes: list[str], shopper: int) -> None:
 
 
 async def test_what_is_rebuilt_is_key_by_key_what_was_lost(own_service: Service) -> None:
-    async with Client(own_service.target, timeout_s=30, channels=8) as client:
+    async with own_service.client(timeout_s=30, channels=8) as client:
         day = {"period": "PERIOD_DAY", "uses": 9_999}
         window = {"window": "86400s", "uses": 100}
         codes = [
@@ -121,7 +121,7 @@ async def test_what_is_rebuilt_is_key_by_key_what_was_lost(own_service: Service)
 async def sell(service: Service, code: str, told: set[str], over: asyncio.Event) -> list[float]:
     """Shoppers until it is over, each asking once; answers when each was redeemed."""
     times: list[float] = []
-    async with Client(service.target, timeout_s=0.5, channels=8) as client:
+    async with service.client(timeout_s=0.5, channels=8) as client:
 
         async def shop(shopper: int) -> None:
             for number in itertools.count():
@@ -139,7 +139,7 @@ async def sell(service: Service, code: str, told: set[str], over: asyncio.Event)
 
 
 async def test_emptied_under_load_it_refuses_at_once_and_is_open_again_in_seconds(own_service: Service) -> None:
-    async with Client(own_service.target, timeout_s=30) as client:
+    async with own_service.client(timeout_s=30) as client:
         campaign, code = await a_campaign(client)
         told: set[str] = set()
         over = asyncio.Event()
@@ -162,7 +162,7 @@ async def test_emptied_under_load_it_refuses_at_once_and_is_open_again_in_second
 
 async def test_an_older_copy_of_valkey_gives_nothing_out_again(own_service: Service, tmp_path: Path) -> None:
     cap = 100
-    async with Client(own_service.target, timeout_s=30, channels=8) as client:
+    async with own_service.client(timeout_s=30, channels=8) as client:
         campaign, code = await a_campaign(client, limit=cap)
 
         async def ask(numbers: range) -> list[Redemption | Refusal]:
@@ -189,7 +189,7 @@ async def test_killed_while_it_is_rebuilt_it_is_rebuilt_all_the_same(
     own_service: Service, victims: tuple[str, ...]
 ) -> None:
     cap = 3_000
-    async with Client(own_service.target, timeout_s=30, channels=8) as client:
+    async with own_service.client(timeout_s=30, channels=8) as client:
         campaign, code = await a_campaign(client, limit=cap)
 
         async def ask(count: int, name: str) -> int:

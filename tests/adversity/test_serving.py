@@ -206,7 +206,7 @@ def test_a_server_that_comes_before_the_replica_that_confirms_waits_for_it(
 
 
 async def test_calls_under_way_are_finished_on_sigterm(own_service: Service) -> None:
-    async with Client(own_service.target, timeout_s=30, channels=8) as client:
+    async with own_service.client(timeout_s=30, channels=8) as client:
         campaign, code = await a_campaign(client)
     stopping = asyncio.Event()
     redeemed: set[str] = set()
@@ -223,7 +223,7 @@ async def test_calls_under_way_are_finished_on_sigterm(own_service: Service) -> 
             assert isinstance(outcome, Redemption)
             redeemed.add(outcome.id)
 
-    async with Client(own_service.target, timeout_s=1, channels=8) as client:
+    async with own_service.client(timeout_s=1, channels=8) as client:
         shoppers = [asyncio.create_task(shop(client, shopper)) for shopper in range(32)]
         while len(redeemed) < 500:  # noqa: ASYNC110  # the shoppers count, nobody signals
             await asyncio.sleep(0.01)

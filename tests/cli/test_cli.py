@@ -20,6 +20,7 @@ from tests.service import Service
 from vouchsafe.cli.words import CAPS
 from vouchsafe.client import DiscountCap
 from vouchsafe.embedded import EmbeddedValkey, free_port
+from vouchsafe.local import KEY_FILE
 from vouchsafe.settings import Settings
 
 WAIT_S = 60.0
@@ -275,6 +276,20 @@ def test_dev_prints_a_line_that_redeems_and_leaves_nothing(tmp_path: Path) -> No
             assert copied.stdout.startswith("redeemed: 5.00 EUR off 50.00 EUR")
             (data,) = [Path(text.split()[-1]) for text in said if "data and logs" in text]
             assert data.is_dir()
+
+            # The key that the line has is dev's own; without it nobody is let in.
+            bare = line.split(" ", 1)[1]
+            assert line.startswith("VOUCHSAFE_API_KEY=vs_")
+            refused = subprocess.run(bare, shell=True, capture_output=True, text=True, check=False)  # noqa: S602
+            assert "UNAUTHENTICATED" in refused.stderr
+            # Nor is it needed where dev keeps it at the usual place, for a server on this machine.
+            kept = tmp_path / "unrelated" / ".vouchsafe"
+            kept.mkdir()
+            (kept / KEY_FILE).write_text((data / KEY_FILE).read_text())
+            assert (data / KEY_FILE).stat().st_mode & 0o777 == 0o600
+            command = [sys.executable, "-m", "vouchsafe", "redeem", "WELCOME", "--target", f"localhost:{port}"]
+            found = subprocess.run(command, cwd=kept.parent, capture_output=True, text=True, check=False)
+            assert found.stdout.startswith("redeemed: "), found.stderr
 
             second = vouchsafe("dev", "--ephemeral", "--port", str(port))
             assert second.returncode == 1

@@ -38,7 +38,7 @@ async def failure(service: Service, stub: type[Any], method: str, request: Any) 
     """What the call fails with."""
     async with grpc.aio.insecure_channel(service.target) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await getattr(stub(channel), method)(request, timeout=10)
+            await getattr(stub(channel), method)(request, timeout=10, metadata=service.metadata)
     return from_rpc_error(caught.value)
 
 
@@ -283,7 +283,7 @@ async def test_bytes_that_are_no_message_are_refused(service: Service) -> None:
     async with grpc.aio.insecure_channel(service.target) as channel:
         call: Any = channel.unary_unary("/vouchsafe.v1.RedemptionService/ValidateAndRedeem")
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await call(b"\xff\xff\xff", timeout=10)
+            await call(b"\xff\xff\xff", timeout=10, metadata=service.metadata)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 

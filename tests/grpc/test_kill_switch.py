@@ -76,7 +76,7 @@ async def test_a_label_stops_its_campaigns_also_those_to_come(client: Client) ->
 
 
 async def test_everything_is_stopped_and_what_is_held_waits(own_service: Service) -> None:
-    async with Client(own_service.target, timeout_s=30) as client:
+    async with own_service.client(timeout_s=30) as client:
         codes = [await create(client) for _ in range(4)]
         held = (await client.reserve(codes[:1], SHOPPER, an_order(f"{codes[0]}-held"), ttl_s=600)).reservation
         redeemed = await client.redeem(codes[1], SHOPPER, an_order(f"{codes[1]}-before"))
@@ -103,7 +103,7 @@ async def test_everything_is_stopped_and_what_is_held_waits(own_service: Service
 
 
 async def test_it_stays_engaged_whatever_valkey_loses(own_service: Service) -> None:
-    async with Client(own_service.target, timeout_s=30) as client:
+    async with own_service.client(timeout_s=30) as client:
         code, other = await create(client, labels=["sale"]), await create(client)
         await client.engage_kill_switch(KillSwitchScope(label="sale"), "stop")
         for harm in ("restart", "flush"):

@@ -47,7 +47,7 @@ async def test_different_customers_are_counted_by_the_book_even_where_nobody_lim
 
 
 async def test_stats_without_postgresql_say_so(own_service: Service) -> None:
-    async with Client(own_service.target, timeout_s=30) as client:
+    async with own_service.client(timeout_s=30) as client:
         code = await create(client)
         own_service.stop_postgres()
         stats = await client.get_campaign_stats(code)

@@ -46,7 +46,9 @@ def small_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pytestconfig:
 async def watching(service: Service, campaign_id: str) -> AsyncIterator[Call]:
     """A stream without the client, which would open it again; left, the server is told at once."""
     async with grpc.aio.insecure_channel(service.target) as channel:
-        call: Call = CampaignServiceStub(channel).WatchCampaign(WatchCampaignRequest(campaign_id=campaign_id))
+        call: Call = CampaignServiceStub(channel).WatchCampaign(
+            WatchCampaignRequest(campaign_id=campaign_id), metadata=service.metadata
+        )
         yield call
         call.cancel()
 
@@ -148,7 +150,7 @@ async def test_what_cannot_be_watched_is_told(service: Service) -> None:
 
 
 async def test_watchers_are_bounded_and_one_who_leaves_makes_room(small_service: Service) -> None:
-    async with Client(small_service.target, timeout_s=WAIT_S) as client, AsyncExitStack() as stack:
+    async with small_service.client(timeout_s=WAIT_S) as client, AsyncExitStack() as stack:
         campaign, _ = await a_campaign(client)
         calls = [await stack.enter_async_context(watching(small_service, campaign)) for _ in range(MAX_WATCHERS)]
         await asyncio.gather(*map(read, calls))
@@ -164,7 +166,7 @@ async def test_watchers_are_bounded_and_one_who_leaves_makes_room(small_service:
 
 
 async def test_nobody_who_leaves_keeps_a_place(small_service: Service) -> None:
-    async with Client(small_service.target, timeout_s=WAIT_S) as client:
+    async with small_service.client(timeout_s=WAIT_S) as client:
         campaign, _ = await a_campaign(client)
         for _ in range(5):
             async with AsyncExitStack() as stack:
@@ -178,13 +180,15 @@ async def test_nobody_who_leaves_keeps_a_place(small_service: Service) -> None:
                 # Cut off without a word, at any moment.
                 async with grpc.aio.insecure_channel(small_service.target) as channel:
                     await channel.channel_ready()
-                    CampaignServiceStub(channel).WatchCampaign(WatchCampaignRequest(campaign_id=campaign))
+                    CampaignServiceStub(channel).WatchCampaign(
+                        WatchCampaignRequest(campaign_id=campaign), metadata=small_service.metadata
+                    )
                     await asyncio.sleep(number / 1_000)
     assert "internal error" not in small_service.said("serve")
 
 
 async def test_sigterm_ends_watching_at_once_and_the_server_well_within_its_grace(own_service: Service) -> None:
-    async with Client(own_service.target, timeout_s=WAIT_S) as client:
+    async with own_service.client(timeout_s=WAIT_S) as client:
         campaign, _ = await a_campaign(client)
     async with watching(own_service, campaign) as first, watching(own_service, campaign) as second:
         await asyncio.gather(read(first), read(second))
@@ -199,7 +203,7 @@ async def test_sigterm_ends_watching_at_once_and_the_server_well_within_its_grac
 
 
 async def test_the_client_goes_on_after_the_server_was_killed(own_service: Service) -> None:
-    async with Client(own_service.target, timeout_s=WAIT_S, channels=2) as client:
+    async with own_service.client(timeout_s=WAIT_S, channels=2) as client:
         campaign, code = await a_campaign(client)
         async with aclosing(client.watch_campaign(campaign)) as states:
             assert (await anext(states)).gate.redeemed_count == 0
@@ -218,7 +222,7 @@ async def test_the_client_gives_up_when_nothing_comes() -> None:
 
 
 async def test_without_postgresql_the_book_is_left_out_and_without_valkey_the_stream_ends(own_service: Service) -> None:
-    async with Client(own_service.target, timeout_s=WAIT_S) as client:
+    async with own_service.client(timeout_s=WAIT_S) as client:
         campaign, _ = await a_campaign(client)
     async with watching(own_service, campaign) as call:
         await until(call, lambda stats: stats.HasField("ledger"))
@@ -228,14 +232,14 @@ async def test_without_postgresql_the_book_is_left_out_and_without_valkey_the_st
         await until(call, lambda stats: stats.HasField("ledger"))
         own_service.stop_valkey()
         assert (await failure(call)).code() is grpc.StatusCode.UNAVAILABLE
-    async with Client(own_service.target, timeout_s=1) as client, aclosing(client.watch_campaign(campaign)) as states:
+    async with own_service.client(timeout_s=1) as client, aclosing(client.watch_campaign(campaign)) as states:
         began = time.monotonic()
         with pytest.raises(Unavailable):
             await anext(states)
         assert time.monotonic() - began < 3
     own_service.start_valkey()
     async with (
-        Client(own_service.target, timeout_s=WAIT_S) as client,
+        own_service.client(timeout_s=WAIT_S) as client,
         aclosing(client.watch_campaign(campaign)) as again,
     ):
         assert (await anext(again)).campaign_id == campaign

@@ -84,7 +84,8 @@ async def test_shopware_11245_requests_in_a_single_packet(service: Service, clie
             stub.ValidateAndRedeem(
                 ValidateAndRedeemRequest(
                     request_id=f"{code}-{n}", codes=[code], customer=Customer(id="one"), order=an_order(f"{code}-{n}")
-                )
+                ),
+                metadata=service.metadata,
             )
             for n in range(CLIENTS)
         ]

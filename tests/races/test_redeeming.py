@@ -38,7 +38,7 @@ async def test_20_000_calls_of_64_clients_with_repeats_take_exactly_the_cap(
         for start in range(0, len(mine), 16):
             await asyncio.gather(*(one(number) for number in mine[start : start + 16]))
 
-    clients = [Client(service.target, timeout_s=60, channels=1) for _ in range(64)]
+    clients = [service.client(timeout_s=60, channels=1) for _ in range(64)]
     try:
         await asyncio.gather(*(run(client, sent[index::64]) for index, client in enumerate(clients)))
     finally:

@@ -100,7 +100,7 @@ async def reach(holds: Callable[[], bool], rounds: int = 0) -> None:
 
 @pytest.mark.parametrize("kind", ["everything", "label", "code"])
 async def test_nothing_is_taken_after_a_kill_switch_has_answered(own_service: Service, kind: str) -> None:
-    async with Client(own_service.target, timeout_s=30, channels=8) as client:
+    async with own_service.client(timeout_s=30, channels=8) as client:
         codes = [await create(client, labels=["sale"]) for _ in range(2)]
         scopes = {
             "everything": KillSwitchScope(everything=True),

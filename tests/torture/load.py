@@ -22,6 +22,7 @@ from vouchsafe.client import (
     Reservation,
     ReturnedLine,
 )
+from vouchsafe.local import LocalService
 
 SHOPPERS = 32
 # About this long a shopper thinks between two wishes.
@@ -35,8 +36,10 @@ AMOUNTS_MINOR = (1_000, 2_500, 5_000, 7_900)
 class Load:
     """Calls a service until that is over; `unresolved` are the requests whose outcome nobody knows yet."""
 
-    def __init__(self, target: str, history: History, seed: int, campaigns: list[Contested], seconds: float) -> None:
-        self._target = target
+    def __init__(
+        self, service: LocalService, history: History, seed: int, campaigns: list[Contested], seconds: float
+    ) -> None:
+        self._service = service
         self._history = history
         self._seed = seed
         self._campaigns = campaigns
@@ -47,7 +50,7 @@ class Load:
     async def run(self, over: asyncio.Event) -> None:
         """Shoppers and operators at once."""
         async with (
-            Client(self._target, timeout_s=PATIENCE_S, channels=16) as client,
+            self._service.client(timeout_s=PATIENCE_S, channels=16) as client,
             asyncio.TaskGroup() as everybody,
         ):
             for number in range(SHOPPERS):
@@ -59,7 +62,7 @@ class Load:
     async def resolve(self) -> None:
         """Asks for everything that is not known, again and again until it is, or for `RESOLVE_S`."""
         deadline = time.monotonic() + RESOLVE_S
-        async with Client(self._target, timeout_s=10, channels=16) as client:
+        async with self._service.client(timeout_s=10, channels=16) as client:
             while self.unresolved and time.monotonic() < deadline:
                 asked = list(self.unresolved.values())
                 await asyncio.gather(*(self.ask(client, request) for request in asked[:200]))

@@ -87,10 +87,10 @@ class Run:
 
     async def _torture(self, service: Tortured, history: History) -> None:
         harm = Harm()
-        async with Client(service.target, timeout_s=30) as client:
+        async with service.client(timeout_s=30) as client:
             for campaign in self._campaigns:
                 await campaign.create(client)
-        load = Load(service.target, history, self._seed, self._campaigns, self._seconds)
+        load = Load(service, history, self._seed, self._campaigns, self._seconds)
         over = asyncio.Event()
         shopping = asyncio.create_task(load.run(over))
         try:
@@ -119,7 +119,7 @@ class Run:
         time to come back in between."""
         end = time.monotonic() + self._seconds
         bag: list[Fault] = []
-        async with Client(service.target, timeout_s=1) as client:
+        async with service.client(timeout_s=1) as client:
             while time.monotonic() < end:
                 if not bag:
                     bag = self._dice.sample(self._faults, len(self._faults))

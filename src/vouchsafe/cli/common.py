@@ -8,6 +8,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -28,6 +29,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text."
 Target = Annotated[
     str | None, typer.Option(help="host:port of the server; without it, that of the settings.", show_default=False)
 ]
+
+# Where `vouchsafe dev` keeps its data, its key among them, unless it is told another place.
+DEV_DATA = Path(".vouchsafe")
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 Result = TypeVar("Result")
 
@@ -63,23 +68,50 @@ def ask(target: str | None, question: Callable[[Client], Awaitable[Result]]) -> 
     address = target or f"{current.host}:{current.port}"
 
     async def run() -> Result:
-        async with Client(address, channels=1) as client:
+        key = current.api_key or _dev_key(address)
+        async with Client(address, api_key=key, tls_ca_file=current.tls_ca_file or None, channels=1) as client:
             return await question(client)
 
     try:
         return asyncio.run(run())
+    except OSError as error:
+        err.print(f"error: VOUCHSAFE_TLS_CA_FILE: {error}", markup=False)
+        raise typer.Exit(2) from None
     except ClientError as error:
         err.print(f"error: {error.code.name}" + ("" if error.violations else f": {error}"), markup=False)
         for field, description in error.violations.items():
             err.print(f"  {field}: {description}", markup=False)
         if error.code.name == "UNAVAILABLE":
             err.print(f"  is a server running at {address}? `vouchsafe dev` starts one", markup=False)
+        if error.code.name == "UNAUTHENTICATED":
+            err.print("  set VOUCHSAFE_API_KEY; `vouchsafe keys create` makes a key", markup=False)
         raise typer.Exit(1) from None
 
 
 def time_text(ms: int) -> str:
     """Milliseconds since 1970 for people."""
     return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _dev_key(address: str) -> str:
+    """The key that `vouchsafe dev` keeps beside its data here, for a server on this machine and for no other."""
+    if address.rpartition(":")[0] not in LOOPBACK or not DEV_DATA.is_dir():
+        return ""
+    from vouchsafe.local import KEY_FILE
+
+    file = DEV_DATA / KEY_FILE
+    return file.read_text() if file.exists() else ""
+
+
+def span_ms(option: str, text: str) -> int:
+    """A duration as people write it, 90s, 15m, 7d; or exit status 2 with a line that names the option."""
+    from vouchsafe.edge.files import duration_ms
+
+    try:
+        return duration_ms(text)
+    except ValueError as error:
+        err.print(f"error: {option}: {error}", markup=False)
+        raise typer.Exit(2) from None
 
 
 def print_json(value: Any) -> None:

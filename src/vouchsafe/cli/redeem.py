@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from vouchsafe.cli.common import Json, Target, ask, err, out, print_message
+from vouchsafe.cli.common import Json, Target, ask, err, out, print_message, span_ms
 from vouchsafe.cli.words import caps_text
 from vouchsafe.domain.money import format_minor
 
@@ -60,7 +60,7 @@ def redeem(
     """Redeem codes on an order, by default one line of --amount. Exit status 3 when it is refused."""
     from vouchsafe.client import Combining, Coverage, Sequencing
 
-    ttl_s = None if hold is None else _seconds(hold)
+    ttl_s = None if hold is None else span_ms("--hold", hold) / 1000
     shopper, basket = _asked(file, customer, order, amount, currency)
     combining = Combining(
         sequencing=Sequencing.SEQUENCING_BEST_DEAL if best_deal else Sequencing.SEQUENCING_UNSPECIFIED,
@@ -91,16 +91,6 @@ def redeem(
         _print(response, basket)
     if response.HasField("refusal"):
         raise typer.Exit(REFUSED)
-
-
-def _seconds(text: str) -> float:
-    from vouchsafe.edge.files import duration_ms
-
-    try:
-        return duration_ms(text) / 1000
-    except ValueError as error:
-        err.print(f"error: --hold: {error}", markup=False)
-        raise typer.Exit(2) from None
 
 
 def saved_text(found: Any) -> str:

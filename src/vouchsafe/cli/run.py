@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from vouchsafe.cli.common import Json, err, errors, out, print_json, read_settings
+from vouchsafe.cli.common import DEV_DATA, Json, err, errors, out, print_json, read_settings
 from vouchsafe.settings import Settings
 
 app = typer.Typer()
@@ -16,7 +16,7 @@ app = typer.Typer()
 
 @app.command()
 def dev(
-    data_dir: Annotated[Path, typer.Option(help="Where the data is kept between runs.")] = Path(".vouchsafe"),
+    data_dir: Annotated[Path, typer.Option(help="Where the data is kept between runs.")] = DEV_DATA,
     ephemeral: Annotated[bool, typer.Option("--ephemeral", help="Keep nothing: use a temporary directory.")] = False,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the gRPC server.")] = 50051,
     workers: Annotated[int, typer.Option(min=1, max=16, help="Server processes.")] = 1,
@@ -25,7 +25,13 @@ def dev(
     with errors():
         from vouchsafe.local import run_dev
 
-        run_dev(None if ephemeral else data_dir, port=port, workers=workers, say=out.print)
+        run_dev(
+            None if ephemeral else data_dir,
+            port=port,
+            workers=workers,
+            needs_key=ephemeral or data_dir != DEV_DATA,
+            say=out.print,
+        )
 
 
 @app.command()

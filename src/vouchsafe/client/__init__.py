@@ -1,6 +1,6 @@
 """The Python client.
 
-    async with Client("127.0.0.1:50051") as client:
+    async with Client("127.0.0.1:50051", api_key=os.environ["VOUCHSAFE_API_KEY"]) as client:
         outcome = await client.redeem("WELCOME", Customer(id="c-1"), order)
         match outcome:
             case Redemption():
@@ -19,8 +19,10 @@ from vouchsafe.client._errors import (
     DeadlineExceeded,
     InvalidArgument,
     NotFound,
+    PermissionDenied,
     RequestIdReused,
     ServerError,
+    Unauthenticated,
     Unavailable,
 )
 from vouchsafe.v1.campaign_pb2 import Campaign, CampaignCounters, CampaignState, CampaignStats
@@ -79,6 +81,7 @@ __all__ = [
     "Order",
     "OrderLine",
     "PercentOff",
+    "PermissionDenied",
     "Redemption",
     "Refusal",
     "RefusalReason",
@@ -95,6 +98,7 @@ __all__ = [
     "Stacking",
     "Target",
     "TargetKind",
+    "Unauthenticated",
     "Unavailable",
     "ValidateAndRedeemResponse",
     "ValidateResponse",

@@ -12,6 +12,7 @@ from typing import Self, TypeVar
 
 import grpc
 
+from vouchsafe.client._channels import File, channel_to
 from vouchsafe.client._errors import ClientError, from_rpc_error, retry_delay_s
 from vouchsafe.v1 import campaign_service_pb2 as campaigns_pb
 from vouchsafe.v1 import redemption_service_pb2 as redemptions_pb
@@ -42,28 +43,34 @@ LONGEST_PAUSE_S = 1.0
 # from a server that drops calls; a call that is cancelled here raises asyncio.CancelledError instead.
 REPEATED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.CANCELLED)
 
-CHANNEL_OPTIONS = (
-    # The library would resend behind our back; this client does it itself, within the deadline.
-    ("grpc.enable_retries", 0),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
-    ("grpc.keepalive_time_ms", 30_000),
-    # Channels of one target would share a connection otherwise, and so reach only one of the server's workers.
-    ("grpc.use_local_subchannel_pool", 1),
-)
-
 
 class Client:
     """Talks to one target over `channels` connections, kept open and used in turn.
 
+    `api_key` is sent with every call; a signed token does as well, and a function is asked for one before each call, as
+    tokens do not last. With `tls_ca_file`, who signs the server's certificate, calls are encrypted; `tls_cert_file` and
+    `tls_key_file` are this caller's own certificate. All three are PEM files.
+
     Every call ends within `timeout_s`, repetitions included. Methods raise `ClientError`.
     """
 
-    def __init__(self, target: str, *, timeout_s: float = 5.0, channels: int = 4) -> None:
+    def __init__(
+        self,
+        target: str,
+        *,
+        api_key: str | Callable[[], str] = "",
+        tls_ca_file: File | None = None,
+        tls_cert_file: File | None = None,
+        tls_key_file: File | None = None,
+        timeout_s: float = 5.0,
+        channels: int = 4,
+    ) -> None:
         if timeout_s <= 0 or channels < 1:
             raise ValueError("timeout_s must be greater than 0 and channels at least 1")
         self._timeout_s = timeout_s
-        self._channels = [grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS) for _ in range(channels)]
+        self._api_key = api_key
+        tls = (tls_ca_file, tls_cert_file, tls_key_file)
+        self._channels = [channel_to(target, *tls) for _ in range(channels)]
         self._redemptions = itertools.cycle([RedemptionServiceStub(channel) for channel in self._channels])
         self._campaigns = itertools.cycle([CampaignServiceStub(channel) for channel in self._channels])
 
@@ -277,7 +284,7 @@ class Client:
         tries = _Tries(self._timeout_s)
         while True:
             answered = False
-            call = next(self._campaigns).WatchCampaign(request)
+            call = next(self._campaigns).WatchCampaign(request, metadata=self._metadata())
             try:
                 response = await tries.in_time(call.read())
                 while isinstance(response, campaigns_pb.WatchCampaignResponse):  # until the end of the stream
@@ -342,6 +349,10 @@ class Client:
         request = campaigns_pb.GetKillSwitchRequest()
         return await self._call(lambda: next(self._campaigns).GetKillSwitch, request)
 
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        key = self._api_key if isinstance(self._api_key, str) else self._api_key()
+        return (("authorization", f"Bearer {key}"),) if key else ()
+
     async def _call(
         self,
         method: Callable[[], grpc.aio.UnaryUnaryMultiCallable[Request, Response]],
@@ -353,7 +364,7 @@ class Client:
         tries = _Tries(self._timeout_s)
         while True:
             try:
-                return await method()(request, timeout=tries.remaining_s)
+                return await method()(request, timeout=tries.remaining_s, metadata=self._metadata())
             except grpc.aio.AioRpcError as error:
                 await tries.wait_after(error, repeat=repeat)
 

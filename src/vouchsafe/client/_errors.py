@@ -2,6 +2,8 @@
 
 ClientError
 ├── InvalidArgument      the request breaks a rule; `violations` names the fields
+├── Unauthenticated      no credentials were sent, or none that are good
+├── PermissionDenied     the credentials are good for other methods; the text names the roles that may
 ├── NotFound             nothing has this id
 ├── AlreadyExists        the id or the code is taken
 │   └── RequestIdReused  the request id was used for another request
@@ -35,6 +37,14 @@ class InvalidArgument(ClientError):
     """The request breaks a rule."""
 
 
+class Unauthenticated(ClientError):
+    """No credentials were sent, or none that are good."""
+
+
+class PermissionDenied(ClientError):
+    """The credentials are good for other methods."""
+
+
 class NotFound(ClientError):
     """Nothing has this id."""
 
@@ -65,6 +75,8 @@ class ServerError(ClientError):
 
 _BY_CODE: Mapping[grpc.StatusCode, type[ClientError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidArgument,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
     grpc.StatusCode.NOT_FOUND: NotFound,
     grpc.StatusCode.ALREADY_EXISTS: AlreadyExists,
     grpc.StatusCode.ABORTED: Changed,

@@ -2,6 +2,8 @@
 
 VouchsafeError
 ├── InvalidRequest       the request breaks a rule that the caller can read about in the protos
+├── Unauthenticated      the caller gave no credentials, or none that are good
+├── PermissionDenied     none of the caller's roles may do this
 ├── NotFound             nothing has this id
 ├── AlreadyExists        the id or the code is taken
 ├── Changed              it is not any more as the caller has read it
@@ -38,6 +40,14 @@ class InvalidRequest(VouchsafeError):
     def __init__(self, *violations: Violation) -> None:
         super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
         self.violations = violations
+
+
+class Unauthenticated(VouchsafeError):
+    """The caller gave no credentials, or none that are good."""
+
+
+class PermissionDenied(VouchsafeError):
+    """None of the caller's roles may do this."""
 
 
 class NotFound(VouchsafeError):

@@ -28,6 +28,8 @@ class WireError:
 
 TABLE: Mapping[type[Exception], WireError] = {
     errors.InvalidRequest: WireError(Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
+    errors.Unauthenticated: WireError(Code.UNAUTHENTICATED, "CREDENTIALS_NOT_VALID"),
+    errors.PermissionDenied: WireError(Code.PERMISSION_DENIED, "ROLE_MISSING"),
     errors.NotFound: WireError(Code.NOT_FOUND, "NOT_FOUND"),
     errors.AlreadyExists: WireError(Code.ALREADY_EXISTS, "ALREADY_EXISTS"),
     errors.Changed: WireError(Code.ABORTED, "ETAG_MISMATCH"),

@@ -1,4 +1,4 @@
-"""What every call passes: its deadline, the rules of its message, and the table of errors."""
+"""What every call passes: its deadline, who may, the rules of its message, and the table of errors."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
 from vouchsafe.domain.errors import InvalidRequest, Unavailable, Violation
+from vouchsafe.edge.access import Access
 from vouchsafe.edge.convert_campaigns import definition_violations
 from vouchsafe.edge.errors import is_known, status_of
+from vouchsafe.service.caller import caller
 from vouchsafe.v1.campaign_service_pb2 import CreateCampaignRequest, UpdateCampaignRequest
 
-PACKAGE = "/vouchsafe."
+# What needs no credentials: whether the server serves, and what it offers.
+PUBLIC = ("/grpc.health.v1.Health/", "/grpc.reflection.v1alpha.ServerReflection/")
 LARGE_MESSAGE_BYTES = 4_096
 LARGE_DEFINITION_BYTES = 16_384
 WITH_DEFINITION = (CreateCampaignRequest, UpdateCampaignRequest)
@@ -30,7 +33,8 @@ log = structlog.get_logger()
 class Guard(grpc.aio.ServerInterceptor):
     """Refuses bad messages before they cost anything, and turns every error into a status with details."""
 
-    def __init__(self) -> None:
+    def __init__(self, access: Access) -> None:
+        self._access = access
         self._validator = protovalidate.Validator()
         self._open = False
 
@@ -43,8 +47,8 @@ class Guard(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Wraps the handlers of this package's methods; health and reflection pass untouched."""
-        if not handler_call_details.method.startswith(PACKAGE):
+        """Wraps the handlers of all methods but those of health and reflection, which pass untouched."""
+        if handler_call_details.method.startswith(PUBLIC):
             return await continuation(handler_call_details)
         if not self._open:
             # Of a stream, too: nothing but a status is answered.
@@ -57,16 +61,19 @@ class Guard(grpc.aio.ServerInterceptor):
             kind, call = grpc.unary_stream_rpc_method_handler, _written(handler.unary_stream)
         return kind(
             # Bytes that are no message would be UNKNOWN if gRPC read them.
-            self._guarded(call, handler.request_deserializer, handler_call_details.method),
+            self._guarded(call, handler.request_deserializer, handler_call_details),
             response_serializer=handler.response_serializer,
         )
 
-    def _guarded(self, call: Any, deserialize: Any, method: str) -> Any:
+    def _guarded(self, call: Any, deserialize: Any, details: grpc.HandlerCallDetails) -> Any:
+        method, metadata = details.method, details.invocation_metadata
+
         async def guarded(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             remaining_s = context.time_remaining()
             if remaining_s is not None and remaining_s <= 0:
                 return await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed before the call")
             try:
+                caller.set(self._access.admit(method, metadata, context))
                 request = self._read(data, deserialize)
                 return await call(request, context)
             except Exception as error:

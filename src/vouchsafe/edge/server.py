@@ -9,29 +9,27 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME, aio
 from grpc_reflection.v1alpha import reflection
 
+from vouchsafe.edge.access import SERVICES, Access
 from vouchsafe.edge.campaigns import CampaignServicer
+from vouchsafe.edge.certificates import server_credentials
 from vouchsafe.edge.interceptors import Guard
 from vouchsafe.edge.redemptions import RedemptionServicer
 from vouchsafe.service.campaigns import Campaigns
+from vouchsafe.service.keys import Keys
 from vouchsafe.service.kill_switch import KillSwitchboard
 from vouchsafe.service.redeem import Redeem
 from vouchsafe.service.watch import Watch
 from vouchsafe.settings import Settings
-from vouchsafe.v1 import campaign_service_pb2, redemption_service_pb2
 from vouchsafe.v1.campaign_service_pb2_grpc import add_CampaignServiceServicer_to_server
 from vouchsafe.v1.redemption_service_pb2_grpc import add_RedemptionServiceServicer_to_server
-
-SERVICES = (
-    redemption_service_pb2.DESCRIPTOR.services_by_name["RedemptionService"].full_name,
-    campaign_service_pb2.DESCRIPTOR.services_by_name["CampaignService"].full_name,
-)
 
 # Names to ask the health service for. Liveness: the process answers; a restart would not help while it does.
 # Readiness, also under "" and the name of each service: redemptions can be decided, if not in every partition.
 # Completeness: they can in every partition.
 LIVENESS = "liveness"
 COMPLETENESS = "completeness"
-READINESS = ("readiness", "", *SERVICES)
+NAMES = tuple(service.full_name for service in SERVICES)
+READINESS = ("readiness", "", *NAMES)
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -40,10 +38,12 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 class Server:
     """Listens from `start` on; answers UNAVAILABLE until `open` has given it its use cases."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, keys: Keys) -> None:
+        """Raises Misconfigured when the settings say who may call in a way that does not hold."""
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         self._address = f"{host}:{settings.port}"
-        self._guard = Guard()
+        self._credentials = server_credentials(settings)
+        self._guard = Guard(Access(settings, keys))
         self._health = aio.HealthServicer()
         self._server = grpc.aio.server(
             interceptors=(self._guard,),
@@ -66,11 +66,14 @@ class Server:
         add_RedemptionServiceServicer_to_server(self._redemptions, self._server)
         add_CampaignServiceServicer_to_server(self._campaigns, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((*SERVICES, SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        reflection.enable_server_reflection((*NAMES, SERVICE_NAME, reflection.SERVICE_NAME), self._server)
 
     async def start(self) -> None:
         """Binds the port and begins to answer. Raises RuntimeError when the address cannot be bound."""
-        self._server.add_insecure_port(self._address)
+        if self._credentials is None:
+            self._server.add_insecure_port(self._address)
+        else:
+            self._server.add_secure_port(self._address, self._credentials)
         await self._health.set(LIVENESS, SERVING)
         await self.set_ready(False, complete=False)
         await self._server.start()

@@ -36,7 +36,7 @@ from vouchsafe.ledger.connection import (
     transaction,
 )
 from vouchsafe.ledger.locks import PartitionLocks
-from vouchsafe.ledger.migrate import pending
+from vouchsafe.ledger.migrate import check_schema
 from vouchsafe.ledger.queries import SQL
 
 # What the column can hold.
@@ -95,8 +95,7 @@ class Ledger:
         timeout_s = timeout_ms / 1000
         async with connected(url, timeout_s) as connection, in_time(connection, timeout_s):
             await check_server(connection)
-            if missing := await pending(connection):
-                raise Misconfigured(f"the ledger lacks {', '.join(missing)}; run `vouchsafe migrate`")
+            await check_schema(connection)
         pool = asyncpg.create_pool(url, min_size=0, max_size=pool_size, reset=_keep, **connect_options(timeout_s))
         with domain_errors():
             await pool

@@ -83,9 +83,10 @@ async def migrate(url: str, timeout_ms: int, migrations: Sequence[Migration] = M
         return [str(migration) for migration in missing]
 
 
-async def pending(connection: Connection) -> list[str]:
-    """The names of the migrations that the ledger lacks. Raises Misconfigured when the schema is another program's."""
-    return [str(migration) for migration in await _missing(connection, MIGRATIONS)]
+async def check_schema(connection: Connection) -> None:
+    """Raises Misconfigured, saying what to do, when the ledger's schema is not this program's."""
+    if missing := await _missing(connection, MIGRATIONS):
+        raise Misconfigured(f"the ledger lacks {', '.join(map(str, missing))}; run `vouchsafe migrate`")
 
 
 async def _missing(connection: Connection, migrations: Sequence[Migration]) -> Sequence[Migration]:

@@ -23,12 +23,13 @@ _sym_db = _symbol_database.Default()
 
 
 from vouchsafe.v1.buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from vouchsafe.v1 import access_pb2 as vouchsafe_dot_v1_dot_access__pb2
 from vouchsafe.v1 import campaign_pb2 as vouchsafe_dot_v1_dot_campaign__pb2
 from vouchsafe.v1 import definition_pb2 as vouchsafe_dot_v1_dot_definition__pb2
 from vouchsafe.v1 import kill_switch_pb2 as vouchsafe_dot_v1_dot_kill__switch__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#vouchsafe/v1/campaign_service.proto\x12\x0cvouchsafe.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1bvouchsafe/v1/campaign.proto\x1a\x1dvouchsafe/v1/definition.proto\x1a\x1evouchsafe/v1/kill_switch.proto\"\xad\x04\n\x15\x43reateCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12<\n\ndefinition\x18\x02 \x01(\x0b\x32 .vouchsafe.v1.CampaignDefinitionB\x06\xbaH\x03\xc8\x01\x01\x12\x39\n\x0cshared_codes\x18\x03 \x03(\tB#\xbaH \x92\x01\x1d\x10\x64\"\x19r\x17\x32\x15^[A-Za-z0-9_-]{3,64}$\x12>\n\x10single_use_codes\x18\x04 \x03(\tB$\xbaH!\x92\x01\x1e\x10\x90N\"\x19r\x17\x32\x15^[A-Za-z0-9_-]{3,64}$\x12=\n\x0e\x61ssigned_codes\x18\x05 \x03(\x0b\x32\x1a.vouchsafe.v1.AssignedCodeB\t\xbaH\x06\x92\x01\x03\x10\x90N\x12\x15\n\rvalidate_only\x18\x06 \x01(\x08:\xcd\x01\xbaH\xc9\x01\x1a\xc6\x01\n!create_campaign_request.some_code\x12Jgive at least one code in shared_codes, single_use_codes or assigned_codes\x1aUsize(this.shared_codes) + size(this.single_use_codes) + size(this.assigned_codes) > 0\"f\n\x0c\x41ssignedCode\x12*\n\x04\x63ode\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{3,64}$\x12*\n\x0b\x63ustomer_id\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[!-~]{1,128}$\"B\n\x16\x43reateCampaignResponse\x12(\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.Campaign\"\xba\x01\n\x15UpdateCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12<\n\ndefinition\x18\x02 \x01(\x0b\x32 .vouchsafe.v1.CampaignDefinitionB\x06\xbaH\x03\xc8\x01\x01\x12\x15\n\x04\x65tag\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"B\n\x16UpdateCampaignResponse\x12(\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.Campaign\"K\n\x12GetCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\"?\n\x13GetCampaignResponse\x12(\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.Campaign\"P\n\x17GetCampaignStatsRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\"F\n\x18GetCampaignStatsResponse\x12*\n\x05stats\x18\x01 \x01(\x0b\x32\x1b.vouchsafe.v1.CampaignStats\"M\n\x14WatchCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\"C\n\x15WatchCampaignResponse\x12*\n\x05stats\x18\x01 \x01(\x0b\x32\x1b.vouchsafe.v1.CampaignStats\"S\n\x14ListCampaignsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xf4\x03(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"[\n\x15ListCampaignsResponse\x12)\n\tcampaigns\x18\x01 \x03(\x0b\x32\x16.vouchsafe.v1.Campaign\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"{\n\x14PauseCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12,\n\x06reason\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[^[:cntrl:]]{0,500}$\"A\n\x15PauseCampaignResponse\x12(\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.Campaign\"|\n\x15ResumeCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12,\n\x06reason\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[^[:cntrl:]]{0,500}$\"B\n\x16ResumeCampaignResponse\x12(\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.Campaign\"v\n\x15PauseCampaignsRequest\x12/\n\x05label\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12,\n\x06reason\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[^[:cntrl:]]{0,500}$\"C\n\x16PauseCampaignsResponse\x12)\n\tcampaigns\x18\x01 \x03(\x0b\x32\x16.vouchsafe.v1.Campaign\"w\n\x16ResumeCampaignsRequest\x12/\n\x05label\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12,\n\x06reason\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[^[:cntrl:]]{0,500}$\"D\n\x17ResumeCampaignsResponse\x12)\n\tcampaigns\x18\x01 \x03(\x0b\x32\x16.vouchsafe.v1.Campaign\"}\n\x17\x45ngageKillSwitchRequest\x12\x34\n\x05scope\x18\x01 \x01(\x0b\x32\x1d.vouchsafe.v1.KillSwitchScopeB\x06\xbaH\x03\xc8\x01\x01\x12,\n\x06reason\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[^[:cntrl:]]{0,500}$\"I\n\x18\x45ngageKillSwitchResponse\x12-\n\x0bkill_switch\x18\x01 \x01(\x0b\x32\x18.vouchsafe.v1.KillSwitch\"~\n\x18ReleaseKillSwitchRequest\x12\x34\n\x05scope\x18\x01 \x01(\x0b\x32\x1d.vouchsafe.v1.KillSwitchScopeB\x06\xbaH\x03\xc8\x01\x01\x12,\n\x06reason\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[^[:cntrl:]]{0,500}$\"J\n\x19ReleaseKillSwitchResponse\x12-\n\x0bkill_switch\x18\x01 \x01(\x0b\x32\x18.vouchsafe.v1.KillSwitch\"\x16\n\x14GetKillSwitchRequest\"\xaa\x01\n\x15GetKillSwitchResponse\x12,\n\x05state\x18\x01 \x01(\x0e\x32\x1d.vouchsafe.v1.KillSwitchState\x12/\n\rkill_switches\x18\x02 \x03(\x0b\x32\x18.vouchsafe.v1.KillSwitch\x12\x1e\n\x16unreachable_partitions\x18\x03 \x01(\x05\x12\x12\n\npartitions\x18\x04 \x01(\x05\x32\xe9\t\n\x0f\x43\x61mpaignService\x12]\n\x0e\x43reateCampaign\x12#.vouchsafe.v1.CreateCampaignRequest\x1a$.vouchsafe.v1.CreateCampaignResponse\"\x00\x12]\n\x0eUpdateCampaign\x12#.vouchsafe.v1.UpdateCampaignRequest\x1a$.vouchsafe.v1.UpdateCampaignResponse\"\x00\x12T\n\x0bGetCampaign\x12 .vouchsafe.v1.GetCampaignRequest\x1a!.vouchsafe.v1.GetCampaignResponse\"\x00\x12\x63\n\x10GetCampaignStats\x12%.vouchsafe.v1.GetCampaignStatsRequest\x1a&.vouchsafe.v1.GetCampaignStatsResponse\"\x00\x12\\\n\rWatchCampaign\x12\".vouchsafe.v1.WatchCampaignRequest\x1a#.vouchsafe.v1.WatchCampaignResponse\"\x00\x30\x01\x12Z\n\rListCampaigns\x12\".vouchsafe.v1.ListCampaignsRequest\x1a#.vouchsafe.v1.ListCampaignsResponse\"\x00\x12Z\n\rPauseCampaign\x12\".vouchsafe.v1.PauseCampaignRequest\x1a#.vouchsafe.v1.PauseCampaignResponse\"\x00\x12]\n\x0eResumeCampaign\x12#.vouchsafe.v1.ResumeCampaignRequest\x1a$.vouchsafe.v1.ResumeCampaignResponse\"\x00\x12]\n\x0ePauseCampaigns\x12#.vouchsafe.v1.PauseCampaignsRequest\x1a$.vouchsafe.v1.PauseCampaignsResponse\"\x00\x12`\n\x0fResumeCampaigns\x12$.vouchsafe.v1.ResumeCampaignsRequest\x1a%.vouchsafe.v1.ResumeCampaignsResponse\"\x00\x12\x63\n\x10\x45ngageKillSwitch\x12%.vouchsafe.v1.EngageKillSwitchRequest\x1a&.vouchsafe.v1.EngageKillSwitchResponse\"\x00\x12\x66\n\x11ReleaseKillSwitch\x12&.vouchsafe.v1.ReleaseKillSwitchRequest\x1a\'.vouchsafe.v1.ReleaseKillSwitchResponse\"\x00\x12Z\n\rGetKillSwitch\x12\".vouchsafe.v1.GetKillSwitchRequest\x1a#.vouchsafe.v1.GetKillSwitchResponse\"\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#vouchsafe/v1/campaign_service.proto\x12\x0cvouchsafe.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x19vouchsafe/v1/access.proto\x1a\x1bvouchsafe/v1/campaign.proto\x1a\x1dvouchsafe/v1/definition.proto\x1a\x1evouchsafe/v1/kill_switch.proto\"\xad\x04\n\x15\x43reateCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12<\n\ndefinition\x18\x02 \x01(\x0b\x32 .vouchsafe.v1.CampaignDefinitionB\x06\xbaH\x03\xc8\x01\x01\x12\x39\n\x0cshared_codes\x18\x03 \x03(\tB#\xbaH \x92\x01\x1d\x10\x64\"\x19r\x17\x32\x15^[A-Za-z0-9_-]{3,64}$\x12>\n\x10single_use_codes\x18\x04 \x03(\tB$\xbaH!\x92\x01\x1e\x10\x90N\"\x19r\x17\x32\x15^[A-Za-z0-9_-]{3,64}$\x12=\n\x0e\x61ssigned_codes\x18\x05 \x03(\x0b\x32\x1a.vouchsafe.v1.AssignedCodeB\t\xbaH\x06\x92\x01\x03\x10\x90N\x12\x15\n\rvalidate_only\x18\x06 \x01(\x08:\xcd\x01\xbaH\xc9\x01\x1a\xc6\x01\n!create_campaign_request.some_code\x12Jgive at least one code in shared_codes, single_use_codes or assigned_codes\x1aUsize(this.shared_codes) + size(this.single_use_codes) + size(this.assigned_codes) > 0\"f\n\x0c\x41ssignedCode\x12*\n\x04\x63ode\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{3,64}$\x12*\n\x0b\x63ustomer_id\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[!-~]{1,128}$\"B\n\x16\x43reateCampaignResponse\x12(\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.Campaign\"\xba\x01\n\x15UpdateCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12<\n\ndefinition\x18\x02 \x01(\x0b\x32 .vouchsafe.v1.CampaignDefinitionB\x06\xbaH\x03\xc8\x01\x01\x12\x15\n\x04\x65tag\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"B\n\x16UpdateCampaignResponse\x12(\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.Campaign\"K\n\x12GetCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\"?\n\x13GetCampaignResponse\x12(\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.Campaign\"P\n\x17GetCampaignStatsRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\"F\n\x18GetCampaignStatsResponse\x12*\n\x05stats\x18\x01 \x01(\x0b\x32\x1b.vouchsafe.v1.CampaignStats\"M\n\x14WatchCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\"C\n\x15WatchCampaignResponse\x12*\n\x05stats\x18\x01 \x01(\x0b\x32\x1b.vouchsafe.v1.CampaignStats\"S\n\x14ListCampaignsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xf4\x03(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"[\n\x15ListCampaignsResponse\x12)\n\tcampaigns\x18\x01 \x03(\x0b\x32\x16.vouchsafe.v1.Campaign\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"{\n\x14PauseCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12,\n\x06reason\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[^[:cntrl:]]{0,500}$\"A\n\x15PauseCampaignResponse\x12(\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.Campaign\"|\n\x15ResumeCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12,\n\x06reason\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[^[:cntrl:]]{0,500}$\"B\n\x16ResumeCampaignResponse\x12(\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.Campaign\"v\n\x15PauseCampaignsRequest\x12/\n\x05label\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12,\n\x06reason\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[^[:cntrl:]]{0,500}$\"C\n\x16PauseCampaignsResponse\x12)\n\tcampaigns\x18\x01 \x03(\x0b\x32\x16.vouchsafe.v1.Campaign\"w\n\x16ResumeCampaignsRequest\x12/\n\x05label\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12,\n\x06reason\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[^[:cntrl:]]{0,500}$\"D\n\x17ResumeCampaignsResponse\x12)\n\tcampaigns\x18\x01 \x03(\x0b\x32\x16.vouchsafe.v1.Campaign\"}\n\x17\x45ngageKillSwitchRequest\x12\x34\n\x05scope\x18\x01 \x01(\x0b\x32\x1d.vouchsafe.v1.KillSwitchScopeB\x06\xbaH\x03\xc8\x01\x01\x12,\n\x06reason\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[^[:cntrl:]]{0,500}$\"I\n\x18\x45ngageKillSwitchResponse\x12-\n\x0bkill_switch\x18\x01 \x01(\x0b\x32\x18.vouchsafe.v1.KillSwitch\"~\n\x18ReleaseKillSwitchRequest\x12\x34\n\x05scope\x18\x01 \x01(\x0b\x32\x1d.vouchsafe.v1.KillSwitchScopeB\x06\xbaH\x03\xc8\x01\x01\x12,\n\x06reason\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[^[:cntrl:]]{0,500}$\"J\n\x19ReleaseKillSwitchResponse\x12-\n\x0bkill_switch\x18\x01 \x01(\x0b\x32\x18.vouchsafe.v1.KillSwitch\"\x16\n\x14GetKillSwitchRequest\"\xaa\x01\n\x15GetKillSwitchResponse\x12,\n\x05state\x18\x01 \x01(\x0e\x32\x1d.vouchsafe.v1.KillSwitchState\x12/\n\rkill_switches\x18\x02 \x03(\x0b\x32\x18.vouchsafe.v1.KillSwitch\x12\x1e\n\x16unreachable_partitions\x18\x03 \x01(\x05\x12\x12\n\npartitions\x18\x04 \x01(\x05\x32\xb4\n\n\x0f\x43\x61mpaignService\x12\x62\n\x0e\x43reateCampaign\x12#.vouchsafe.v1.CreateCampaignRequest\x1a$.vouchsafe.v1.CreateCampaignResponse\"\x05\x8a\xb5\x18\x01\x04\x12\x62\n\x0eUpdateCampaign\x12#.vouchsafe.v1.UpdateCampaignRequest\x1a$.vouchsafe.v1.UpdateCampaignResponse\"\x05\x8a\xb5\x18\x01\x04\x12[\n\x0bGetCampaign\x12 .vouchsafe.v1.GetCampaignRequest\x1a!.vouchsafe.v1.GetCampaignResponse\"\x07\x8a\xb5\x18\x03\x02\x03\x04\x12j\n\x10GetCampaignStats\x12%.vouchsafe.v1.GetCampaignStatsRequest\x1a&.vouchsafe.v1.GetCampaignStatsResponse\"\x07\x8a\xb5\x18\x03\x02\x03\x04\x12\x63\n\rWatchCampaign\x12\".vouchsafe.v1.WatchCampaignRequest\x1a#.vouchsafe.v1.WatchCampaignResponse\"\x07\x8a\xb5\x18\x03\x02\x03\x04\x30\x01\x12\x61\n\rListCampaigns\x12\".vouchsafe.v1.ListCampaignsRequest\x1a#.vouchsafe.v1.ListCampaignsResponse\"\x07\x8a\xb5\x18\x03\x02\x03\x04\x12_\n\rPauseCampaign\x12\".vouchsafe.v1.PauseCampaignRequest\x1a#.vouchsafe.v1.PauseCampaignResponse\"\x05\x8a\xb5\x18\x01\x04\x12\x62\n\x0eResumeCampaign\x12#.vouchsafe.v1.ResumeCampaignRequest\x1a$.vouchsafe.v1.ResumeCampaignResponse\"\x05\x8a\xb5\x18\x01\x04\x12\x62\n\x0ePauseCampaigns\x12#.vouchsafe.v1.PauseCampaignsRequest\x1a$.vouchsafe.v1.PauseCampaignsResponse\"\x05\x8a\xb5\x18\x01\x04\x12\x65\n\x0fResumeCampaigns\x12$.vouchsafe.v1.ResumeCampaignsRequest\x1a%.vouchsafe.v1.ResumeCampaignsResponse\"\x05\x8a\xb5\x18\x01\x04\x12h\n\x10\x45ngageKillSwitch\x12%.vouchsafe.v1.EngageKillSwitchRequest\x1a&.vouchsafe.v1.EngageKillSwitchResponse\"\x05\x8a\xb5\x18\x01\x04\x12k\n\x11ReleaseKillSwitch\x12&.vouchsafe.v1.ReleaseKillSwitchRequest\x1a\'.vouchsafe.v1.ReleaseKillSwitchResponse\"\x05\x8a\xb5\x18\x01\x04\x12\x61\n\rGetKillSwitch\x12\".vouchsafe.v1.GetKillSwitchRequest\x1a#.vouchsafe.v1.GetKillSwitchResponse\"\x07\x8a\xb5\x18\x03\x02\x03\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -91,60 +92,86 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RELEASEKILLSWITCHREQUEST'].fields_by_name['scope']._serialized_options = b'\272H\003\310\001\001'
   _globals['_RELEASEKILLSWITCHREQUEST'].fields_by_name['reason']._loaded_options = None
   _globals['_RELEASEKILLSWITCHREQUEST'].fields_by_name['reason']._serialized_options = b'\272H\031r\0272\025^[^[:cntrl:]]{0,500}$'
-  _globals['_CREATECAMPAIGNREQUEST']._serialized_start=175
-  _globals['_CREATECAMPAIGNREQUEST']._serialized_end=732
-  _globals['_ASSIGNEDCODE']._serialized_start=734
-  _globals['_ASSIGNEDCODE']._serialized_end=836
-  _globals['_CREATECAMPAIGNRESPONSE']._serialized_start=838
-  _globals['_CREATECAMPAIGNRESPONSE']._serialized_end=904
-  _globals['_UPDATECAMPAIGNREQUEST']._serialized_start=907
-  _globals['_UPDATECAMPAIGNREQUEST']._serialized_end=1093
-  _globals['_UPDATECAMPAIGNRESPONSE']._serialized_start=1095
-  _globals['_UPDATECAMPAIGNRESPONSE']._serialized_end=1161
-  _globals['_GETCAMPAIGNREQUEST']._serialized_start=1163
-  _globals['_GETCAMPAIGNREQUEST']._serialized_end=1238
-  _globals['_GETCAMPAIGNRESPONSE']._serialized_start=1240
-  _globals['_GETCAMPAIGNRESPONSE']._serialized_end=1303
-  _globals['_GETCAMPAIGNSTATSREQUEST']._serialized_start=1305
-  _globals['_GETCAMPAIGNSTATSREQUEST']._serialized_end=1385
-  _globals['_GETCAMPAIGNSTATSRESPONSE']._serialized_start=1387
-  _globals['_GETCAMPAIGNSTATSRESPONSE']._serialized_end=1457
-  _globals['_WATCHCAMPAIGNREQUEST']._serialized_start=1459
-  _globals['_WATCHCAMPAIGNREQUEST']._serialized_end=1536
-  _globals['_WATCHCAMPAIGNRESPONSE']._serialized_start=1538
-  _globals['_WATCHCAMPAIGNRESPONSE']._serialized_end=1605
-  _globals['_LISTCAMPAIGNSREQUEST']._serialized_start=1607
-  _globals['_LISTCAMPAIGNSREQUEST']._serialized_end=1690
-  _globals['_LISTCAMPAIGNSRESPONSE']._serialized_start=1692
-  _globals['_LISTCAMPAIGNSRESPONSE']._serialized_end=1783
-  _globals['_PAUSECAMPAIGNREQUEST']._serialized_start=1785
-  _globals['_PAUSECAMPAIGNREQUEST']._serialized_end=1908
-  _globals['_PAUSECAMPAIGNRESPONSE']._serialized_start=1910
-  _globals['_PAUSECAMPAIGNRESPONSE']._serialized_end=1975
-  _globals['_RESUMECAMPAIGNREQUEST']._serialized_start=1977
-  _globals['_RESUMECAMPAIGNREQUEST']._serialized_end=2101
-  _globals['_RESUMECAMPAIGNRESPONSE']._serialized_start=2103
-  _globals['_RESUMECAMPAIGNRESPONSE']._serialized_end=2169
-  _globals['_PAUSECAMPAIGNSREQUEST']._serialized_start=2171
-  _globals['_PAUSECAMPAIGNSREQUEST']._serialized_end=2289
-  _globals['_PAUSECAMPAIGNSRESPONSE']._serialized_start=2291
-  _globals['_PAUSECAMPAIGNSRESPONSE']._serialized_end=2358
-  _globals['_RESUMECAMPAIGNSREQUEST']._serialized_start=2360
-  _globals['_RESUMECAMPAIGNSREQUEST']._serialized_end=2479
-  _globals['_RESUMECAMPAIGNSRESPONSE']._serialized_start=2481
-  _globals['_RESUMECAMPAIGNSRESPONSE']._serialized_end=2549
-  _globals['_ENGAGEKILLSWITCHREQUEST']._serialized_start=2551
-  _globals['_ENGAGEKILLSWITCHREQUEST']._serialized_end=2676
-  _globals['_ENGAGEKILLSWITCHRESPONSE']._serialized_start=2678
-  _globals['_ENGAGEKILLSWITCHRESPONSE']._serialized_end=2751
-  _globals['_RELEASEKILLSWITCHREQUEST']._serialized_start=2753
-  _globals['_RELEASEKILLSWITCHREQUEST']._serialized_end=2879
-  _globals['_RELEASEKILLSWITCHRESPONSE']._serialized_start=2881
-  _globals['_RELEASEKILLSWITCHRESPONSE']._serialized_end=2955
-  _globals['_GETKILLSWITCHREQUEST']._serialized_start=2957
-  _globals['_GETKILLSWITCHREQUEST']._serialized_end=2979
-  _globals['_GETKILLSWITCHRESPONSE']._serialized_start=2982
-  _globals['_GETKILLSWITCHRESPONSE']._serialized_end=3152
-  _globals['_CAMPAIGNSERVICE']._serialized_start=3155
-  _globals['_CAMPAIGNSERVICE']._serialized_end=4412
+  _globals['_CAMPAIGNSERVICE'].methods_by_name['CreateCampaign']._loaded_options = None
+  _globals['_CAMPAIGNSERVICE'].methods_by_name['CreateCampaign']._serialized_options = b'\212\265\030\001\004'
+  _globals['_CAMPAIGNSERVICE'].methods_by_name['UpdateCampaign']._loaded_options = None
+  _globals['_CAMPAIGNSERVICE'].methods_by_name['UpdateCampaign']._serialized_options = b'\212\265\030\001\004'
+  _globals['_CAMPAIGNSERVICE'].methods_by_name['GetCampaign']._loaded_options = None
+  _globals['_CAMPAIGNSERVICE'].methods_by_name['GetCampaign']._serialized_options = b'\212\265\030\003\002\003\004'
+  _globals['_CAMPAIGNSERVICE'].methods_by_name['GetCampaignStats']._loaded_options = None
+  _globals['_CAMPAIGNSERVICE'].methods_by_name['GetCampaignStats']._serialized_options = b'\212\265\030\003\002\003\004'
+  _globals['_CAMPAIGNSERVICE'].methods_by_name['WatchCampaign']._loaded_options = None
+  _globals['_CAMPAIGNSERVICE'].methods_by_name['WatchCampaign']._serialized_options = b'\212\265\030\003\002\003\004'
+  _globals['_CAMPAIGNSERVICE'].methods_by_name['ListCampaigns']._loaded_options = None
+  _globals['_CAMPAIGNSERVICE'].methods_by_name['ListCampaigns']._serialized_options = b'\212\265\030\003\002\003\004'
+  _globals['_CAMPAIGNSERVICE'].methods_by_name['PauseCampaign']._loaded_options = None
+  _globals['_CAMPAIGNSERVICE'].methods_by_name['PauseCampaign']._serialized_options = b'\212\265\030\001\004'
+  _globals['_CAMPAIGNSERVICE'].methods_by_name['ResumeCampaign']._loaded_options = None
+  _globals['_CAMPAIGNSERVICE'].methods_by_name['ResumeCampaign']._serialized_options = b'\212\265\030\001\004'
+  _globals['_CAMPAIGNSERVICE'].methods_by_name['PauseCampaigns']._loaded_options = None
+  _globals['_CAMPAIGNSERVICE'].methods_by_name['PauseCampaigns']._serialized_options = b'\212\265\030\001\004'
+  _globals['_CAMPAIGNSERVICE'].methods_by_name['ResumeCampaigns']._loaded_options = None
+  _globals['_CAMPAIGNSERVICE'].methods_by_name['ResumeCampaigns']._serialized_options = b'\212\265\030\001\004'
+  _globals['_CAMPAIGNSERVICE'].methods_by_name['EngageKillSwitch']._loaded_options = None
+  _globals['_CAMPAIGNSERVICE'].methods_by_name['EngageKillSwitch']._serialized_options = b'\212\265\030\001\004'
+  _globals['_CAMPAIGNSERVICE'].methods_by_name['ReleaseKillSwitch']._loaded_options = None
+  _globals['_CAMPAIGNSERVICE'].methods_by_name['ReleaseKillSwitch']._serialized_options = b'\212\265\030\001\004'
+  _globals['_CAMPAIGNSERVICE'].methods_by_name['GetKillSwitch']._loaded_options = None
+  _globals['_CAMPAIGNSERVICE'].methods_by_name['GetKillSwitch']._serialized_options = b'\212\265\030\003\002\003\004'
+  _globals['_CREATECAMPAIGNREQUEST']._serialized_start=202
+  _globals['_CREATECAMPAIGNREQUEST']._serialized_end=759
+  _globals['_ASSIGNEDCODE']._serialized_start=761
+  _globals['_ASSIGNEDCODE']._serialized_end=863
+  _globals['_CREATECAMPAIGNRESPONSE']._serialized_start=865
+  _globals['_CREATECAMPAIGNRESPONSE']._serialized_end=931
+  _globals['_UPDATECAMPAIGNREQUEST']._serialized_start=934
+  _globals['_UPDATECAMPAIGNREQUEST']._serialized_end=1120
+  _globals['_UPDATECAMPAIGNRESPONSE']._serialized_start=1122
+  _globals['_UPDATECAMPAIGNRESPONSE']._serialized_end=1188
+  _globals['_GETCAMPAIGNREQUEST']._serialized_start=1190
+  _globals['_GETCAMPAIGNREQUEST']._serialized_end=1265
+  _globals['_GETCAMPAIGNRESPONSE']._serialized_start=1267
+  _globals['_GETCAMPAIGNRESPONSE']._serialized_end=1330
+  _globals['_GETCAMPAIGNSTATSREQUEST']._serialized_start=1332
+  _globals['_GETCAMPAIGNSTATSREQUEST']._serialized_end=1412
+  _globals['_GETCAMPAIGNSTATSRESPONSE']._serialized_start=1414
+  _globals['_GETCAMPAIGNSTATSRESPONSE']._serialized_end=1484
+  _globals['_WATCHCAMPAIGNREQUEST']._serialized_start=1486
+  _globals['_WATCHCAMPAIGNREQUEST']._serialized_end=1563
+  _globals['_WATCHCAMPAIGNRESPONSE']._serialized_start=1565
+  _globals['_WATCHCAMPAIGNRESPONSE']._serialized_end=1632
+  _globals['_LISTCAMPAIGNSREQUEST']._serialized_start=1634
+  _globals['_LISTCAMPAIGNSREQUEST']._serialized_end=1717
+  _globals['_LISTCAMPAIGNSRESPONSE']._serialized_start=1719
+  _globals['_LISTCAMPAIGNSRESPONSE']._serialized_end=1810
+  _globals['_PAUSECAMPAIGNREQUEST']._serialized_start=1812
+  _globals['_PAUSECAMPAIGNREQUEST']._serialized_end=1935
+  _globals['_PAUSECAMPAIGNRESPONSE']._serialized_start=1937
+  _globals['_PAUSECAMPAIGNRESPONSE']._serialized_end=2002
+  _globals['_RESUMECAMPAIGNREQUEST']._serialized_start=2004
+  _globals['_RESUMECAMPAIGNREQUEST']._serialized_end=2128
+  _globals['_RESUMECAMPAIGNRESPONSE']._serialized_start=2130
+  _globals['_RESUMECAMPAIGNRESPONSE']._serialized_end=2196
+  _globals['_PAUSECAMPAIGNSREQUEST']._serialized_start=2198
+  _globals['_PAUSECAMPAIGNSREQUEST']._serialized_end=2316
+  _globals['_PAUSECAMPAIGNSRESPONSE']._serialized_start=2318
+  _globals['_PAUSECAMPAIGNSRESPONSE']._serialized_end=2385
+  _globals['_RESUMECAMPAIGNSREQUEST']._serialized_start=2387
+  _globals['_RESUMECAMPAIGNSREQUEST']._serialized_end=2506
+  _globals['_RESUMECAMPAIGNSRESPONSE']._serialized_start=2508
+  _globals['_RESUMECAMPAIGNSRESPONSE']._serialized_end=2576
+  _globals['_ENGAGEKILLSWITCHREQUEST']._serialized_start=2578
+  _globals['_ENGAGEKILLSWITCHREQUEST']._serialized_end=2703
+  _globals['_ENGAGEKILLSWITCHRESPONSE']._serialized_start=2705
+  _globals['_ENGAGEKILLSWITCHRESPONSE']._serialized_end=2778
+  _globals['_RELEASEKILLSWITCHREQUEST']._serialized_start=2780
+  _globals['_RELEASEKILLSWITCHREQUEST']._serialized_end=2906
+  _globals['_RELEASEKILLSWITCHRESPONSE']._serialized_start=2908
+  _globals['_RELEASEKILLSWITCHRESPONSE']._serialized_end=2982
+  _globals['_GETKILLSWITCHREQUEST']._serialized_start=2984
+  _globals['_GETKILLSWITCHREQUEST']._serialized_end=3006
+  _globals['_GETKILLSWITCHRESPONSE']._serialized_start=3009
+  _globals['_GETKILLSWITCHRESPONSE']._serialized_end=3179
+  _globals['_CAMPAIGNSERVICE']._serialized_start=3182
+  _globals['_CAMPAIGNSERVICE']._serialized_end=4514
 # @@protoc_insertion_point(module_scope)

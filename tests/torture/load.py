@@ -30,6 +30,7 @@ THINKS_S = 0.15
 PATIENCE_S = 2.0
 TTL_S = 1.5
 RESOLVE_S = 60.0
+RESOLVED_AT_ONCE = 200
 AMOUNTS_MINOR = (1_000, 2_500, 5_000, 7_900)
 
 
@@ -60,12 +61,15 @@ class Load:
             everybody.create_task(self._rewrite(client, over))
 
     async def resolve(self) -> None:
-        """Asks for everything that is not known, again and again until it is, or for `RESOLVE_S`."""
-        deadline = time.monotonic() + RESOLVE_S
+        """Asks for everything that is not known, again and again until it is, or until nothing has become known for
+        `RESOLVE_S`."""
+        known_at = time.monotonic()
         async with self._service.client(timeout_s=10, channels=16) as client:
-            while self.unresolved and time.monotonic() < deadline:
-                asked = list(self.unresolved.values())
-                await asyncio.gather(*(self.ask(client, request) for request in asked[:200]))
+            while self.unresolved and time.monotonic() < known_at + RESOLVE_S:
+                asked = list(self.unresolved.values())[:RESOLVED_AT_ONCE]
+                calls = await asyncio.gather(*(self.ask(client, request) for request in asked))
+                if any(call.outcome != "unknown" for call in calls):
+                    known_at = time.monotonic()
 
     async def ask(self, client: Client, request: Request) -> Call:
         """One call, kept in the history."""

@@ -170,6 +170,8 @@ class Run:
     async def _settle(self, service: Tortured, load: Load) -> None:
         """Everything is up; what is under way comes to its end by itself, within bounds."""
         begin = time.monotonic()
+        # The primary may be another by now than when the service was started.
+        service.settings = service.settings.model_copy(update={"valkey_url": service.group.url})
         await load.resolve()
         for request in load.unresolved.values():
             self._problem(f"nobody says what became of {request}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
@@ -66,6 +67,6 @@ async def connected(url: str) -> AsyncIterator[Connections]:
 async def on_every_node(gate: Gate, command: Command) -> list[Any]:
     """What each node of a gate answers to a command without a key."""
     async with gate._lock:
-        replies = [reply for node in gate._connections.all() for reply in await node.call([command])]
-    assert not any(isinstance(reply, Exception) for reply in replies), replies
-    return replies
+        replies = await asyncio.gather(*(node.call([command]) for node in gate._connections.all()))
+    assert not any(isinstance(reply, Exception) for (reply,) in replies), replies
+    return [reply for (reply,) in replies]

@@ -42,7 +42,7 @@ from vouchsafe.settings import Settings
 from vouchsafe.supervisor import check_port
 
 KEY_FILE = "api-key"
-READY_WAIT_S = 30.0
+READY_WAIT_S = 60.0
 STOP_MARGIN_S = 5.0
 CHECKS_PER_WORKER = 8
 POLL_S = 0.1

@@ -38,7 +38,7 @@ from vouchsafe.ledger.migrate import migrate
 from vouchsafe.settings import Settings
 from vouchsafe.supervisor import check_port
 
-READY_WAIT_S = 30.0
+READY_WAIT_S = 60.0
 STOP_MARGIN_S = 5.0
 CHECKS_PER_WORKER = 8
 POLL_S = 0.1

@@ -41,10 +41,7 @@ from vouchsafe.service.keys import is_of
 from vouchsafe.settings import Settings
 from vouchsafe.supervisor import check_port
 
-<<<<<<< HEAD
 KEY_FILE = "api-key"
-=======
->>>>>>> main
 READY_WAIT_S = 60.0
 STOP_MARGIN_S = 5.0
 CHECKS_PER_WORKER = 8

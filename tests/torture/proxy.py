@@ -147,7 +147,10 @@ class _Link:
         self.up = up
         self.swallows = False
         self.tears = False
+        self._uncut: tuple[asyncio.StreamWriter, ...] = (down, up)
 
     def cut(self) -> None:
-        for writer in (self.down, self.up):
+        # Once: a transport that is on its way down does not take it a second time.
+        writers, self._uncut = self._uncut, ()
+        for writer in writers:
             writer.transport.abort()

@@ -20,6 +20,7 @@ from vouchsafe.domain.partitions import PartitionSeen, token_of
 from vouchsafe.domain.redemption import STREAM_START, EventKind, StreamId
 from vouchsafe.domain.rollback import Rollback, RollbackClaim
 from vouchsafe.gate.attempts import decode_place
+from vouchsafe.gate.codes import put_calls
 from vouchsafe.gate.connection import CLOSED, Command, as_unavailable, checked, function_call
 from vouchsafe.gate.connections import Connections
 from vouchsafe.gate.keys import Keys, partition_of
@@ -206,15 +207,20 @@ class Gate:
         await self._write(function_call("publish", names, args))
 
     async def put_codes(self, entries: Sequence[CodeEntry]) -> None:
-        """Enters codes into the directory; entering one again changes nothing."""
-        by_partition: dict[int, list[str]] = {}
+        """Enters codes into the directory; entering one again changes nothing, and never takes it from its holder."""
+        by_partition: dict[int, list[CodeEntry]] = {}
         for entry in entries:
-            flat = by_partition.setdefault(self.partition_of(entry.code), [])
-            flat += (entry.code, code_entry_text(entry))
-        calls = []
-        for partition, flat in by_partition.items():
+            by_partition.setdefault(self.partition_of(entry.code), []).append(entry)
+        calls: list[Command] = []
+        for partition, of_partition in by_partition.items():
             keys, token = self.keys_and_token(partition)
-            calls.append(function_call("put_codes", [keys.meta, keys.codes], [token, *flat]))
+
+            def call(
+                name: str, names: Sequence[str], args: Sequence[str | int], keys: Keys = keys, token: str = token
+            ) -> Command:
+                return function_call(name, [keys.meta, *names], [token, *args])
+
+            calls += put_calls(keys, self.partitions, of_partition, call, "put_codes", "give_codes")
         await self._write(*calls)
 
     # -- campaigns ---------------------------------------------------------------------------------------------------
@@ -378,12 +384,6 @@ def _seen(partition: int, reply: Sequence[bytes]) -> PartitionSeen:
     standing, open_under, last, first_kept, opened_in, run, now_ms = (word.decode() for word in reply)
     kept = StreamId.parse(first_kept) if first_kept else STREAM_START
     return PartitionSeen(partition, standing, open_under, StreamId.parse(last), kept, opened_in, run, int(now_ms))
-
-
-def code_entry_text(entry: CodeEntry) -> str:
-    """A code as the directory keeps it (codes.lua)."""
-    holder = f" {entry.holder_id} {entry.assign_time_ms}" if entry.holder_id else ""
-    return f"{entry.use_limit or 0} {entry.campaign_id}{holder}"
 
 
 def describe_call(keys: Keys, token: str, campaign_ids: Sequence[str]) -> Command:

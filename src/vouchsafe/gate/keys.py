@@ -12,6 +12,15 @@ import zlib
 from collections.abc import Iterable
 from functools import cached_property
 
+# Into how many small hashes a partition's codes are spread. Up to some 500 codes each of them is one run of bytes
+# (hash-max-listpack-entries), without a pointer for any of them: 67 million codes in 16 partitions.
+BUCKETS = 8_192
+
+
+def bucket_of(code: str, partitions: int) -> int:
+    """In which of its partition's hashes a code lies: stable for ever."""
+    return zlib.crc32(code.encode()) // partitions % BUCKETS
+
 
 def partition_of(text: str, partitions: int) -> int:
     """The partition, from 0 to partitions - 1, of a campaign id, a code or a request id: stable for ever."""
@@ -28,7 +37,7 @@ class Keys:
     def meta(self) -> str:
         """String: the token "<installation>:<epoch>" that every call must name. Its name is that of this layout of the
         keys: another one would find the partition closed, not empty."""
-        return f"{self._tag}:open3"
+        return f"{self._tag}:open4"
 
     @cached_property
     def trimmed(self) -> str:
@@ -56,10 +65,18 @@ class Keys:
         return f"{self._tag}:touched"
 
     @cached_property
-    def codes(self) -> str:
-        """Hash: code -> "<use limit, 0 for none> <campaign id>", followed by " <holder> <when in ms>" for a code that
-        was given to a customer; for the codes that belong to this partition."""
-        return f"{self._tag}:codes"
+    def numbers(self) -> str:
+        """Hash: id of a campaign that has codes here -> its number among those, and "#<number>" -> the id."""
+        return f"{self._tag}:numbers"
+
+    def codes(self, bucket: int) -> str:
+        """Hash: code -> "<number of its campaign>[:<use limit, 0 for none>][g]"; without a limit told it may be used
+        once, "g" says that it was given to a customer. For the codes of this partition that lie in the bucket."""
+        return f"{self._tag}:codes:{bucket}"
+
+    def given(self, bucket: int) -> str:
+        """Hash: code that was given -> "<holder> <when in ms> <first ms at which it is not valid, 0 for none told>"."""
+        return f"{self._tag}:given:{bucket}"
 
     @cached_property
     def pending(self) -> str:

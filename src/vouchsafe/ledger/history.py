@@ -17,6 +17,8 @@ from vouchsafe.ledger.queries import SQL
 
 EVENTS_PER_PIECE = 5_000
 ROWS_PER_PIECE = 1_000
+# Spread over all partitions, so that each call still writes some.
+CODES_PER_PIECE = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ class History:
 
     async def codes(self) -> AsyncIterator[list[CodeEntry]]:
         """All codes, some at a time."""
-        async for piece in self._pieces("history_codes", ROWS_PER_PIECE):
+        async for piece in self._pieces("history_codes", CODES_PER_PIECE):
             yield [code_of(row) for row in piece]
 
     async def unfinished_rollbacks(self) -> list[tuple[Position, bytes]]:

@@ -20,7 +20,7 @@ from vouchsafe.domain.errors import Unavailable
 from vouchsafe.domain.partitions import Finding, PartitionSeen, PartitionState
 from vouchsafe.domain.redemption import Claim
 from vouchsafe.domain.takes import uncapped_text
-from vouchsafe.gate.gate import Gate, code_entry_text
+from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.keys import Keys
 from vouchsafe.gate.rebuilding import Changes, LostPart, Rebuilding
 from vouchsafe.ledger.history import History, PartMissing
@@ -216,14 +216,13 @@ class _Run:
             await self._restore_codes(codes)
 
     async def _restore_codes(self, codes: Sequence[CodeEntry]) -> None:
-        by_partition: dict[int, Changes] = {}
+        by_partition: dict[int, list[CodeEntry]] = {}
         for entry in codes:
             partition = self._gate.partition_of(entry.code)
             if partition in self._partitions:
-                changes = by_partition.setdefault(partition, Changes())
-                changes.fields[Keys(partition).codes][entry.code] = code_entry_text(entry)
-        for partition, changes in by_partition.items():
-            await self._rebuilding.write(partition, changes)
+                by_partition.setdefault(partition, []).append(entry)
+        for partition, entries in by_partition.items():
+            await self._rebuilding.write_codes(partition, entries)
 
     async def _replay(self, partition: int, unfinished: set[str]) -> None:
         replay = Replay(

@@ -34,6 +34,7 @@ from vouchsafe.domain.takes import Taker
 from vouchsafe.embedded import EmbeddedValkey, free_port
 from vouchsafe.gate.attempts import Attempt
 from vouchsafe.gate.checkout import Checkout
+from vouchsafe.gate.directory import Directory
 from vouchsafe.gate.gate import Gate
 from vouchsafe.settings import Settings
 
@@ -54,7 +55,7 @@ class Side:
     """A Valkey with codes, and what redeeming one of them costs there."""
 
     def __init__(self, gate: Gate, checkout: Checkout, port: int) -> None:
-        self.gate = gate
+        self._directory = Directory(gate)
         self.codes: list[str] = []
         self._checkout = checkout
         self._port = port
@@ -65,17 +66,18 @@ class Side:
         before = self._used_memory()
         for done in range(0, count, PER_FILL):
             codes = CodeForm().draw(min(PER_FILL, count - done))
-            await self.gate.put_codes([CodeEntry(code, CAMPAIGN, 1) for code in codes])
+            await self._directory.put([CodeEntry(code, CAMPAIGN, 1) for code in codes])
             self.codes += random.sample(codes, min(len(codes), max(1, 100_000 * len(codes) // count)))
         random.shuffle(self.codes)
         return (self._used_memory() - before) / count
 
-    async def round(self) -> float:
-        """Microseconds of CPU for one code, looked up and redeemed."""
+    async def round(self) -> tuple[float, float]:
+        """Microseconds of CPU for one code, looked up and redeemed: in all, and of Valkey."""
         own, other = time.process_time(), cpu_s(self._server)
         codes = iter([self.codes.pop() for _ in range(PER_ROUND)])
         await asyncio.gather(*(self._redeem(codes) for _ in range(AT_ONCE)))
-        return (time.process_time() - own + cpu_s(self._server) - other) / PER_ROUND * 1e6
+        own, other = time.process_time() - own, cpu_s(self._server) - other
+        return (own + other) / PER_ROUND * 1e6, other / PER_ROUND * 1e6
 
     async def _redeem(self, codes: Iterator[str]) -> None:
         for code in codes:
@@ -132,13 +134,17 @@ async def compare(few_port: int, many_port: int, count: int, console: Console) -
     await few.round()
     await many.round()
     pairs = [(await few.round(), await many.round()) for _ in range(ROUNDS)]
-    ratio = statistics.median(more / less for less, more in pairs)
-    console.print(
-        f"CPU to look a code up and redeem it: {statistics.median(less for less, _ in pairs):.0f} us among {FEW:,}, "
-        f"{statistics.median(more for _, more in pairs):.0f} us among {count:,}; "
-        f"ratio {ratio:.3f} (median of {ROUNDS} pairs)"
-    )
-    return bytes_each <= MAX_BYTES and ratio <= MAX_RATIO
+    ratios = []
+    for part, whose in enumerate(("", ", Valkey alone")):
+        ratio = statistics.median(more[part] / less[part] for less, more in pairs)
+        console.print(
+            f"CPU to look a code up and redeem it{whose}: "
+            f"{statistics.median(less[part] for less, _ in pairs):.1f} us among {FEW:,}, "
+            f"{statistics.median(more[part] for _, more in pairs):.1f} us among {count:,}; "
+            f"ratio {ratio:.3f} (median of {ROUNDS} pairs)"
+        )
+        ratios.append(ratio)
+    return bytes_each <= MAX_BYTES and ratios[0] <= MAX_RATIO
 
 
 def main() -> int:

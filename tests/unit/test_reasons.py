@@ -13,6 +13,7 @@ README = Path(__file__).parents[2] / "README.md"
 # What the gate finds out itself. The rest is judged in Python, or comes with the takes that are too many.
 IN_LUA = {
     Reason.ORDER_ALREADY_REDEEMED,
+    Reason.CODE_DISABLED,
     Reason.CAMPAIGN_PAUSED,
 }
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from vouchsafe import __version__
-from vouchsafe.cli import audit, campaign, payment, redeem, run, status
+from vouchsafe.cli import audit, campaign, codes, payment, redeem, run, status
 from vouchsafe.cli.common import out
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.add_typer(audit.app)
 app.add_typer(redeem.app)
 app.add_typer(payment.app)
 app.add_typer(campaign.app, name="campaign")
+app.add_typer(codes.app, name="codes")
 
 
 def main() -> None:

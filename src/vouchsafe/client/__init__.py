@@ -25,6 +25,8 @@ from vouchsafe.client._errors import (
 )
 from vouchsafe.v1.campaign_pb2 import Campaign, CampaignCounters, CampaignState, CampaignStats
 from vouchsafe.v1.campaign_service_pb2 import AssignedCode
+from vouchsafe.v1.code_pb2 import Code, CodeForm, CodeState, Operation, OperationState
+from vouchsafe.v1.code_service_pb2 import BadLine, CodeFilter, ImportCodesResponse
 from vouchsafe.v1.combining_pb2 import Combining, Coverage, Sequencing
 from vouchsafe.v1.condition_pb2 import CelExpression, Condition
 from vouchsafe.v1.definition_pb2 import CampaignDefinition, Limits, Stacking
@@ -47,6 +49,7 @@ __all__ = [
     "AmountOff",
     "AppliedCode",
     "AssignedCode",
+    "BadLine",
     "Campaign",
     "CampaignCounters",
     "CampaignDefinition",
@@ -56,6 +59,10 @@ __all__ = [
     "Changed",
     "Client",
     "ClientError",
+    "Code",
+    "CodeFilter",
+    "CodeForm",
+    "CodeState",
     "CodeTrace",
     "Combining",
     "Condition",
@@ -65,12 +72,15 @@ __all__ = [
     "DiscountCap",
     "Effect",
     "FreeShipping",
+    "ImportCodesResponse",
     "InvalidArgument",
     "Limits",
     "LineDiscount",
     "NotFound",
     "Offer",
     "OnPartial",
+    "Operation",
+    "OperationState",
     "Order",
     "OrderLine",
     "PercentOff",

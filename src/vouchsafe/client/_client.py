@@ -12,12 +12,14 @@ from typing import Self, TypeVar
 
 import grpc
 
+from vouchsafe.client._codes import CodeCalls
 from vouchsafe.client._errors import ClientError, from_rpc_error, retry_delay_s
 from vouchsafe.v1 import campaign_service_pb2 as campaigns_pb
 from vouchsafe.v1 import redemption_service_pb2 as redemptions_pb
 from vouchsafe.v1.campaign_pb2 import Campaign, CampaignStats
 from vouchsafe.v1.campaign_service_pb2 import AssignedCode
 from vouchsafe.v1.campaign_service_pb2_grpc import CampaignServiceStub
+from vouchsafe.v1.code_service_pb2_grpc import CodeServiceStub
 from vouchsafe.v1.combining_pb2 import Combining
 from vouchsafe.v1.definition_pb2 import CampaignDefinition
 from vouchsafe.v1.order_pb2 import Customer, Order
@@ -52,7 +54,7 @@ CHANNEL_OPTIONS = (
 )
 
 
-class Client:
+class Client(CodeCalls):
     """Talks to one target over `channels` connections, kept open and used in turn.
 
     Every call ends within `timeout_s`, repetitions included. Methods raise `ClientError`.
@@ -65,6 +67,7 @@ class Client:
         self._channels = [grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS) for _ in range(channels)]
         self._redemptions = itertools.cycle([RedemptionServiceStub(channel) for channel in self._channels])
         self._campaigns = itertools.cycle([CampaignServiceStub(channel) for channel in self._channels])
+        self._codes = itertools.cycle([CodeServiceStub(channel) for channel in self._channels])
 
     async def __aenter__(self) -> Self:
         return self

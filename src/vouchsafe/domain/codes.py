@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 import secrets
+from dataclasses import dataclass
+from enum import StrEnum
 from itertools import chain
+from typing import NamedTuple
 
 import msgspec
 
+from vouchsafe.domain.campaign import CodeEntry
 from vouchsafe.domain.errors import InvalidRequest, Violation
 
 GAP = "#"
@@ -93,3 +97,59 @@ def _characters(charset: str, count: int) -> str:
         missing = count - len(found)
         found += secrets.token_bytes(missing * 256 // used + 16).translate(table, unused)
     return found[:count].decode()
+
+
+class OperationState(StrEnum):
+    """Where an operation is."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """Codes that are being generated: `done` of `wanted` are in the ledger. Times are milliseconds since 1970 UTC;
+    `error` says why it failed. `number` is its own, counted from 1."""
+
+    id: str
+    number: int
+    campaign_id: str
+    form: CodeForm
+    use_limit: int
+    wanted: int
+    done: int
+    error: str
+    create_time_ms: int
+    end_time_ms: int | None
+
+    @property
+    def state(self) -> OperationState:
+        """By what the ledger says."""
+        if self.end_time_ms is None:
+            return OperationState.RUNNING
+        return OperationState.FAILED if self.error else OperationState.SUCCEEDED
+
+
+class CodeState(StrEnum):
+    """What a listing of codes can be narrowed to."""
+
+    AVAILABLE = "available"  # given to nobody
+    ASSIGNED = "assigned"
+    DISABLED = "disabled"  # whether given or not
+
+
+class KeptCode(NamedTuple):
+    """A code as the ledger has it; why it is disabled, None when it is not."""
+
+    entry: CodeEntry
+    disabled_reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CodeFilter:
+    """Which codes; None for any."""
+
+    campaign_id: str | None = None
+    state: CodeState | None = None
+    holder_id: str | None = None

@@ -19,6 +19,7 @@ class Reason(IntEnum):
     RESERVATION_REPLACED = 36
     ALREADY_ROLLED_BACK = 40
     ROLLBACK_TOO_LARGE = 42
+    CODE_DISABLED = 105
     CAMPAIGN_PAUSED = 110
     CAMPAIGN_NOT_STARTED = 120
     CAMPAIGN_ENDED = 130
@@ -58,6 +59,7 @@ MESSAGES: Mapping[Reason, str] = {
     Reason.RESERVATION_REPLACED: "The order has changed, and another reservation has taken the place of this one.",
     Reason.ALREADY_ROLLED_BACK: "The whole redemption was rolled back before.",
     Reason.ROLLBACK_TOO_LARGE: "Less than that is left of the redemption.",
+    Reason.CODE_DISABLED: "The code is disabled.",
     Reason.CAMPAIGN_PAUSED: "The campaign is paused.",
     Reason.CAMPAIGN_NOT_STARTED: "The campaign has not started yet.",
     Reason.CAMPAIGN_ENDED: "The campaign is over.",

@@ -74,6 +74,8 @@ class EventKind(StrEnum):
     RETURNED = "returned"  # what came back of one code
     PAUSED = "paused"
     RESUMED = "resumed"
+    CODE_DISABLED = "code_disabled"
+    CODE_ENABLED = "code_enabled"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,13 +14,12 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from vouchsafe.domain.campaign import Campaign, CampaignStatus, CodeEntry, Definition
+from vouchsafe.domain.campaign import Campaign, CampaignStatus, Definition
 from vouchsafe.domain.errors import Misconfigured, NoReplica, Unavailable
 from vouchsafe.domain.partitions import PartitionSeen, token_of
 from vouchsafe.domain.redemption import STREAM_START, EventKind, StreamId
 from vouchsafe.domain.rollback import Rollback, RollbackClaim
 from vouchsafe.gate.attempts import decode_place
-from vouchsafe.gate.codes import put_calls
 from vouchsafe.gate.connection import CLOSED, Command, as_unavailable, checked, function_call
 from vouchsafe.gate.connections import Connections
 from vouchsafe.gate.keys import Keys, partition_of
@@ -128,7 +127,7 @@ class Gate:
         it, call `use_partition`."""
         keys = self._keys[seen.partition]
         args: list[str | int] = [token_of(installation, epoch), seen.standing, seen.run, *epochs]
-        (opened,) = await self._call(function_call("open", [keys.meta, keys.run, keys.fences], args))
+        (opened,) = await self.call(function_call("open", [keys.meta, keys.run, keys.fences], args))
         return bool(opened)
 
     async def fence(self, seen: Sequence[PartitionSeen], epochs: Sequence[int]) -> dict[int, StreamId]:
@@ -138,7 +137,7 @@ class Gate:
         for one in seen:
             keys = self._keys[one.partition]
             calls.append(function_call("fence", [keys.meta, keys.outbox, keys.fences], [one.standing, *epochs]))
-        replies = await self._call(*calls)
+        replies = await self.call(*calls)
         if not all(replies):
             raise Unavailable("a partition was opened again meanwhile")
         return {one.partition: StreamId.parse(reply.decode()) for one, reply in zip(seen, replies, strict=True)}
@@ -163,7 +162,7 @@ class Gate:
     def keys_and_token(self, partition: int) -> tuple[Keys, str]:
         """What a call to the partition names. Raises Unavailable when the partition is not open, or the store cannot
         keep what would be decided."""
-        self._check_problem()
+        self.check_problem()
         return self._keys[partition], self._open(partition)[0]
 
     def own_write(self, partition: int) -> Command | None:
@@ -173,7 +172,13 @@ class Gate:
         keys = self._keys[partition]
         return function_call("touch", [keys.meta, keys.touched], [self._open(partition)[0]])
 
-    def _check_problem(self) -> None:
+    def keys_to_stop(self, partition: int) -> tuple[Keys, str]:
+        """As `keys_and_token`, whatever the store can keep: something stops here and now, even if that cannot be
+        acknowledged; `check_problem` says whether it can."""
+        return self._keys[partition], self._open(partition)[0]
+
+    def check_problem(self) -> None:
+        """Raises Unavailable when the store cannot keep what is decided."""
         if self._problem is not None:
             raise Unavailable(self._problem)
 
@@ -187,7 +192,7 @@ class Gate:
             raise Unavailable(CLOSED)
         return opened
 
-    # -- definitions and codes ---------------------------------------------------------------------------------------
+    # -- definitions -------------------------------------------------------------------------------------------------
 
     async def publish(self, campaign: Campaign) -> None:
         """Makes a definition the one that decides, unless it or a later one does already.
@@ -204,24 +209,7 @@ class Gate:
             "",
         ]
         names = [keys.meta, keys.campaign(campaign.id), keys.counters(campaign.id)]
-        await self._write(function_call("publish", names, args))
-
-    async def put_codes(self, entries: Sequence[CodeEntry]) -> None:
-        """Enters codes into the directory; entering one again changes nothing, and never takes it from its holder."""
-        by_partition: dict[int, list[CodeEntry]] = {}
-        for entry in entries:
-            by_partition.setdefault(self.partition_of(entry.code), []).append(entry)
-        calls: list[Command] = []
-        for partition, of_partition in by_partition.items():
-            keys, token = self.keys_and_token(partition)
-
-            def call(
-                name: str, names: Sequence[str], args: Sequence[str | int], keys: Keys = keys, token: str = token
-            ) -> Command:
-                return function_call(name, [keys.meta, *names], [token, *args])
-
-            calls += put_calls(keys, self.partitions, of_partition, call, "put_codes", "give_codes")
-        await self._write(*calls)
+        await self.write(function_call("publish", names, args))
 
     # -- campaigns ---------------------------------------------------------------------------------------------------
 
@@ -235,7 +223,7 @@ class Gate:
             keys, token = self.keys_and_token(partition)
             calls.append(describe_call(keys, token, [campaign_ids[index] for index in indexes]))
         found: list[CampaignStatus | None] = [None] * len(campaign_ids)
-        for indexes, replies in zip(by_partition.values(), await self._call(*calls), strict=True):
+        for indexes, replies in zip(by_partition.values(), await self.call(*calls), strict=True):
             for index, reply in zip(indexes, replies, strict=True):
                 found[index] = decode_status(campaign_ids[index], reply)
         return found
@@ -250,9 +238,7 @@ class Gate:
             found = await self._set_state(campaign_id, "paused", reason, EventKind.PAUSED)
             if not isinstance(found, list):
                 return found
-            await self.settle(found)
-            if not any(home_of(part.holder_id) in self._tokens for part in found):
-                raise Unavailable("orders of several codes are being decided in a partition that is closed")
+            await self.settle_first(found)
 
     async def resume(self, campaign_id: str, reason: str) -> CampaignStatus | None:
         """Lets a campaign go on. None: no such campaign."""
@@ -263,15 +249,14 @@ class Gate:
         self, campaign_id: str, state: str, reason: str, kind: EventKind
     ) -> CampaignStatus | list[Part] | None:
         partition = self.partition_of(campaign_id)
-        # Whatever the store can keep: it stops here and now, even if that cannot be acknowledged.
-        keys, (token, _) = self._keys[partition], self._open(partition)
+        keys, token = self.keys_to_stop(partition)
         # A reason explains a pause; once the campaign runs again, only the event remembers why.
         kept_reason = reason if kind is EventKind.PAUSED else ""
         body = json.dumps({"reason": reason}, ensure_ascii=False)
         args = [token, campaign_id, state, kept_reason, kind.value, body]
         names = [keys.meta, keys.outbox, keys.pending, *keys.of_campaigns([campaign_id])]
-        (reply,) = await self._write(function_call("set_state", names, args))
-        self._check_problem()
+        (reply,) = await self.write(function_call("set_state", names, args))
+        self.check_problem()
         if reply and isinstance(reply[0], list):
             return [Part.parse(part.decode()) for part in reply[0]]
         return decode_status(campaign_id, reply)
@@ -285,7 +270,7 @@ class Gate:
         for partition in self._tokens:
             keys, token = self.keys_and_token(partition)
             calls.append(function_call("overdue", [keys.meta, keys.pending], [token, count]))
-        return [Part.parse(part.decode()) for found in await self._call(*calls) for part in found]
+        return [Part.parse(part.decode()) for found in await self.call(*calls) for part in found]
 
     async def settle(self, parts: Sequence[Part]) -> int:
         """Makes redemptions of the parts whose transaction was decided and undoes the others, which cannot be decided
@@ -300,7 +285,7 @@ class Gate:
                 continue
             keys, token = self.keys_and_token(home)
             call = function_call("decision", [keys.meta, *map(keys.transaction, ids)], [token, self._request_ttl_ms])
-            (places,) = await self._call(call)
+            (places,) = await self.call(call)
             decisions |= {id_: decided_place(home, place) for id_, place in zip(ids, places, strict=True)}
         by_partition: dict[int, list[tuple[Part, str]]] = {}
         told = [part for part in parts if part.holder_id in decisions]
@@ -308,7 +293,13 @@ class Gate:
             settled = (part, decisions[part.holder_id])
             by_partition.setdefault(self.partition_of(part.campaign_id), []).append(settled)
         calls = [settle_call(*self.keys_and_token(partition), settled) for partition, settled in by_partition.items()]
-        return sum(sum(reply) for reply in await self._call(*calls))
+        return sum(sum(reply) for reply in await self.call(*calls))
+
+    async def settle_first(self, parts: Sequence[Part]) -> None:
+        """Settles parts that are in the way of a stop. Raises Unavailable when none of them can be."""
+        await self.settle(parts)
+        if not any(home_of(part.holder_id) in self._tokens for part in parts):
+            raise Unavailable("orders of several codes are being decided in a partition that is closed")
 
     # -- reservations ------------------------------------------------------------------------------------------------
 
@@ -319,13 +310,13 @@ class Gate:
         calls = [function_call("expiring", [keys.meta, keys.holding], [token, count]) for keys, token in partitions]
         expired = 0
         expiring = []
-        for (keys, token), found in zip(partitions, await self._call(*calls), strict=True):
+        for (keys, token), found in zip(partitions, await self.call(*calls), strict=True):
             if found:
                 ids = [campaign_id.decode() for campaign_id in found]
                 names = [keys.meta, keys.outbox, keys.holding, *keys.of_campaigns(ids)]
                 expiring.append(function_call("expire", names, [token, len(ids), *ids]))
                 expired += len(ids)
-        await self._call(*expiring)
+        await self.call(*expiring)
         return expired
 
     # -- rollbacks ---------------------------------------------------------------------------------------------------
@@ -339,7 +330,7 @@ class Gate:
             keys, token = self.keys_and_token(partition)
             calls.append(function_call("returning", [keys.meta, keys.returning], [token]))
         found = []
-        for partition, flat in zip(partitions, await self._write(*calls), strict=True):
+        for partition, flat in zip(partitions, await self.write(*calls), strict=True):
             for place, body in zip(flat[::2], flat[1::2], strict=True):
                 position = decode_place(partition, place.decode())
                 found.append(Rollback(position, position.stream_id.ms, RollbackClaim.from_json(body)))
@@ -368,13 +359,14 @@ class Gate:
             replies = await self._connections.execute(commands)
         return checked(replies)
 
-    async def _call(self, *calls: Command) -> list[Any]:
+    async def call(self, *calls: Command) -> list[Any]:
+        """The replies of functions, in order. One exchange at a time is under way."""
         async with self._lock:
             replies = await self._connections.call(calls)
         return checked(replies)
 
-    async def _write(self, *calls: Command) -> list[Any]:
-        """Like `_call`, for what is not answered before it is as safe as was promised."""
+    async def write(self, *calls: Command) -> list[Any]:
+        """Like `call`, for what is not answered before it is as safe as was promised."""
         async with self._lock:
             replies = await self._connections.call(calls, self.own_write)
         return checked(replies)

@@ -120,7 +120,7 @@ class Keys:
         return f"{self._tag}:transaction:{transaction_id}"
 
     def campaign(self, campaign_id: str) -> str:
-        """Hash: definition, version and state."""
+        """Hash: definition, version and state; and "disabled <code>" -> how and why for each code that is disabled."""
         return f"{self._tag}:campaign:{campaign_id}"
 
     def counters(self, campaign_id: str) -> str:

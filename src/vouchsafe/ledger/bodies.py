@@ -56,8 +56,17 @@ def storable(event: Event) -> str:
 def pause_reason(event: Event) -> str:
     """Why a campaign was paused, as a column of text can hold it; the event itself keeps it as it was given. Raises
     Rejected."""
+    return _text(event, "reason")
+
+
+def code_and_reason(event: Event) -> tuple[str, str]:
+    """Which code was disabled or enabled, and why, likewise. Raises Rejected."""
+    return _text(event, "code"), _text(event, "reason")
+
+
+def _text(event: Event, name: str) -> str:
     try:
-        reason = str(json.loads(event.body)["reason"])
+        text = str(json.loads(event.body)[name])
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise Rejected("the pause has no reason that can be read") from None
-    return reason.replace("\0", "?").encode(errors="replace").decode()
+        raise Rejected(f"the event has no {name} that can be read") from None
+    return text.replace("\0", "?").encode(errors="replace").decode()

@@ -27,7 +27,7 @@ from vouchsafe.v1 import campaign_pb2 as vouchsafe_dot_v1_dot_campaign__pb2
 from vouchsafe.v1 import definition_pb2 as vouchsafe_dot_v1_dot_definition__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#vouchsafe/v1/campaign_service.proto\x12\x0cvouchsafe.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1bvouchsafe/v1/campaign.proto\x1a\x1dvouchsafe/v1/definition.proto\"\xad\x04\n\x15\x43reateCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12<\n\ndefinition\x18\x02 \x01(\x0b\x32 .vouchsafe.v1.CampaignDefinitionB\x06\xbaH\x03\xc8\x01\x01\x12\x39\n\x0cshared_codes\x18\x03 \x03(\tB#\xbaH \x92\x01\x1d\x10\x64\"\x19r\x17\x32\x15^[A-Za-z0-9_-]{3,64}$\x12>\n\x10single_use_codes\x18\x04 \x03(\tB$\xbaH!\x92\x01\x1e\x10\x90N\"\x19r\x17\x32\x15^[A-Za-z0-9_-]{3,64}$\x12=\n\x0e\x61ssigned_codes\x18\x05 \x03(\x0b\x32\x1a.vouchsafe.v1.AssignedCodeB\t\xbaH\x06\x92\x01\x03\x10\x90N\x12\x15\n\rvalidate_only\x18\x06 \x01(\x08:\xcd\x01\xbaH\xc9\x01\x1a\xc6\x01\n!create_campaign_request.some_code\x12Jgive at least one code in shared_codes, single_use_codes or assigned_codes\x1aUsize(this.shared_codes) + size(this.single_use_codes) + size(this.assigned_codes) > 0\"f\n\x0c\x41ssignedCode\x12*\n\x04\x63ode\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{3,64}$\x12*\n\x0b\x63ustomer_id\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[!-~]{1,128}$\"B\n\x16\x43reateCampaignResponse\x12(\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.Campaign\"\xba\x01\n\x15UpdateCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12<\n\ndefinition\x18\x02 \x01(\x0b\x32 .vouchsafe.v1.CampaignDefinitionB\x06\xbaH\x03\xc8\x01\x01\x12\x15\n\x04\x65tag\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"B\n\x16UpdateCampaignResponse\x12(\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.Campaign\"K\n\x12GetCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\"?\n\x13GetCampaignResponse\x12(\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.Campaign\"P\n\x17GetCampaignStatsRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\"F\n\x18GetCampaignStatsResponse\x12*\n\x05stats\x18\x01 \x01(\x0b\x32\x1b.vouchsafe.v1.CampaignStats\"M\n\x14WatchCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\"C\n\x15WatchCampaignResponse\x12*\n\x05stats\x18\x01 \x01(\x0b\x32\x1b.vouchsafe.v1.CampaignStats\"S\n\x14ListCampaignsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xf4\x03(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"[\n\x15ListCampaignsResponse\x12)\n\tcampaigns\x18\x01 \x03(\x0b\x32\x16.vouchsafe.v1.Campaign\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"{\n\x14PauseCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12,\n\x06reason\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[^[:cntrl:]]{0,500}$\"A\n\x15PauseCampaignResponse\x12(\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.Campaign\"|\n\x15ResumeCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12,\n\x06reason\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[^[:cntrl:]]{0,500}$\"B\n\x16ResumeCampaignResponse\x12(\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.Campaign2\xff\x05\n\x0f\x43\x61mpaignService\x12]\n\x0e\x43reateCampaign\x12#.vouchsafe.v1.CreateCampaignRequest\x1a$.vouchsafe.v1.CreateCampaignResponse\"\x00\x12]\n\x0eUpdateCampaign\x12#.vouchsafe.v1.UpdateCampaignRequest\x1a$.vouchsafe.v1.UpdateCampaignResponse\"\x00\x12T\n\x0bGetCampaign\x12 .vouchsafe.v1.GetCampaignRequest\x1a!.vouchsafe.v1.GetCampaignResponse\"\x00\x12\x63\n\x10GetCampaignStats\x12%.vouchsafe.v1.GetCampaignStatsRequest\x1a&.vouchsafe.v1.GetCampaignStatsResponse\"\x00\x12\\\n\rWatchCampaign\x12\".vouchsafe.v1.WatchCampaignRequest\x1a#.vouchsafe.v1.WatchCampaignResponse\"\x00\x30\x01\x12Z\n\rListCampaigns\x12\".vouchsafe.v1.ListCampaignsRequest\x1a#.vouchsafe.v1.ListCampaignsResponse\"\x00\x12Z\n\rPauseCampaign\x12\".vouchsafe.v1.PauseCampaignRequest\x1a#.vouchsafe.v1.PauseCampaignResponse\"\x00\x12]\n\x0eResumeCampaign\x12#.vouchsafe.v1.ResumeCampaignRequest\x1a$.vouchsafe.v1.ResumeCampaignResponse\"\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#vouchsafe/v1/campaign_service.proto\x12\x0cvouchsafe.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1bvouchsafe/v1/campaign.proto\x1a\x1dvouchsafe/v1/definition.proto\"\xdd\x02\n\x15\x43reateCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12<\n\ndefinition\x18\x02 \x01(\x0b\x32 .vouchsafe.v1.CampaignDefinitionB\x06\xbaH\x03\xc8\x01\x01\x12\x39\n\x0cshared_codes\x18\x03 \x03(\tB#\xbaH \x92\x01\x1d\x10\x64\"\x19r\x17\x32\x15^[A-Za-z0-9_-]{3,64}$\x12>\n\x10single_use_codes\x18\x04 \x03(\tB$\xbaH!\x92\x01\x1e\x10\x90N\"\x19r\x17\x32\x15^[A-Za-z0-9_-]{3,64}$\x12=\n\x0e\x61ssigned_codes\x18\x05 \x03(\x0b\x32\x1a.vouchsafe.v1.AssignedCodeB\t\xbaH\x06\x92\x01\x03\x10\x90N\x12\x15\n\rvalidate_only\x18\x06 \x01(\x08\"f\n\x0c\x41ssignedCode\x12*\n\x04\x63ode\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{3,64}$\x12*\n\x0b\x63ustomer_id\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[!-~]{1,128}$\"B\n\x16\x43reateCampaignResponse\x12(\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.Campaign\"\xba\x01\n\x15UpdateCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12<\n\ndefinition\x18\x02 \x01(\x0b\x32 .vouchsafe.v1.CampaignDefinitionB\x06\xbaH\x03\xc8\x01\x01\x12\x15\n\x04\x65tag\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"B\n\x16UpdateCampaignResponse\x12(\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.Campaign\"K\n\x12GetCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\"?\n\x13GetCampaignResponse\x12(\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.Campaign\"P\n\x17GetCampaignStatsRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\"F\n\x18GetCampaignStatsResponse\x12*\n\x05stats\x18\x01 \x01(\x0b\x32\x1b.vouchsafe.v1.CampaignStats\"M\n\x14WatchCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\"C\n\x15WatchCampaignResponse\x12*\n\x05stats\x18\x01 \x01(\x0b\x32\x1b.vouchsafe.v1.CampaignStats\"S\n\x14ListCampaignsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xf4\x03(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"[\n\x15ListCampaignsResponse\x12)\n\tcampaigns\x18\x01 \x03(\x0b\x32\x16.vouchsafe.v1.Campaign\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"{\n\x14PauseCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12,\n\x06reason\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[^[:cntrl:]]{0,500}$\"A\n\x15PauseCampaignResponse\x12(\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.Campaign\"|\n\x15ResumeCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12,\n\x06reason\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[^[:cntrl:]]{0,500}$\"B\n\x16ResumeCampaignResponse\x12(\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.Campaign2\xff\x05\n\x0f\x43\x61mpaignService\x12]\n\x0e\x43reateCampaign\x12#.vouchsafe.v1.CreateCampaignRequest\x1a$.vouchsafe.v1.CreateCampaignResponse\"\x00\x12]\n\x0eUpdateCampaign\x12#.vouchsafe.v1.UpdateCampaignRequest\x1a$.vouchsafe.v1.UpdateCampaignResponse\"\x00\x12T\n\x0bGetCampaign\x12 .vouchsafe.v1.GetCampaignRequest\x1a!.vouchsafe.v1.GetCampaignResponse\"\x00\x12\x63\n\x10GetCampaignStats\x12%.vouchsafe.v1.GetCampaignStatsRequest\x1a&.vouchsafe.v1.GetCampaignStatsResponse\"\x00\x12\\\n\rWatchCampaign\x12\".vouchsafe.v1.WatchCampaignRequest\x1a#.vouchsafe.v1.WatchCampaignResponse\"\x00\x30\x01\x12Z\n\rListCampaigns\x12\".vouchsafe.v1.ListCampaignsRequest\x1a#.vouchsafe.v1.ListCampaignsResponse\"\x00\x12Z\n\rPauseCampaign\x12\".vouchsafe.v1.PauseCampaignRequest\x1a#.vouchsafe.v1.PauseCampaignResponse\"\x00\x12]\n\x0eResumeCampaign\x12#.vouchsafe.v1.ResumeCampaignRequest\x1a$.vouchsafe.v1.ResumeCampaignResponse\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,8 +44,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATECAMPAIGNREQUEST'].fields_by_name['single_use_codes']._serialized_options = b'\272H!\222\001\036\020\220N\"\031r\0272\025^[A-Za-z0-9_-]{3,64}$'
   _globals['_CREATECAMPAIGNREQUEST'].fields_by_name['assigned_codes']._loaded_options = None
   _globals['_CREATECAMPAIGNREQUEST'].fields_by_name['assigned_codes']._serialized_options = b'\272H\006\222\001\003\020\220N'
-  _globals['_CREATECAMPAIGNREQUEST']._loaded_options = None
-  _globals['_CREATECAMPAIGNREQUEST']._serialized_options = b'\272H\311\001\032\306\001\n!create_campaign_request.some_code\022Jgive at least one code in shared_codes, single_use_codes or assigned_codes\032Usize(this.shared_codes) + size(this.single_use_codes) + size(this.assigned_codes) > 0'
   _globals['_ASSIGNEDCODE'].fields_by_name['code']._loaded_options = None
   _globals['_ASSIGNEDCODE'].fields_by_name['code']._serialized_options = b'\272H\031r\0272\025^[A-Za-z0-9_-]{3,64}$'
   _globals['_ASSIGNEDCODE'].fields_by_name['customer_id']._loaded_options = None
@@ -75,39 +73,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESUMECAMPAIGNREQUEST'].fields_by_name['reason']._loaded_options = None
   _globals['_RESUMECAMPAIGNREQUEST'].fields_by_name['reason']._serialized_options = b'\272H\031r\0272\025^[^[:cntrl:]]{0,500}$'
   _globals['_CREATECAMPAIGNREQUEST']._serialized_start=143
-  _globals['_CREATECAMPAIGNREQUEST']._serialized_end=700
-  _globals['_ASSIGNEDCODE']._serialized_start=702
-  _globals['_ASSIGNEDCODE']._serialized_end=804
-  _globals['_CREATECAMPAIGNRESPONSE']._serialized_start=806
-  _globals['_CREATECAMPAIGNRESPONSE']._serialized_end=872
-  _globals['_UPDATECAMPAIGNREQUEST']._serialized_start=875
-  _globals['_UPDATECAMPAIGNREQUEST']._serialized_end=1061
-  _globals['_UPDATECAMPAIGNRESPONSE']._serialized_start=1063
-  _globals['_UPDATECAMPAIGNRESPONSE']._serialized_end=1129
-  _globals['_GETCAMPAIGNREQUEST']._serialized_start=1131
-  _globals['_GETCAMPAIGNREQUEST']._serialized_end=1206
-  _globals['_GETCAMPAIGNRESPONSE']._serialized_start=1208
-  _globals['_GETCAMPAIGNRESPONSE']._serialized_end=1271
-  _globals['_GETCAMPAIGNSTATSREQUEST']._serialized_start=1273
-  _globals['_GETCAMPAIGNSTATSREQUEST']._serialized_end=1353
-  _globals['_GETCAMPAIGNSTATSRESPONSE']._serialized_start=1355
-  _globals['_GETCAMPAIGNSTATSRESPONSE']._serialized_end=1425
-  _globals['_WATCHCAMPAIGNREQUEST']._serialized_start=1427
-  _globals['_WATCHCAMPAIGNREQUEST']._serialized_end=1504
-  _globals['_WATCHCAMPAIGNRESPONSE']._serialized_start=1506
-  _globals['_WATCHCAMPAIGNRESPONSE']._serialized_end=1573
-  _globals['_LISTCAMPAIGNSREQUEST']._serialized_start=1575
-  _globals['_LISTCAMPAIGNSREQUEST']._serialized_end=1658
-  _globals['_LISTCAMPAIGNSRESPONSE']._serialized_start=1660
-  _globals['_LISTCAMPAIGNSRESPONSE']._serialized_end=1751
-  _globals['_PAUSECAMPAIGNREQUEST']._serialized_start=1753
-  _globals['_PAUSECAMPAIGNREQUEST']._serialized_end=1876
-  _globals['_PAUSECAMPAIGNRESPONSE']._serialized_start=1878
-  _globals['_PAUSECAMPAIGNRESPONSE']._serialized_end=1943
-  _globals['_RESUMECAMPAIGNREQUEST']._serialized_start=1945
-  _globals['_RESUMECAMPAIGNREQUEST']._serialized_end=2069
-  _globals['_RESUMECAMPAIGNRESPONSE']._serialized_start=2071
-  _globals['_RESUMECAMPAIGNRESPONSE']._serialized_end=2137
-  _globals['_CAMPAIGNSERVICE']._serialized_start=2140
-  _globals['_CAMPAIGNSERVICE']._serialized_end=2907
+  _globals['_CREATECAMPAIGNREQUEST']._serialized_end=492
+  _globals['_ASSIGNEDCODE']._serialized_start=494
+  _globals['_ASSIGNEDCODE']._serialized_end=596
+  _globals['_CREATECAMPAIGNRESPONSE']._serialized_start=598
+  _globals['_CREATECAMPAIGNRESPONSE']._serialized_end=664
+  _globals['_UPDATECAMPAIGNREQUEST']._serialized_start=667
+  _globals['_UPDATECAMPAIGNREQUEST']._serialized_end=853
+  _globals['_UPDATECAMPAIGNRESPONSE']._serialized_start=855
+  _globals['_UPDATECAMPAIGNRESPONSE']._serialized_end=921
+  _globals['_GETCAMPAIGNREQUEST']._serialized_start=923
+  _globals['_GETCAMPAIGNREQUEST']._serialized_end=998
+  _globals['_GETCAMPAIGNRESPONSE']._serialized_start=1000
+  _globals['_GETCAMPAIGNRESPONSE']._serialized_end=1063
+  _globals['_GETCAMPAIGNSTATSREQUEST']._serialized_start=1065
+  _globals['_GETCAMPAIGNSTATSREQUEST']._serialized_end=1145
+  _globals['_GETCAMPAIGNSTATSRESPONSE']._serialized_start=1147
+  _globals['_GETCAMPAIGNSTATSRESPONSE']._serialized_end=1217
+  _globals['_WATCHCAMPAIGNREQUEST']._serialized_start=1219
+  _globals['_WATCHCAMPAIGNREQUEST']._serialized_end=1296
+  _globals['_WATCHCAMPAIGNRESPONSE']._serialized_start=1298
+  _globals['_WATCHCAMPAIGNRESPONSE']._serialized_end=1365
+  _globals['_LISTCAMPAIGNSREQUEST']._serialized_start=1367
+  _globals['_LISTCAMPAIGNSREQUEST']._serialized_end=1450
+  _globals['_LISTCAMPAIGNSRESPONSE']._serialized_start=1452
+  _globals['_LISTCAMPAIGNSRESPONSE']._serialized_end=1543
+  _globals['_PAUSECAMPAIGNREQUEST']._serialized_start=1545
+  _globals['_PAUSECAMPAIGNREQUEST']._serialized_end=1668
+  _globals['_PAUSECAMPAIGNRESPONSE']._serialized_start=1670
+  _globals['_PAUSECAMPAIGNRESPONSE']._serialized_end=1735
+  _globals['_RESUMECAMPAIGNREQUEST']._serialized_start=1737
+  _globals['_RESUMECAMPAIGNREQUEST']._serialized_end=1861
+  _globals['_RESUMECAMPAIGNRESPONSE']._serialized_start=1863
+  _globals['_RESUMECAMPAIGNRESPONSE']._serialized_end=1929
+  _globals['_CAMPAIGNSERVICE']._serialized_start=1932
+  _globals['_CAMPAIGNSERVICE']._serialized_end=2699
 # @@protoc_insertion_point(module_scope)

@@ -49,6 +49,8 @@ class _RefusalReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Refusal
     """Nothing is left of the redemption to roll back. Metadata: redemption_id."""
     REFUSAL_REASON_ROLLBACK_TOO_LARGE: _RefusalReason.ValueType  # 42
     """Less is left than shall be rolled back. Metadata: redemption_id, line, and left_quantity or left_minor."""
+    REFUSAL_REASON_CODE_DISABLED: _RefusalReason.ValueType  # 105
+    """The code is disabled."""
     REFUSAL_REASON_CAMPAIGN_PAUSED: _RefusalReason.ValueType  # 110
     """An operator has paused the campaign."""
     REFUSAL_REASON_CAMPAIGN_NOT_STARTED: _RefusalReason.ValueType  # 120
@@ -147,6 +149,8 @@ REFUSAL_REASON_ALREADY_ROLLED_BACK: RefusalReason.ValueType  # 40
 """Nothing is left of the redemption to roll back. Metadata: redemption_id."""
 REFUSAL_REASON_ROLLBACK_TOO_LARGE: RefusalReason.ValueType  # 42
 """Less is left than shall be rolled back. Metadata: redemption_id, line, and left_quantity or left_minor."""
+REFUSAL_REASON_CODE_DISABLED: RefusalReason.ValueType  # 105
+"""The code is disabled."""
 REFUSAL_REASON_CAMPAIGN_PAUSED: RefusalReason.ValueType  # 110
 """An operator has paused the campaign."""
 REFUSAL_REASON_CAMPAIGN_NOT_STARTED: RefusalReason.ValueType  # 120

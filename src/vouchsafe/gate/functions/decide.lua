@@ -65,6 +65,9 @@ local function objection(campaign, item, standing, now)
   if campaign.version ~= item.version then
     return 'S'
   end
+  if is_disabled(campaign, item.order) then
+    return refuse(REASON.CODE_DISABLED)
+  end
   if not campaign.active then
     return refuse(REASON.CAMPAIGN_PAUSED)
   end

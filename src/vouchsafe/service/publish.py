@@ -16,7 +16,7 @@ from vouchsafe.service.persist import Outages, until_stopped
 
 log = structlog.get_logger()
 
-PUBLICATIONS_PER_CALL = 20
+PUBLICATIONS_PER_CALL = 5
 CAMPAIGNS_PER_PAGE = 100
 
 

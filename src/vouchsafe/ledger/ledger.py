@@ -15,13 +15,13 @@ import msgspec
 from asyncpg.pool import PoolConnectionProxy
 
 from vouchsafe.domain.audit import Audit, LastAudit
-from vouchsafe.domain.campaign import Campaign, CampaignState, CodeEntry, Definition
+from vouchsafe.domain.campaign import Campaign, CodeEntry, Definition
 from vouchsafe.domain.errors import AlreadyExists, Misconfigured, VouchsafeError
 from vouchsafe.domain.partitions import PartitionState
 from vouchsafe.domain.pricing import Discount
 from vouchsafe.domain.redemption import Claim, CombinedClaim, Event, EventKind, Position, Redemption, StreamId
 from vouchsafe.domain.rollback import Rollback, RollbackClaim
-from vouchsafe.ledger.bodies import code_and_reason, pause_reason, storable
+from vouchsafe.ledger.bodies import campaign_states, code_states, storable
 from vouchsafe.ledger.connection import (
     ENDED_SOON,
     RECOVERY_LOCK,
@@ -319,7 +319,7 @@ class Ledger:
         last = events[-1].position.stream_id
         values = columns(partition, offset, events)
         if not await self.fetchval(
-            "persist", partition, epoch, *offset, *last, *values, *_states(events), *_code_states(events)
+            "persist", partition, epoch, *offset, *last, *values, *campaign_states(events), *code_states(events)
         ):
             raise OffsetMoved(f"the ledger does not hold partition {partition} at epoch {epoch}, offset {offset}")
 
@@ -372,28 +372,6 @@ def columns(partition: int, offset: StreamId, events: Sequence[Event]) -> Iterab
         row = (epoch, *offset, time_of(event.at_ms), event.kind, event.campaign_id, storable(event))
         rows.append(row)
     return zip(*rows, strict=True)
-
-
-def _states(events: Sequence[Event]) -> Iterable[Sequence[str]]:
-    """The campaigns that were paused or resumed, column by column: id, state by the last event, reason of the pause."""
-    states: dict[str, tuple[CampaignState, str]] = {}
-    for event in events:
-        if event.kind is EventKind.PAUSED:
-            states[event.campaign_id] = (CampaignState.PAUSED, pause_reason(event))
-        elif event.kind is EventKind.RESUMED:
-            states[event.campaign_id] = (CampaignState.ACTIVE, "")
-    values = states.values()
-    return list(states), [state for state, _ in values], [reason for _, reason in values]
-
-
-def _code_states(events: Sequence[Event]) -> Iterable[Sequence[str | None]]:
-    """The codes that were disabled or enabled, column by column: code, why it is disabled by the last event or None."""
-    states: dict[str, str | None] = {}
-    for event in events:
-        if event.kind in (EventKind.CODE_DISABLED, EventKind.CODE_ENABLED):
-            code, reason = code_and_reason(event)
-            states[code] = reason if event.kind is EventKind.CODE_DISABLED else None
-    return list(states), list(states.values())
 
 
 def _installation(rows: Sequence[asyncpg.Record]) -> Installation | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from vouchsafe.domain.campaign import CodeEntry
 from vouchsafe.domain.partitions import PartitionSeen
+from vouchsafe.gate.directory import Directory
 from vouchsafe.gate.gate import Gate
 
 INSTALLATION = "00000000-0000-0000-0000-000000000000"
@@ -20,3 +22,8 @@ async def open_all(gate: Gate, installation: str = INSTALLATION, epoch: int = 1)
     for one in await seen(gate):
         assert await gate.open_partition(one, installation, epoch, [epoch] * gate.partitions, {})
         gate.use_partition(one.partition, installation, epoch)
+
+
+async def enter(gate: Gate, *entries: CodeEntry) -> None:
+    """Enters codes into the directory."""
+    await Directory(gate).put(entries)

@@ -31,7 +31,9 @@ from vouchsafe.service.audit import Auditor
 from vouchsafe.service.audits import audit_forever
 from vouchsafe.service.backlog import Backlog
 from vouchsafe.service.campaigns import Campaigns
+from vouchsafe.service.codes import Codes
 from vouchsafe.service.committed import Committed
+from vouchsafe.service.generate import generate_forever
 from vouchsafe.service.keys import Keys, new_key
 from vouchsafe.service.kill_switch import KillSwitchboard
 from vouchsafe.service.monitor import monitor_forever
@@ -198,6 +200,7 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
                     campaigns,
                     KillSwitchboard(stores.gate, campaigns),
                     watch,
+                    Codes(stores.gate, stores.ledger),
                 )
                 await asyncio.gather(
                     _watch(recovery, stores.gate, server, stop), backlog.watch(stop), keys.follow(stop)
@@ -239,6 +242,7 @@ async def _persist_between(stores: Stores, settings: Settings, stop: asyncio.Eve
                 stores.ledger, lambda: audit(settings, None, lambda _: None), settings.audit_interval_ms, stop
             ),
             reconcile_forever(stores.gate, stores.ledger, stop),
+            generate_forever(stores.gate, stores.ledger, stop),
             settle_forever(stores.gate, stop),
             return_forever(stores.gate, checkout, Committed(stores.ledger, settings), stop),
             _watch(recovery, stores.gate, None, stop),

@@ -26,6 +26,7 @@ from vouchsafe.domain.reservation import Reservation
 from vouchsafe.embedded import EmbeddedValkey, free_port
 from vouchsafe.gate.attempts import Attempt
 from vouchsafe.gate.checkout import Checkout
+from vouchsafe.gate.directory import Directory
 from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.holds import Note
 from vouchsafe.gate.keys import Keys
@@ -88,7 +89,7 @@ async def server(own_valkey: EmbeddedValkey, replica: EmbeddedValkey) -> AsyncIt
     assert replica.pid
     async with a_server(own_valkey) as running:
         await running.gate.publish(Campaign("sale", 1, a_definition("Sale", limits=LIMITS), 0))
-        await running.gate.put_codes([CodeEntry("SALE", "sale", None)])
+        await Directory(running.gate).put([CodeEntry("SALE", "sale", None)])
         yield running
 
 

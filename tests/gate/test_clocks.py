@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.opened import open_all
+from tests.opened import enter, open_all
 from tests.service import a_backlog
 from tests.values import a_claim, a_definition, percent, takes_of
 from vouchsafe.domain.campaign import Campaign, CodeEntry, Definition
@@ -96,7 +96,7 @@ async def test_a_server_whose_clock_is_wrong_answers_by_the_gates(
                 display_name=name, effects=percent(1_000), start_time_ms=start_ms, end_time_ms=end_ms
             )
             await gate.publish(Campaign(name, 1, definition, 0))
-        await gate.put_codes([CodeEntry(name.upper(), name, None) for name in spans])
+        await enter(gate, *(CodeEntry(name.upper(), name, None) for name in spans))
         for name, (_, _, reason) in spans.items():
             order = Order(id=f"o-{name}", currency_code="EUR", lines=(LINE,))
             request = RedeemRequest(f"r-{name}", "0" * 32, (name.upper(),), Customer(id="c"), order, Combining())
@@ -127,7 +127,7 @@ async def test_a_quote_is_as_old_as_the_gate_says(
         honour_quoted=HonourQuoted(within_ms=within_ms, overdraft_uses=9),
     )
     await gate.publish(Campaign("sale", 1, a_definition(limits=limits), 0))
-    await gate.put_codes([CodeEntry("SALE", "sale", None)])
+    await enter(gate, CodeEntry("SALE", "sale", None))
     quotes = Quotes(SECRET)
     ledger = await Ledger.connect(settings.postgres_url, pool_size=1, timeout_ms=5_000)
     try:

@@ -16,6 +16,7 @@ from vouchsafe.gate.keys import Keys
 TOKEN = "installation:1"  # noqa: S105  # no secret
 META, RUN = Keys(0).meta, Keys(0).run
 OPENED = (META, RUN, Keys(0).fences, Keys(0).stops)
+LOOKED_UP = (META, "{p00}:numbers", "{p00}:codes:0", "{p00}:given:0")
 CAMPAIGN, COUNTERS, ORDERS = Keys(0).campaign("x"), Keys(0).counters("x"), Keys(0).orders("x")
 
 
@@ -78,17 +79,17 @@ def test_a_partition_is_opened_only_as_it_was_inspected(server: redis.Redis) -> 
 def test_the_next_epoch_fences_the_one_before(server: redis.Redis) -> None:
     resolve = library.function_name("resolve")
     assert opened(server)
-    assert server.fcall(resolve, 2, META, "{p00}:codes", TOKEN, "CODE") == [None]
+    assert server.fcall(resolve, 4, *LOOKED_UP, TOKEN, "CODE") == [None]
     assert opened(server, "installation:2")
     with pytest.raises(redis.ResponseError, match="CLOSED"):
-        server.fcall(resolve, 2, META, "{p00}:codes", TOKEN, "CODE")
+        server.fcall(resolve, 4, *LOOKED_UP, TOKEN, "CODE")
 
 
 def test_a_partition_that_was_emptied_is_closed_though_its_process_has_opened_it(server: redis.Redis) -> None:
     assert opened(server)
     server.flushall()
     with pytest.raises(redis.ResponseError, match="CLOSED"):
-        server.fcall(library.function_name("resolve"), 2, META, "{p00}:codes", TOKEN, "CODE")
+        server.fcall(library.function_name("resolve"), 4, *LOOKED_UP, TOKEN, "CODE")
 
 
 def test_after_a_restart_nothing_is_open(own_valkey: EmbeddedValkey) -> None:
@@ -104,12 +105,12 @@ def test_after_a_restart_nothing_is_open(own_valkey: EmbeddedValkey) -> None:
             assert (standing, open_under) == (TOKEN, "")
             assert opened_in != run
             with pytest.raises(redis.ResponseError, match="CLOSED"):
-                client.fcall(library.function_name("resolve"), 2, META, "{p00}:codes", TOKEN, "CODE")
+                client.fcall(library.function_name("resolve"), 4, *LOOKED_UP, TOKEN, "CODE")
 
 
 def test_what_only_reads_is_declared_so(server: redis.Redis) -> None:
     reading = {name for name, flags in functions(server).items() if "no-writes" in flags}
-    looking = {"resolve", "event", "overdue", "noted", "expiring", "rolled", "returning"}
+    looking = {"resolve", "event", "overdue", "noted", "expiring", "rolled", "returning", "look_at_codes"}
     assert reading == looking | {"inspect", "scan_counters", "read_counters", "stops", "labelled"}
 
 
@@ -121,7 +122,7 @@ def test_whoever_rebuilds_a_partition_closes_it_and_is_alone(server: redis.Redis
     assert server.fcall(build, 1, META, "installation:2", TOKEN, "another run") == 0
     assert server.fcall(build, 1, META, "installation:2", TOKEN, run) == 1
     with pytest.raises(redis.ResponseError, match="CLOSED"):
-        server.fcall(library.function_name("resolve"), 2, META, "{p00}:codes", TOKEN, "CODE")
+        server.fcall(library.function_name("resolve"), 4, *LOOKED_UP, TOKEN, "CODE")
     server.set("{p00}:x", 1)
     with pytest.raises(redis.ResponseError, match="CLOSED"):
         server.fcall(clear, 2, META, "{p00}:x", TOKEN)

@@ -18,6 +18,7 @@ from tests.values import a_claim, a_definition, attempt_of
 from vouchsafe.domain.campaign import Campaign, CodeEntry
 from vouchsafe.domain.redemption import Redemption
 from vouchsafe.gate.checkout import Checkout
+from vouchsafe.gate.directory import Directory
 from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.keys import Keys
 from vouchsafe.settings import Settings
@@ -41,7 +42,7 @@ async def test_ten_thousand_campaigns_and_100_000_codes_cost_a_redemption_no_com
     try:
         await open_all(gate)
         await gate.publish(Campaign("sale", 1, a_definition(), 0))
-        await gate.put_codes([CodeEntry("A", "sale", None)])
+        await Directory(gate).put([CodeEntry("A", "sale", None)])
 
         async def commands(number: int) -> dict[str, int]:
             """What looking the code up and redeeming it makes Valkey do."""
@@ -58,7 +59,7 @@ async def test_ten_thousand_campaigns_and_100_000_codes_cost_a_redemption_no_com
         for number in range(10_000):
             await gate.publish(Campaign(f"other-{number}", 1, a_definition(), 0))
         for first in range(0, 100_000, 1_000):
-            await gate.put_codes([CodeEntry(f"OTHER-{first + n}", f"other-{n}", 1) for n in range(1_000)])
+            await Directory(gate).put([CodeEntry(f"OTHER-{first + n}", f"other-{n}", 1) for n in range(1_000)])
         assert await commands(2) == alone
         assert set(alone) <= CONSTANT
         assert sum(alone.values()) <= 20

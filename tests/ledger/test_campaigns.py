@@ -10,9 +10,11 @@ import pytest
 from tests.ledger.events import SUMMER
 from tests.values import a_definition, amount, percent
 from vouchsafe.domain.campaign import Campaign, CodeEntry, Definition
+from vouchsafe.domain.codes import CodeFilter
 from vouchsafe.domain.errors import AlreadyExists, InvalidRequest
 from vouchsafe.domain.limits import HonourQuoted, IdentityKind, IdentityLimit, Limits
 from vouchsafe.gate.gate import Gate
+from vouchsafe.ledger.codes import CodeBook
 from vouchsafe.ledger.connection import Rejected
 from vouchsafe.ledger.ledger import Ledger
 from vouchsafe.service.campaigns import Campaigns
@@ -106,8 +108,9 @@ async def test_the_codes_of_a_campaign_come_in_pages(ledger: Ledger) -> None:
     await ledger.create_campaign("c", SUMMER, entries)
     await ledger.create_campaign("other", SUMMER, codes("other", "CODE-00000-OTHER"))
     seen: list[CodeEntry] = []
-    while found := await ledger.codes_of("c", seen[-1].code if seen else "", 3_000):
-        seen += found
+    of_campaign = CodeFilter(campaign_id="c")
+    while found := await CodeBook(ledger).list_codes(of_campaign, seen[-1].code if seen else "", 3_000):
+        seen += (kept.entry for kept in found)
     assert seen == entries
 
 

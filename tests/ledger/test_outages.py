@@ -90,7 +90,7 @@ async def test_a_server_that_was_killed_is_told_soon_and_used_again_once_it_is_b
 
 
 async def slow_query(ledger: Ledger) -> None:
-    async with ledger._connection() as connection:
+    async with ledger.connection() as connection:
         await connection.execute("select pg_sleep(60)")
 
 
@@ -116,7 +116,7 @@ async def test_a_server_that_hangs_in_the_middle_of_a_transaction_hangs_nobody(
     stack = contextlib.ExitStack()
 
     async def hang_inside() -> None:
-        async with ledger._connection() as connection, transaction(connection):
+        async with ledger.connection() as connection, transaction(connection):
             await connection.execute("insert into campaigns (id, definition) values ('half', '{}')")
             stack.enter_context(hanging(own_postgres))
             raise AlreadyExists("so that it is rolled back")

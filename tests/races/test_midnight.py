@@ -30,6 +30,7 @@ from vouchsafe.domain.redemption import Redemption
 from vouchsafe.domain.schedule import Schedule
 from vouchsafe.gate import library
 from vouchsafe.gate.checkout import Checkout
+from vouchsafe.gate.directory import Directory
 from vouchsafe.gate.gate import Gate
 from vouchsafe.ledger.ledger import Ledger
 from vouchsafe.service.committed import Committed
@@ -105,7 +106,7 @@ async def test_a_limit_by_the_calendar_across_a_midnight(world: World, period: P
     )
     await world.set_time(MIDNIGHT_MS - STEPS // 2 * STEP_MS)
     await world.gate.publish(Campaign("sale", 1, definition, 0))
-    await world.gate.put_codes([CodeEntry("SALE", "sale", None)])
+    await Directory(world.gate).put([CodeEntry("SALE", "sale", None)])
     redeemed: list[Redemption] = []
     refused: Counter[Reason] = Counter()
     over = asyncio.Event()

@@ -14,6 +14,7 @@ README = Path(__file__).parents[2] / "README.md"
 IN_LUA = {
     Reason.ORDER_ALREADY_REDEEMED,
     Reason.KILL_SWITCH_ENGAGED,
+    Reason.CODE_DISABLED,
     Reason.CAMPAIGN_PAUSED,
 }
 

@@ -27,6 +27,8 @@ from vouchsafe.client._errors import (
 )
 from vouchsafe.v1.campaign_pb2 import Campaign, CampaignCounters, CampaignState, CampaignStats
 from vouchsafe.v1.campaign_service_pb2 import AssignedCode, GetKillSwitchResponse
+from vouchsafe.v1.code_pb2 import Code, CodeForm, CodeState, Operation, OperationState
+from vouchsafe.v1.code_service_pb2 import BadLine, CodeFilter, ImportCodesResponse
 from vouchsafe.v1.combining_pb2 import Combining, Coverage, Sequencing
 from vouchsafe.v1.condition_pb2 import CelExpression, Condition
 from vouchsafe.v1.definition_pb2 import CampaignDefinition, Limits, Stacking
@@ -50,6 +52,7 @@ __all__ = [
     "AmountOff",
     "AppliedCode",
     "AssignedCode",
+    "BadLine",
     "Campaign",
     "CampaignCounters",
     "CampaignDefinition",
@@ -59,6 +62,10 @@ __all__ = [
     "Changed",
     "Client",
     "ClientError",
+    "Code",
+    "CodeFilter",
+    "CodeForm",
+    "CodeState",
     "CodeTrace",
     "Combining",
     "Condition",
@@ -69,6 +76,7 @@ __all__ = [
     "Effect",
     "FreeShipping",
     "GetKillSwitchResponse",
+    "ImportCodesResponse",
     "InvalidArgument",
     "KillSwitch",
     "KillSwitchScope",
@@ -78,6 +86,8 @@ __all__ = [
     "NotFound",
     "Offer",
     "OnPartial",
+    "Operation",
+    "OperationState",
     "Order",
     "OrderLine",
     "PercentOff",

@@ -13,12 +13,14 @@ from typing import Self, TypeVar
 import grpc
 
 from vouchsafe.client._channels import File, channel_to
+from vouchsafe.client._codes import CodeCalls
 from vouchsafe.client._errors import ClientError, from_rpc_error, retry_delay_s
 from vouchsafe.v1 import campaign_service_pb2 as campaigns_pb
 from vouchsafe.v1 import redemption_service_pb2 as redemptions_pb
 from vouchsafe.v1.campaign_pb2 import Campaign, CampaignStats
 from vouchsafe.v1.campaign_service_pb2 import AssignedCode
 from vouchsafe.v1.campaign_service_pb2_grpc import CampaignServiceStub
+from vouchsafe.v1.code_service_pb2_grpc import CodeServiceStub
 from vouchsafe.v1.combining_pb2 import Combining
 from vouchsafe.v1.definition_pb2 import CampaignDefinition
 from vouchsafe.v1.kill_switch_pb2 import KillSwitch, KillSwitchScope
@@ -44,7 +46,7 @@ LONGEST_PAUSE_S = 1.0
 REPEATED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.CANCELLED)
 
 
-class Client:
+class Client(CodeCalls):
     """Talks to one target over `channels` connections, kept open and used in turn.
 
     `api_key` is sent with every call; a signed token does as well, and a function is asked for one before each call, as
@@ -73,6 +75,7 @@ class Client:
         self._channels = [channel_to(target, *tls) for _ in range(channels)]
         self._redemptions = itertools.cycle([RedemptionServiceStub(channel) for channel in self._channels])
         self._campaigns = itertools.cycle([CampaignServiceStub(channel) for channel in self._channels])
+        self._codes = itertools.cycle([CodeServiceStub(channel) for channel in self._channels])
 
     async def __aenter__(self) -> Self:
         return self

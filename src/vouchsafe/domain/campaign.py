@@ -125,13 +125,15 @@ class CampaignStatus:
 
 class CodeEntry(msgspec.Struct, frozen=True):
     """Where a code leads: its campaign, how often the code itself may be used (None: no limit of its own), and to whom
-    and when it was given (milliseconds since 1970 UTC), if it was."""
+    and when it was given (milliseconds since 1970 UTC), if it was. `expire_time_ms` is the first moment at which it is
+    not valid, if that was said when it was given; else the campaign's `code_validity_ms` says."""
 
     code: str
     campaign_id: str
     use_limit: int | None
     holder_id: str = ""
     assign_time_ms: int | None = None
+    expire_time_ms: int | None = None
 
 
 def normalise_code(code: str) -> str:

@@ -193,6 +193,8 @@ class Evaluator:
         return from_ms, until_ms, None
 
     def _expire_ms(self, code: CodeEntry) -> int | None:
+        if code.expire_time_ms is not None:
+            return code.expire_time_ms
         if self._validity_ms is None or code.assign_time_ms is None:
             return None
         return code.assign_time_ms + self._validity_ms

@@ -20,6 +20,7 @@ class Reason(IntEnum):
     ALREADY_ROLLED_BACK = 40
     ROLLBACK_TOO_LARGE = 42
     KILL_SWITCH_ENGAGED = 105
+    CODE_DISABLED = 107
     CAMPAIGN_PAUSED = 110
     CAMPAIGN_NOT_STARTED = 120
     CAMPAIGN_ENDED = 130
@@ -60,6 +61,7 @@ MESSAGES: Mapping[Reason, str] = {
     Reason.ALREADY_ROLLED_BACK: "The whole redemption was rolled back before.",
     Reason.ROLLBACK_TOO_LARGE: "Less than that is left of the redemption.",
     Reason.KILL_SWITCH_ENGAGED: "Redeeming is stopped.",
+    Reason.CODE_DISABLED: "The code is disabled.",
     Reason.CAMPAIGN_PAUSED: "The campaign is paused.",
     Reason.CAMPAIGN_NOT_STARTED: "The campaign has not started yet.",
     Reason.CAMPAIGN_ENDED: "The campaign is over.",

@@ -76,6 +76,8 @@ class EventKind(StrEnum):
     RESUMED = "resumed"
     KILL_ENGAGED = "kill_engaged"  # of no campaign: for a scope (domain/kill_switch.py), in every partition
     KILL_RELEASED = "kill_released"
+    CODE_DISABLED = "code_disabled"
+    CODE_ENABLED = "code_enabled"
 
 
 @dataclass(frozen=True, slots=True)

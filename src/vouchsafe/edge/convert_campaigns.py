@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 import re
 from collections.abc import Iterator
 
@@ -15,6 +12,7 @@ from vouchsafe.domain.campaign import CampaignState, CampaignStatus, CodeEntry, 
 from vouchsafe.domain.check import check
 from vouchsafe.domain.errors import InvalidRequest, Violation
 from vouchsafe.edge.convert import GIVEN_TWICE, timestamp
+from vouchsafe.edge.convert_pages import decode_time_and_id, encode_token
 from vouchsafe.edge.mirror import from_message, to_message
 from vouchsafe.service.campaigns import CampaignStats, PageKey
 from vouchsafe.v1 import campaign_pb2, definition_pb2
@@ -148,21 +146,12 @@ def definition_message(value: Definition) -> definition_pb2.CampaignDefinition:
 
 def page_token(key: PageKey | None) -> str:
     """The token that leads to the next page, empty after the last."""
-    if key is None:
-        return ""
-    return base64.urlsafe_b64encode(json.dumps(key).encode()).decode()
+    return encode_token(key)
 
 
 def page_key(token: str) -> PageKey | None:
     """Reads what `page_token` wrote. Raises InvalidRequest."""
     if not token:
         return None
-    try:
-        create_time_ms, campaign_id = json.loads(base64.b64decode(token, altchars=b"-_", validate=True))
-        # What the protos say of a campaign's id; and a time that the ledger can hold, up to the year 2200.
-        if not 0 <= int(create_time_ms) < 7_258_118_400_000 or not re.fullmatch(r"[a-z0-9-]{1,63}", campaign_id):
-            raise ValueError
-    except (ValueError, TypeError, OverflowError, binascii.Error):
-        violation = Violation("page_token", "is not one; give next_page_token of the answer before, or nothing")
-        raise InvalidRequest(violation) from None
-    return int(create_time_ms), campaign_id
+    # What the protos say of a campaign's id.
+    return decode_time_and_id(token, r"[a-z0-9-]{1,63}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -56,6 +56,11 @@ class Guard(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return handler
+        if handler.request_streaming and not handler.response_streaming:
+            return grpc.stream_unary_rpc_method_handler(
+                self._guarded_stream(handler.stream_unary, handler.request_deserializer, handler_call_details),
+                response_serializer=handler.response_serializer,
+            )
         kind, call = grpc.unary_unary_rpc_method_handler, handler.unary_unary
         if handler.response_streaming:
             kind, call = grpc.unary_stream_rpc_method_handler, _written(handler.unary_stream)
@@ -65,16 +70,29 @@ class Guard(grpc.aio.ServerInterceptor):
             response_serializer=handler.response_serializer,
         )
 
+    def _guarded_stream(self, call: Any, deserialize: Any, details: grpc.HandlerCallDetails) -> Any:
+        """A method that takes a stream: each message is read when its turn comes."""
+
+        async def read(pieces: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+            async for data in pieces:
+                yield self._read(data, deserialize)
+
+        async def call_reading(pieces: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            return await call(read(pieces), context)
+
+        return self._guarded(call_reading, None, details)
+
     def _guarded(self, call: Any, deserialize: Any, details: grpc.HandlerCallDetails) -> Any:
+        """`deserialize` is None when the call reads what it gets itself."""
         method, metadata = details.method, details.invocation_metadata
 
-        async def guarded(data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        async def guarded(data: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             remaining_s = context.time_remaining()
             if remaining_s is not None and remaining_s <= 0:
                 return await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed before the call")
             try:
                 caller.set(self._access.admit(method, metadata, context))
-                request = self._read(data, deserialize)
+                request = data if deserialize is None else self._read(data, deserialize)
                 return await call(request, context)
             except Exception as error:
                 error_id = uuid.uuid4().hex

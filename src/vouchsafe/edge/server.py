@@ -12,15 +12,18 @@ from grpc_reflection.v1alpha import reflection
 from vouchsafe.edge.access import SERVICES, Access
 from vouchsafe.edge.campaigns import CampaignServicer
 from vouchsafe.edge.certificates import server_credentials
+from vouchsafe.edge.codes import CodeServicer
 from vouchsafe.edge.interceptors import Guard
 from vouchsafe.edge.redemptions import RedemptionServicer
 from vouchsafe.service.campaigns import Campaigns
+from vouchsafe.service.codes import Codes
 from vouchsafe.service.keys import Keys
 from vouchsafe.service.kill_switch import KillSwitchboard
 from vouchsafe.service.redeem import Redeem
 from vouchsafe.service.watch import Watch
 from vouchsafe.settings import Settings
 from vouchsafe.v1.campaign_service_pb2_grpc import add_CampaignServiceServicer_to_server
+from vouchsafe.v1.code_service_pb2_grpc import add_CodeServiceServicer_to_server
 from vouchsafe.v1.redemption_service_pb2_grpc import add_RedemptionServiceServicer_to_server
 
 # Names to ask the health service for. Liveness: the process answers; a restart would not help while it does.
@@ -63,8 +66,10 @@ class Server:
         )
         self._redemptions = RedemptionServicer()
         self._campaigns = CampaignServicer()
+        self._codes = CodeServicer()
         add_RedemptionServiceServicer_to_server(self._redemptions, self._server)
         add_CampaignServiceServicer_to_server(self._campaigns, self._server)
+        add_CodeServiceServicer_to_server(self._codes, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((*NAMES, SERVICE_NAME, reflection.SERVICE_NAME), self._server)
 
@@ -78,12 +83,13 @@ class Server:
         await self.set_ready(False, complete=False)
         await self._server.start()
 
-    def open(self, redeem: Redeem, campaigns: Campaigns, switches: KillSwitchboard, watch: Watch) -> None:
+    def open(self, redeem: Redeem, campaigns: Campaigns, switches: KillSwitchboard, watch: Watch, codes: Codes) -> None:
         """Lets calls through to the use cases."""
         self._redemptions.use_case = redeem
         self._campaigns.use_case = campaigns
         self._campaigns.switches = switches
         self._campaigns.watch = watch
+        self._codes.use_case = codes
         self._guard.open()
 
     async def set_ready(self, ready: bool, *, complete: bool) -> None:

@@ -20,6 +20,7 @@ from vouchsafe.gate.attempts import (
     decode_for,
     reused,
 )
+from vouchsafe.gate.codes import decode_entry, resolve_keys
 from vouchsafe.gate.connection import Command, function_call
 from vouchsafe.gate.gate import Gate, decode_status, describe_call
 from vouchsafe.gate.holds import Holds
@@ -123,7 +124,8 @@ class Checkout:
 
     def _encode_resolve(self, partition: int, codes: Sequence[str]) -> Command:
         keys, token = self._gate.keys_and_token(partition)
-        return function_call("resolve", [keys.meta, keys.codes], [token, *codes])
+        names = resolve_keys(keys, self._gate.partitions, codes)
+        return function_call("resolve", [keys.meta, *names], [token, *codes])
 
     def _encode_describe(self, partition: int, campaign_ids: Sequence[str]) -> Command:
         return describe_call(*self._gate.keys_and_token(partition), campaign_ids)
@@ -173,12 +175,7 @@ class Checkout:
 
 
 def _decode_resolve(_partition: int, code: str, entry: bytes | None) -> CodeEntry | None:
-    if entry is None:
-        return None
-    use_limit, campaign_id, *given = entry.decode().split(" ")
-    if given:
-        return CodeEntry(code, campaign_id, int(use_limit) or None, given[0], int(given[1]))
-    return CodeEntry(code, campaign_id, int(use_limit) or None)
+    return None if entry is None else decode_entry(code, entry.decode())
 
 
 def _decode_definition(_partition: int, campaign_id: str, reply: list[bytes] | None) -> Campaign | None:

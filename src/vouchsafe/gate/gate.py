@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vouchsafe.domain.campaign import Campaign, CampaignStatus, CodeEntry, Definition
+from vouchsafe.domain.campaign import Campaign, CampaignStatus, Definition
 from vouchsafe.domain.errors import Misconfigured, NoReplica, Unavailable
 from vouchsafe.domain.kill_switch import Engaged
 from vouchsafe.domain.partitions import PartitionSeen, token_of
@@ -199,7 +199,7 @@ class Gate:
             raise Unavailable(CLOSED)
         return opened
 
-    # -- definitions and codes ---------------------------------------------------------------------------------------
+    # -- definitions -------------------------------------------------------------------------------------------------
 
     async def publish(self, campaign: Campaign) -> None:
         """Makes a definition the one that decides, unless it or a later one does already.
@@ -219,18 +219,6 @@ class Gate:
         ]
         names = [keys.meta, keys.campaign(campaign.id), keys.counters(campaign.id), keys.labels]
         await self.write(function_call("publish", names, args))
-
-    async def put_codes(self, entries: Sequence[CodeEntry]) -> None:
-        """Enters codes into the directory; entering one again changes nothing."""
-        by_partition: dict[int, list[str]] = {}
-        for entry in entries:
-            flat = by_partition.setdefault(self.partition_of(entry.code), [])
-            flat += (entry.code, code_entry_text(entry))
-        calls = []
-        for partition, flat in by_partition.items():
-            keys, token = self.keys_and_token(partition)
-            calls.append(function_call("put_codes", [keys.meta, keys.codes], [token, *flat]))
-        await self.write(*calls)
 
     # -- campaigns ---------------------------------------------------------------------------------------------------
 
@@ -401,12 +389,6 @@ def _seen(partition: int, reply: Sequence[bytes]) -> PartitionSeen:
     standing, open_under, last, first_kept, opened_in, run, now_ms = (word.decode() for word in reply)
     kept = StreamId.parse(first_kept) if first_kept else STREAM_START
     return PartitionSeen(partition, standing, open_under, StreamId.parse(last), kept, opened_in, run, int(now_ms))
-
-
-def code_entry_text(entry: CodeEntry) -> str:
-    """A code as the directory keeps it (codes.lua)."""
-    holder = f" {entry.holder_id} {entry.assign_time_ms}" if entry.holder_id else ""
-    return f"{entry.use_limit or 0} {entry.campaign_id}{holder}"
 
 
 def describe_call(keys: Keys, token: str, campaign_ids: Sequence[str]) -> Command:

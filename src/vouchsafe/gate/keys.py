@@ -12,6 +12,15 @@ import zlib
 from collections.abc import Iterable
 from functools import cached_property
 
+# Into how many small hashes a partition's codes are spread. Up to some 500 codes each of them is one run of bytes
+# (hash-max-listpack-entries), without a pointer for any of them: 67 million codes in 16 partitions.
+BUCKETS = 8_192
+
+
+def bucket_of(code: str, partitions: int) -> int:
+    """In which of its partition's hashes a code lies: stable for ever."""
+    return zlib.crc32(code.encode()) // partitions % BUCKETS
+
 
 def partition_of(text: str, partitions: int) -> int:
     """The partition, from 0 to partitions - 1, of a campaign id, a code or a request id: stable for ever."""
@@ -56,10 +65,18 @@ class Keys:
         return f"{self._tag}:touched"
 
     @cached_property
-    def codes(self) -> str:
-        """Hash: code -> "<use limit, 0 for none> <campaign id>", followed by " <holder> <when in ms>" for a code that
-        was given to a customer; for the codes that belong to this partition."""
-        return f"{self._tag}:codes"
+    def numbers(self) -> str:
+        """Hash: id of a campaign that has codes here -> its number among those, and "#<number>" -> the id."""
+        return f"{self._tag}:numbers"
+
+    def codes(self, bucket: int) -> str:
+        """Hash: code -> "<number of its campaign>[:<use limit, 0 for none>][g]"; without a limit told it may be used
+        once, "g" says that it was given to a customer. For the codes of this partition that lie in the bucket."""
+        return f"{self._tag}:codes:{bucket}"
+
+    def given(self, bucket: int) -> str:
+        """Hash: code that was given -> "<holder> <when in ms> <first ms at which it is not valid, 0 for none told>"."""
+        return f"{self._tag}:given:{bucket}"
 
     @cached_property
     def pending(self) -> str:
@@ -113,7 +130,8 @@ class Keys:
         return f"{self._tag}:transaction:{transaction_id}"
 
     def campaign(self, campaign_id: str) -> str:
-        """Hash: definition, version, labels and state."""
+        """Hash: definition, version, labels and state; and "disabled <code>" -> how and why for each code that is
+        disabled."""
         return f"{self._tag}:campaign:{campaign_id}"
 
     def counters(self, campaign_id: str) -> str:

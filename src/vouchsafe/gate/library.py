@@ -18,6 +18,7 @@ FILES = (
     "counters",
     "orders",
     "campaign",
+    "disabling",
     "decide",
     "validate",
     "redeem",

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeVar
 
+from vouchsafe.domain.campaign import CodeEntry
 from vouchsafe.domain.partitions import BUILDING, PartitionSeen, PartitionState, token_of
 from vouchsafe.domain.redemption import StreamId
+from vouchsafe.gate.codes import put_calls
 from vouchsafe.gate.connection import Command, checked, function_call
 from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.keys import Keys
@@ -64,6 +66,7 @@ class Rebuilding:
 
     def __init__(self, gate: Gate, installation: str) -> None:
         self._installation = installation
+        self._partitions = gate.partitions
         self._connections = gate.connections(TIMEOUT_MS)
         self._tokens: dict[int, str] = {}
 
@@ -119,6 +122,16 @@ class Rebuilding:
     async def write(self, partition: int, changes: Changes) -> None:
         """Writes what events have changed."""
         calls = list(self._calls(partition, changes))
+        for some in _pieces(calls, CALLS_PER_EXCHANGE):
+            await self._call(some)
+
+    async def write_codes(self, partition: int, entries: Sequence[CodeEntry]) -> None:
+        """Enters codes of a partition into its directory."""
+
+        def call(name: str, names: Sequence[str], args: Sequence[str | int]) -> Command:
+            return self._function(name, partition, names, args)
+
+        calls = put_calls(Keys(partition), self._partitions, entries, call, "restore_codes", "restore_given")
         for some in _pieces(calls, CALLS_PER_EXCHANGE):
             await self._call(some)
 

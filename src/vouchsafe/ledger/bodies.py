@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated
 
 import msgspec
 
+from vouchsafe.domain.campaign import CampaignState
 from vouchsafe.domain.redemption import MAX_PART, Event, EventKind
 from vouchsafe.ledger.connection import Rejected
 
@@ -53,11 +54,34 @@ def storable(event: Event) -> str:
     return text.replace("\\u0000", "\\ufffd")
 
 
-def pause_reason(event: Event) -> str:
-    """Why a campaign was paused, as a column of text can hold it; the event itself keeps it as it was given. Raises
-    Rejected."""
+def campaign_states(events: Sequence[Event]) -> Iterable[Sequence[str]]:
+    """The campaigns that were paused or resumed, column by column: id, state by the last event, reason of the pause.
+    Raises Rejected."""
+    states: dict[str, tuple[CampaignState, str]] = {}
+    for event in events:
+        if event.kind is EventKind.PAUSED:
+            states[event.campaign_id] = (CampaignState.PAUSED, _text(event, "reason"))
+        elif event.kind is EventKind.RESUMED:
+            states[event.campaign_id] = (CampaignState.ACTIVE, "")
+    values = states.values()
+    return list(states), [state for state, _ in values], [reason for _, reason in values]
+
+
+def code_states(events: Sequence[Event]) -> Iterable[Sequence[str | None]]:
+    """The codes that were disabled or enabled, column by column: code, why it is disabled by the last event or None.
+    Raises Rejected."""
+    states: dict[str, str | None] = {}
+    for event in events:
+        if event.kind in (EventKind.CODE_DISABLED, EventKind.CODE_ENABLED):
+            code, reason = _text(event, "code"), _text(event, "reason")
+            states[code] = reason if event.kind is EventKind.CODE_DISABLED else None
+    return list(states), list(states.values())
+
+
+def _text(event: Event, name: str) -> str:
+    """A text of the body as a column can hold it; the event itself keeps it as it was given."""
     try:
-        reason = str(json.loads(event.body)["reason"])
+        text = str(json.loads(event.body)[name])
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise Rejected("the pause has no reason that can be read") from None
-    return reason.replace("\0", "?").encode(errors="replace").decode()
+        raise Rejected(f"the event has no {name} that can be read") from None
+    return text.replace("\0", "?").encode(errors="replace").decode()

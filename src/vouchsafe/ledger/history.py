@@ -17,6 +17,8 @@ from vouchsafe.ledger.queries import SQL
 
 EVENTS_PER_PIECE = 5_000
 ROWS_PER_PIECE = 1_000
+# Spread over all partitions, so that each call still writes some.
+CODES_PER_PIECE = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,14 @@ class PartMissing:
     position: Position
     claim: CombinedClaim
     code: str
+
+
+@dataclass(frozen=True, slots=True)
+class DisabledCodes:
+    """The codes of a campaign that are disabled, and why each is."""
+
+    campaign_id: str
+    reasons: dict[str, str]
 
 
 class History:
@@ -71,8 +81,21 @@ class History:
 
     async def codes(self) -> AsyncIterator[list[CodeEntry]]:
         """All codes, some at a time."""
-        async for piece in self._pieces("history_codes", ROWS_PER_PIECE):
+        async for piece in self._pieces("history_codes", CODES_PER_PIECE):
             yield [code_of(row) for row in piece]
+
+    async def disabled_codes(self) -> AsyncIterator[DisabledCodes]:
+        """The codes that are disabled, by the last event of each, campaign by campaign."""
+        campaign_id, reasons = "", dict[str, str]()
+        async for piece in self._pieces("history_disabled_codes", ROWS_PER_PIECE):
+            for row in piece:
+                if row["campaign_id"] != campaign_id and reasons:
+                    yield DisabledCodes(campaign_id, reasons)
+                    reasons = {}
+                campaign_id = row["campaign_id"]
+                reasons[row["code"]] = row["disabled_reason"]
+        if reasons:
+            yield DisabledCodes(campaign_id, reasons)
 
     async def unfinished_rollbacks(self) -> list[tuple[Position, bytes]]:
         """Rollbacks of which something has not come back, each with the body of its event."""

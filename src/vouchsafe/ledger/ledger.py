@@ -15,14 +15,14 @@ import msgspec
 from asyncpg.pool import PoolConnectionProxy
 
 from vouchsafe.domain.audit import Audit, LastAudit
-from vouchsafe.domain.campaign import Campaign, CampaignState, CodeEntry, Definition
+from vouchsafe.domain.campaign import Campaign, CodeEntry, Definition
 from vouchsafe.domain.errors import AlreadyExists, Misconfigured, VouchsafeError
 from vouchsafe.domain.kill_switch import Engaged, Stretch
 from vouchsafe.domain.partitions import PartitionState
 from vouchsafe.domain.pricing import Discount
 from vouchsafe.domain.redemption import Claim, CombinedClaim, Event, EventKind, Position, Redemption, StreamId
 from vouchsafe.domain.rollback import Rollback, RollbackClaim
-from vouchsafe.ledger.bodies import pause_reason, storable
+from vouchsafe.ledger.bodies import campaign_states, code_states, storable
 from vouchsafe.ledger.connection import (
     ENDED_SOON,
     RECOVERY_LOCK,
@@ -85,8 +85,8 @@ class Ledger:
 
     def __init__(self, pool: asyncpg.Pool, url: str, timeout_s: float) -> None:
         self._pool = pool
-        self._url = url
-        self._timeout_s = timeout_s
+        self.url = url
+        self.timeout_s = timeout_s
 
     @classmethod
     async def connect(cls, url: str, *, pool_size: int, timeout_ms: int) -> Ledger:
@@ -104,47 +104,51 @@ class Ledger:
     async def close(self) -> None:
         """Waits for what is under way, within the timeout, and closes every connection."""
         try:
-            await asyncio.wait_for(self._pool.close(), self._timeout_s)
+            await asyncio.wait_for(self._pool.close(), self.timeout_s)
         except TimeoutError:
             self._pool.terminate()
 
     @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[PoolConnectionProxy]:
+    async def connection(self) -> AsyncIterator[PoolConnectionProxy]:
+        """A connection of the pool; what is done with it succeeds within the timeout, or raises Unavailable."""
         with domain_errors():
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(self.timeout_s):
                 connection = await self._pool.acquire()
                 try:
                     with dropped_when_cancelled(connection):
                         yield connection
                 finally:
-                    await self._pool.release(connection, timeout=self._timeout_s)
+                    await self._pool.release(connection, timeout=self.timeout_s)
 
-    async def _fetch(self, query: str, *args: object) -> list[asyncpg.Record]:
-        async with self._connection() as connection:
+    async def fetch(self, query: str, *args: object) -> list[asyncpg.Record]:
+        """The rows of a query of queries.sql."""
+        async with self.connection() as connection:
             return await connection.fetch(SQL[query], *args)
 
-    async def _fetchrow(self, query: str, *args: object) -> asyncpg.Record | None:
-        async with self._connection() as connection:
+    async def fetchrow(self, query: str, *args: object) -> asyncpg.Record | None:
+        """Its first row."""
+        async with self.connection() as connection:
             return await connection.fetchrow(SQL[query], *args)
 
-    async def _fetchval(self, query: str, *args: object) -> Any:
-        async with self._connection() as connection:
+    async def fetchval(self, query: str, *args: object) -> Any:
+        """Its first value."""
+        async with self.connection() as connection:
             return await connection.fetchval(SQL[query], *args)
 
     async def ping(self) -> None:
         """Returns when PostgreSQL answers."""
-        async with self._connection() as connection:
+        async with self.connection() as connection:
             await connection.execute("select 1")
 
     # -- the installation and its partitions -------------------------------------------------------------------------
 
     async def installation(self) -> Installation | None:
         """The installation, or None before `bootstrap`."""
-        return _installation(await self._fetch("get_installation"))
+        return _installation(await self.fetch("get_installation"))
 
     async def bootstrap(self, partitions: int) -> Installation:
         """The installation, created with so many partitions if there is none; one that exists stays as it is."""
-        async with self._connection() as connection, transaction(connection):
+        async with self.connection() as connection, transaction(connection):
             if await connection.fetchval(SQL["create_installation"], partitions):
                 await connection.execute(SQL["create_partitions"], partitions)
             installation = _installation(await connection.fetch(SQL["get_installation"]))
@@ -154,55 +158,55 @@ class Ledger:
 
     async def partition(self, partition: int) -> PartitionState:
         """One partition as it is now."""
-        (row,) = await self._fetch("get_partition", partition)
+        (row,) = await self.fetch("get_partition", partition)
         return _partition_state(row)
 
     async def begin_epoch(self, state: PartitionState, epoch_seen: int, last: StreamId | None) -> PartitionState | None:
         """Begins the next epoch of a partition: from then on nothing of an earlier one is written here. `epoch_seen` is
         the gate's. With `last` only if the ledger holds nothing behind it. None: the ledger is not as `state` says."""
         ms, seq = (None, None) if last is None else last
-        row = await self._fetchrow("begin_epoch", state.partition, state.epoch, epoch_seen, ms, seq)
+        row = await self.fetchrow("begin_epoch", state.partition, state.epoch, epoch_seen, ms, seq)
         return _partition_state(row) if row else None
 
     async def mark_opened(self, partition: int, epoch: int) -> None:
         """Notes that the gate holds the partition. Doing so again changes nothing."""
-        await self._fetchval("mark_opened", partition, epoch)
+        await self.fetchval("mark_opened", partition, epoch)
 
     @asynccontextmanager
     async def recovery_lock(self) -> AsyncIterator[bool]:
         """Whether this is the only process that recovers partitions, for as long as the context is entered."""
-        async with connected(self._url, self._timeout_s, ENDED_SOON) as connection:
-            yield await PartitionLocks(connection, self._timeout_s).try_lock(RECOVERY_LOCK)
+        async with connected(self.url, self.timeout_s, ENDED_SOON) as connection:
+            yield await PartitionLocks(connection, self.timeout_s).try_lock(RECOVERY_LOCK)
 
     async def begin_recovery(self, partitions: Sequence[int], finding: str, events: int | None = None) -> int:
         """Notes that partitions are being recovered; answers the number of the note."""
-        return int(await self._fetchval("begin_recovery", partitions, finding, events))
+        return int(await self.fetchval("begin_recovery", partitions, finding, events))
 
     async def last_recovery(self) -> RecoveryNoted | None:
         """The newest recovery, which may be under way; None when there never was one."""
-        row = await self._fetchrow("last_recovery")
+        row = await self.fetchrow("last_recovery")
         if row is None:
             return None
         began_at, ended_at = row["began_at"], row["ended_at"]
         return RecoveryNoted(
             tuple(row["partitions"]),
             row["finding"],
-            _milliseconds(began_at),
-            None if ended_at is None else _milliseconds(ended_at),
+            milliseconds(began_at),
+            None if ended_at is None else milliseconds(ended_at),
             row["events"],
             row["events_read"],
         )
 
     async def note_recovery(self, number: int, events_read: int, *, has_ended: bool) -> None:
         """Notes how far a recovery is."""
-        await self._fetchval("note_recovery", number, events_read, has_ended)
+        await self.fetchval("note_recovery", number, events_read, has_ended)
 
     @asynccontextmanager
     async def partition_locks(self) -> AsyncIterator[PartitionLocks]:
         """Locks on partitions over a connection of their own; leaving frees them all, and so does the end of this
         process, at once, and that of this machine, within three seconds."""
-        async with connected(self._url, self._timeout_s, ENDED_SOON) as connection:
-            yield PartitionLocks(connection, self._timeout_s)
+        async with connected(self.url, self.timeout_s, ENDED_SOON) as connection:
+            yield PartitionLocks(connection, self.timeout_s)
 
     # -- campaigns and codes -----------------------------------------------------------------------------------------
 
@@ -211,12 +215,12 @@ class Ledger:
         names, limits = [entry.code for entry in codes], [entry.use_limit for entry in codes]
         if len(set(names)) < len(names) or any(entry.campaign_id != campaign_id for entry in codes):
             raise ValueError("codes must be different, and of this campaign")
-        async with self._connection() as connection, transaction(connection):
+        async with self.connection() as connection, transaction(connection):
             row = await connection.fetchrow(SQL["create_campaign"], campaign_id, definition.to_json())
             if row is None:
                 raise AlreadyExists(f"there is a campaign {campaign_id} already")
             holders = [entry.holder_id for entry in codes]
-            times = [None if entry.assign_time_ms is None else _time(entry.assign_time_ms) for entry in codes]
+            times = [None if entry.assign_time_ms is None else time_of(entry.assign_time_ms) for entry in codes]
             created = await connection.fetch(SQL["create_codes"], campaign_id, names, limits, holders, times)
             if len(created) < len(codes):
                 free = {record["code"] for record in created}
@@ -226,41 +230,37 @@ class Ledger:
 
     async def taken_codes(self, codes: Sequence[str]) -> list[str]:
         """Which of these codes exist already, in order."""
-        return [row["code"] for row in await self._fetch("taken_codes", codes)]
+        return [row["code"] for row in await self.fetch("taken_codes", codes)]
 
     async def update_campaign(self, campaign_id: str, definition: Definition, version: int | None) -> Campaign | None:
         """Puts a definition in the place of this version, or of whatever stands with None. None: there is no such
         campaign, or it is at another version."""
-        row = await self._fetchrow("update_campaign", campaign_id, definition.to_json(), version)
+        row = await self.fetchrow("update_campaign", campaign_id, definition.to_json(), version)
         return campaign_of(row) if row else None
 
     async def get_campaign(self, campaign_id: str) -> Campaign | None:
         """A definition, or None."""
-        row = await self._fetchrow("get_campaign", campaign_id)
+        row = await self.fetchrow("get_campaign", campaign_id)
         return campaign_of(row) if row else None
 
     async def list_campaigns(self, limit: int, after: tuple[int, str] | None) -> list[Campaign]:
         """At most `limit` campaigns, newest first by (create_time_ms, id), from behind that pair on."""
-        created_at, campaign_id = (None, "") if after is None else (_time(after[0]), after[1])
-        return [campaign_of(row) for row in await self._fetch("list_campaigns", limit, created_at, campaign_id)]
+        created_at, campaign_id = (None, "") if after is None else (time_of(after[0]), after[1])
+        return [campaign_of(row) for row in await self.fetch("list_campaigns", limit, created_at, campaign_id)]
 
     async def unpublished(self, limit: int, after: str = "") -> list[Campaign]:
         """At most `limit` campaigns that the gate may not have in this version, by id, from behind `after` on."""
-        return [campaign_of(row) for row in await self._fetch("unpublished", limit, after)]
-
-    async def codes_of(self, campaign_id: str, after: str, limit: int) -> list[CodeEntry]:
-        """At most `limit` codes of a campaign in order, from behind `after` on ("" to begin)."""
-        return [code_of(row) for row in await self._fetch("codes_of", campaign_id, after, limit)]
+        return [campaign_of(row) for row in await self.fetch("unpublished", limit, after)]
 
     async def mark_published(self, campaign_id: str, version: int) -> None:
         """Notes that the gate has this version or a later one."""
-        await self._fetchval("mark_published", campaign_id, version)
+        await self.fetchval("mark_published", campaign_id, version)
 
     # -- redemptions and events --------------------------------------------------------------------------------------
 
     async def get_redemption(self, position: Position) -> Redemption | None:
         """The redemption at a position, or None."""
-        row = await self._fetchrow("get_redemption", str(position))
+        row = await self.fetchrow("get_redemption", str(position))
         if row is None:
             return await self._get_combined(position)
         values = {name: row[name] for name in Claim.__struct_fields__ if name != "discount" and row[name] is not None}
@@ -268,46 +268,46 @@ class Ledger:
             values["takes"] = json.loads(row["takes"])
         minor, told = row["discount_minor"], row["discount"]
         discount = Discount(minor, minor) if told is None else _discount(told)
-        return Redemption(position, _milliseconds(row["redeemed_at"]), Claim(discount=discount, **values))
+        return Redemption(position, milliseconds(row["redeemed_at"]), Claim(discount=discount, **values))
 
     async def _get_combined(self, position: Position) -> Redemption | None:
         row = await self._get_event(position, EventKind.COMBINED)
         if row is None:
             return None
-        return Redemption(position, _milliseconds(row["at"]), CombinedClaim.from_json(row["body"]))
+        return Redemption(position, milliseconds(row["at"]), CombinedClaim.from_json(row["body"]))
 
     async def get_rollback(self, position: Position) -> Rollback | None:
         """The rollback at a position, or None."""
         row = await self._get_event(position, EventKind.ROLLED_BACK)
         if row is None:
             return None
-        return Rollback(position, _milliseconds(row["at"]), RollbackClaim.from_json(row["body"]))
+        return Rollback(position, milliseconds(row["at"]), RollbackClaim.from_json(row["body"]))
 
     async def _get_event(self, position: Position, kind: EventKind) -> asyncpg.Record | None:
         partition, epoch, stream_id = position
         if epoch > MAX_EPOCH:  # an id may name what no row can have
             return None
-        return await self._fetchrow("get_event", partition, epoch, *stream_id, kind.value)
+        return await self.fetchrow("get_event", partition, epoch, *stream_id, kind.value)
 
     async def which_events(self, positions: Sequence[Position]) -> set[Position]:
         """Those of these positions, at least one, at which the ledger has an event."""
         places = [(partition, epoch, *stream_id) for partition, epoch, stream_id in positions]
-        rows = await self._fetch("which_events", *map(list, zip(*places, strict=True)))
+        rows = await self.fetch("which_events", *map(list, zip(*places, strict=True)))
         return {Position(row["partition"], row["epoch"], StreamId(row["ms"], row["seq"])) for row in rows}
 
     async def count_redemptions(self, campaign_id: str) -> int:
         """How many redemptions of a campaign the ledger holds."""
-        return int(await self._fetchval("count_redemptions", campaign_id))
+        return int(await self.fetchval("count_redemptions", campaign_id))
 
     async def campaign_counters(self, campaign_id: str, partition: int) -> CampaignCounters:
         """What the ledger holds of a campaign, and up to where it holds everything of the campaign's partition."""
-        (row,) = await self._fetch("campaign_counters", campaign_id, partition)
+        (row,) = await self.fetch("campaign_counters", campaign_id, partition)
         return CampaignCounters(**row)
 
     async def redemptions_after_pause(self, campaign_id: str) -> int:
         """How many redemptions stand behind the campaign's first pause and before the resumption that follows, if any:
         the order of the stream proves that there is none."""
-        return int(await self._fetchval("redemptions_after_pause", campaign_id))
+        return int(await self.fetchval("redemptions_after_pause", campaign_id))
 
     async def persist(self, partition: int, epoch: int, offset: StreamId, events: Sequence[Event]) -> None:
         """Writes the events that follow `offset` in the partition's outbox and moves the offset to the last of them, in
@@ -318,7 +318,9 @@ class Ledger:
         """
         last = events[-1].position.stream_id
         values = columns(partition, offset, events)
-        if not await self._fetchval("persist", partition, epoch, *offset, *last, *values, *_states(events)):
+        if not await self.fetchval(
+            "persist", partition, epoch, *offset, *last, *values, *campaign_states(events), *code_states(events)
+        ):
             raise OffsetMoved(f"the ledger does not hold partition {partition} at epoch {epoch}, offset {offset}")
 
     async def set_aside(
@@ -326,7 +328,7 @@ class Ledger:
     ) -> None:
         """Keeps the entry at `position`, which follows `offset`, beside the book and moves the offset to it, as
         `persist` does. `fields` are its names and values in turn. Raises OffsetMoved."""
-        if not await self._fetchval(
+        if not await self.fetchval(
             "set_aside", partition, epoch, *offset, *position.stream_id, position.epoch, fields, reason
         ):
             raise OffsetMoved(f"the ledger does not hold partition {partition} at epoch {epoch}, offset {offset}")
@@ -337,41 +339,41 @@ class Ledger:
             Stretch(
                 row["what"],
                 row["reason"] or "",
-                _milliseconds(row["began_at"]),
-                None if row["ended_at"] is None else _milliseconds(row["ended_at"]),
+                milliseconds(row["began_at"]),
+                None if row["ended_at"] is None else milliseconds(row["ended_at"]),
                 row["taken"],
             )
-            for row in await self._fetch("stops", limit)
+            for row in await self.fetch("stops", limit)
         ]
 
     async def engaged_switches(self) -> dict[str, Engaged]:
         """The kill switches that are engaged by some partition's last word, by scope: one that was engaged or released
         half way counts as engaged."""
-        rows = await self._fetch("engaged_switches")
+        rows = await self.fetch("engaged_switches")
         return {row["scope"]: Engaged(row["reason"], row["at_ms"]) for row in rows}
 
     async def count_set_aside(self) -> int:
         """How many entries are set aside."""
-        return int(await self._fetchval("count_set_aside"))
+        return int(await self.fetchval("count_set_aside"))
 
     # -- audits ------------------------------------------------------------------------------------------------------
 
     async def is_audit_due(self, interval_ms: int) -> bool:
         """Whether no audit has ended within the interval."""
-        return bool(await self._fetchval("audit_due", interval_ms))
+        return bool(await self.fetchval("audit_due", interval_ms))
 
     async def save_audit(self, found: Audit, took_ms: int) -> None:
         """Keeps the numbers of an audit that has just ended."""
         differ = (len(found.closed), found.differing, len(found.rows_differ), found.set_aside)
-        await self._fetchval("save_audit", took_ms, found.campaigns, found.counters, found.events, *differ)
+        await self.fetchval("save_audit", took_ms, found.campaigns, found.counters, found.events, *differ)
 
     async def last_audit(self) -> LastAudit | None:
         """What `save_audit` has kept last, or None."""
-        row = await self._fetchrow("last_audit")
+        row = await self.fetchrow("last_audit")
         if row is None:
             return None
         _, began_at, ended_at, *numbers = row
-        return LastAudit(_milliseconds(began_at), _milliseconds(ended_at), *numbers)
+        return LastAudit(milliseconds(began_at), milliseconds(ended_at), *numbers)
 
 
 def columns(partition: int, offset: StreamId, events: Sequence[Event]) -> Iterable[Sequence[object]]:
@@ -386,21 +388,9 @@ def columns(partition: int, offset: StreamId, events: Sequence[Event]) -> Iterab
         if position.epoch < epoch:
             raise Rejected(f"{position} is of an epoch that was over")
         epoch, offset = position[1:]
-        row = (epoch, *offset, _time(event.at_ms), event.kind, event.campaign_id, storable(event))
+        row = (epoch, *offset, time_of(event.at_ms), event.kind, event.campaign_id, storable(event))
         rows.append(row)
     return zip(*rows, strict=True)
-
-
-def _states(events: Sequence[Event]) -> Iterable[Sequence[str]]:
-    """The campaigns that were paused or resumed, column by column: id, state by the last event, reason of the pause."""
-    states: dict[str, tuple[CampaignState, str]] = {}
-    for event in events:
-        if event.kind is EventKind.PAUSED:
-            states[event.campaign_id] = (CampaignState.PAUSED, pause_reason(event))
-        elif event.kind is EventKind.RESUMED:
-            states[event.campaign_id] = (CampaignState.ACTIVE, "")
-    values = states.values()
-    return list(states), [state for state, _ in values], [reason for _, reason in values]
 
 
 def _installation(rows: Sequence[asyncpg.Record]) -> Installation | None:
@@ -414,32 +404,35 @@ def _partition_state(row: asyncpg.Record) -> PartitionState:
 def campaign_of(row: asyncpg.Record) -> Campaign:
     """A row of `campaigns`."""
     definition = Definition.from_json(row["definition"])
-    return Campaign(row["id"], row["version"], definition, _milliseconds(row["created_at"]))
+    return Campaign(row["id"], row["version"], definition, milliseconds(row["created_at"]))
 
 
 def code_of(row: asyncpg.Record) -> CodeEntry:
     """A row of `codes`."""
-    assigned_at = row["assigned_at"]
+    assigned_at, expires_at = row["assigned_at"], row["expires_at"]
     return CodeEntry(
         row["code"],
         row["campaign_id"],
         row["use_limit"],
         row["holder_id"],
-        None if assigned_at is None else _milliseconds(assigned_at),
+        None if assigned_at is None else milliseconds(assigned_at),
+        None if expires_at is None else milliseconds(expires_at),
     )
 
 
 _discount = msgspec.json.Decoder(Discount).decode
 
 
-def _time(ms: int) -> datetime:
+def time_of(ms: int) -> datetime:
+    """Milliseconds since 1970 UTC as a column of time. Raises Rejected."""
     try:
         return _EPOCH + timedelta(milliseconds=ms)
     except OverflowError:
         raise Rejected(f"{ms} ms is not a time that the ledger can hold") from None
 
 
-def _milliseconds(time: datetime) -> int:
+def milliseconds(time: datetime) -> int:
+    """A column of time as milliseconds since 1970 UTC."""
     return (time - _EPOCH) // timedelta(milliseconds=1)
 
 

@@ -8,13 +8,15 @@ import structlog
 
 from vouchsafe.domain.campaign import Campaign
 from vouchsafe.domain.errors import Unavailable
+from vouchsafe.gate.directory import Directory
 from vouchsafe.gate.gate import Gate
+from vouchsafe.ledger.codes import CodeBook
 from vouchsafe.ledger.ledger import Ledger
 from vouchsafe.service.persist import Outages, until_stopped
 
 log = structlog.get_logger()
 
-CODES_PER_CALL = 1_000
+PUBLICATIONS_PER_CALL = 5
 CAMPAIGNS_PER_PAGE = 100
 
 
@@ -24,15 +26,24 @@ async def publish(gate: Gate, ledger: Ledger, campaign: Campaign) -> None:
     Raises Unavailable; then `republish` does the rest.
     """
     await gate.publish(campaign)
-    after = ""
-    while codes := await ledger.codes_of(campaign.id, after, CODES_PER_CALL):
-        await gate.put_codes(codes)
-        after = codes[-1].code
+    await publish_codes(gate, ledger, campaign_id=campaign.id)
     await ledger.mark_published(campaign.id, campaign.version)
 
 
+async def publish_codes(
+    gate: Gate, ledger: Ledger, *, campaign_id: str | None = None, operation_id: str | None = None
+) -> None:
+    """Gives the gate the codes that it lacks, and notes so: of an operation, or of a campaign or of all without any
+    operation. Safe to do twice, and twice at once. Raises Unavailable."""
+    directory, book = Directory(gate), CodeBook(ledger)
+    while found := await book.unpublished(PUBLICATIONS_PER_CALL, campaign_id=campaign_id, operation_id=operation_id):
+        for publication in found:
+            await directory.put(publication.entries)
+        await book.mark_published([publication.number for publication in found])
+
+
 async def republish(gate: Gate, ledger: Ledger) -> int:
-    """Publishes every definition that the gate may lack and answers how many.
+    """Publishes every definition and every code that the gate may lack and answers of how many definitions.
 
     Raises Unavailable when some are left over, but tries all: one behind a closed partition holds up no other.
     """
@@ -47,6 +58,10 @@ async def republish(gate: Gate, ledger: Ledger) -> int:
             except Unavailable as error:
                 failure = error
         after = campaigns[-1].id
+    try:
+        await publish_codes(gate, ledger)
+    except Unavailable as error:
+        failure = error
     if published:
         log.info("published what the gate lacked", campaigns=published)
     if failure is not None:

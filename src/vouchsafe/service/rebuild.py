@@ -20,10 +20,10 @@ from vouchsafe.domain.errors import Unavailable
 from vouchsafe.domain.partitions import Finding, PartitionSeen, PartitionState
 from vouchsafe.domain.redemption import Claim
 from vouchsafe.domain.takes import uncapped_text
-from vouchsafe.gate.gate import Gate, code_entry_text
+from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.keys import Keys
 from vouchsafe.gate.rebuilding import Changes, LostPart, Rebuilding
-from vouchsafe.ledger.history import History, PartMissing
+from vouchsafe.ledger.history import DisabledCodes, History, PartMissing
 from vouchsafe.ledger.ledger import Ledger
 from vouchsafe.service.replay import Replay
 from vouchsafe.settings import Settings
@@ -217,18 +217,28 @@ class _Run:
                     }
                     changes.counters[campaign.id]["uses"] = 0
                     await self._rebuilding.write(partition, changes)
+        async for disabled in self._history.disabled_codes():
+            await self._restore_disabled(disabled)
         async for codes in self._history.codes():
             await self._restore_codes(codes)
 
+    async def _restore_disabled(self, disabled: DisabledCodes) -> None:
+        partition = self._gate.partition_of(disabled.campaign_id)
+        if partition in self._partitions:
+            changes = Changes()
+            # As disabling.lua has it.
+            fields = {f"disabled {code}": f"D{reason}" for code, reason in disabled.reasons.items()}
+            changes.fields[Keys(partition).campaign(disabled.campaign_id)] |= {"disabled": str(len(fields)), **fields}
+            await self._rebuilding.write(partition, changes)
+
     async def _restore_codes(self, codes: Sequence[CodeEntry]) -> None:
-        by_partition: dict[int, Changes] = {}
+        by_partition: dict[int, list[CodeEntry]] = {}
         for entry in codes:
             partition = self._gate.partition_of(entry.code)
             if partition in self._partitions:
-                changes = by_partition.setdefault(partition, Changes())
-                changes.fields[Keys(partition).codes][entry.code] = code_entry_text(entry)
-        for partition, changes in by_partition.items():
-            await self._rebuilding.write(partition, changes)
+                by_partition.setdefault(partition, []).append(entry)
+        for partition, entries in by_partition.items():
+            await self._rebuilding.write_codes(partition, entries)
 
     async def _replay(self, partition: int, unfinished: set[str]) -> None:
         replay = Replay(

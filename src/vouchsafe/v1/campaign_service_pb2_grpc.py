@@ -107,7 +107,7 @@ class CampaignServiceServicer:
     """
 
     def CreateCampaign(self, request, context):
-        """Creates a campaign with its codes. When it has answered, the codes can be redeemed (from start_time on).
+        """Creates a campaign with its codes; CodeService gives it more, or its first. When it has answered, the codes can be redeemed (from start_time on).
         ALREADY_EXISTS when the id or one of the codes is taken; nothing is created then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -34,7 +34,7 @@ class CampaignServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CampaignServiceAsyncStub: ...
     CreateCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.CreateCampaignRequest, _campaign_service_pb2.CreateCampaignResponse]
-    """Creates a campaign with its codes. When it has answered, the codes can be redeemed (from start_time on).
+    """Creates a campaign with its codes; CodeService gives it more, or its first. When it has answered, the codes can be redeemed (from start_time on).
     ALREADY_EXISTS when the id or one of the codes is taken; nothing is created then.
     """
     UpdateCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.UpdateCampaignRequest, _campaign_service_pb2.UpdateCampaignResponse]
@@ -88,7 +88,7 @@ class CampaignServiceAsyncStub(CampaignServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.CreateCampaignRequest, _campaign_service_pb2.CreateCampaignResponse]  # type: ignore[assignment]
-    """Creates a campaign with its codes. When it has answered, the codes can be redeemed (from start_time on).
+    """Creates a campaign with its codes; CodeService gives it more, or its first. When it has answered, the codes can be redeemed (from start_time on).
     ALREADY_EXISTS when the id or one of the codes is taken; nothing is created then.
     """
     UpdateCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.UpdateCampaignRequest, _campaign_service_pb2.UpdateCampaignResponse]  # type: ignore[assignment]
@@ -145,7 +145,7 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _campaign_service_pb2.CreateCampaignRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_campaign_service_pb2.CreateCampaignResponse, _abc.Awaitable[_campaign_service_pb2.CreateCampaignResponse]]:
-        """Creates a campaign with its codes. When it has answered, the codes can be redeemed (from start_time on).
+        """Creates a campaign with its codes; CodeService gives it more, or its first. When it has answered, the codes can be redeemed (from start_time on).
         ALREADY_EXISTS when the id or one of the codes is taken; nothing is created then.
         """
 

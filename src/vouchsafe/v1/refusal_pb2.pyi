@@ -51,6 +51,8 @@ class _RefusalReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Refusal
     """Less is left than shall be rolled back. Metadata: redemption_id, line, and left_quantity or left_minor."""
     REFUSAL_REASON_KILL_SWITCH_ENGAGED: _RefusalReason.ValueType  # 105
     """An operator has stopped redeeming: everything, campaigns with a label that this one has, or this code."""
+    REFUSAL_REASON_CODE_DISABLED: _RefusalReason.ValueType  # 107
+    """The code is disabled."""
     REFUSAL_REASON_CAMPAIGN_PAUSED: _RefusalReason.ValueType  # 110
     """An operator has paused the campaign."""
     REFUSAL_REASON_CAMPAIGN_NOT_STARTED: _RefusalReason.ValueType  # 120
@@ -151,6 +153,8 @@ REFUSAL_REASON_ROLLBACK_TOO_LARGE: RefusalReason.ValueType  # 42
 """Less is left than shall be rolled back. Metadata: redemption_id, line, and left_quantity or left_minor."""
 REFUSAL_REASON_KILL_SWITCH_ENGAGED: RefusalReason.ValueType  # 105
 """An operator has stopped redeeming: everything, campaigns with a label that this one has, or this code."""
+REFUSAL_REASON_CODE_DISABLED: RefusalReason.ValueType  # 107
+"""The code is disabled."""
 REFUSAL_REASON_CAMPAIGN_PAUSED: RefusalReason.ValueType  # 110
 """An operator has paused the campaign."""
 REFUSAL_REASON_CAMPAIGN_NOT_STARTED: RefusalReason.ValueType  # 120

@@ -37,11 +37,12 @@ local function describe(keys, first, id, outbox, now, room)
   return described, left
 end
 
--- The parts of transactions that are held of a campaign.
-local function held_parts(pending, campaign_id)
+-- The parts of transactions that are held of a campaign, or of one of its codes.
+local function held_parts(pending, campaign_id, code)
   local parts = {}
   for _, part in ipairs(redis.call('ZRANGE', pending, 0, -1)) do
-    if part:sub(1, #campaign_id + 1) == campaign_id .. ' ' then
+    local of_campaign, of_code = part:match('^(%S+) %S+ (%S+)')
+    if of_campaign == campaign_id and (not code or of_code == code) then
       parts[#parts + 1] = part
     end
   end

@@ -85,6 +85,9 @@ local function objection(campaign, item, standing, now)
   if is_stopped(campaign, item.order) then
     return refuse(REASON.KILL_SWITCH_ENGAGED)
   end
+  if is_disabled(campaign, item.order) then
+    return refuse(REASON.CODE_DISABLED)
+  end
   if not campaign.active then
     return refuse(REASON.CAMPAIGN_PAUSED)
   end

@@ -5,6 +5,7 @@
 --          clear: then the keys to remove
 --          restore_outbox: 2 outbox, 3 trimmed
 --          restore_fields: 2 a hash
+--          restore_codes and restore_given: as put_codes and give_codes (codes.lua)
 --          restore_strings: then strings
 --          restore_amounts and restore_counters: 2 counters
 --          restore_orders: 2 holding, 3 to 7 as for each campaign in orders.lua
@@ -13,6 +14,7 @@
 --          build: 2 what stood at meta when it was inspected, '' for nothing; 3 the run of the process that was inspected
 --          restore_outbox: 2 the last id that the ledger holds, 3 the first that it does not
 --          restore_fields: then fields and values
+--          restore_codes and restore_given: as put_codes and give_codes (codes.lua)
 --          restore_strings: then for each its value, and when it expires in ms, 0 for never
 --          restore_amounts: then plain counters and by how much they change
 --          restore_counters: then counters and changes: an amount, or "+<ms>" and "-<ms>" for moments ("~x"). "?x:y" stands
@@ -60,6 +62,9 @@ end)
 register_building('restore_fields', function(keys, args)
   redis.call('HSET', keys[2], unpack(args, 2))
 end)
+
+register_building('restore_codes', put_codes)
+register_building('restore_given', give_codes)
 
 register_building('restore_strings', function(keys, args)
   for i = 2, #keys do

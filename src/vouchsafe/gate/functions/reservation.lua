@@ -80,6 +80,8 @@ register('pin', function(keys, args)
       answer = hold.transaction == args[at + 3] and held_answer(hold, '-') or 'W ' .. hold.transaction
     elseif is_stopped(campaign, order) then
       answer = refuse(REASON.KILL_SWITCH_ENGAGED)
+    elseif is_disabled(campaign, order) then
+      answer = refuse(REASON.CODE_DISABLED)
     elseif not campaign.active then
       answer = refuse(REASON.CAMPAIGN_PAUSED)
     else

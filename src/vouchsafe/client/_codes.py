@@ -39,6 +39,9 @@ class CodeCalls:
     ) -> Response:
         raise NotImplementedError
 
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        raise NotImplementedError
+
     async def generate_codes(
         self,
         campaign_id: str,
@@ -101,13 +104,13 @@ class CodeCalls:
                     yield pb.ImportCodesRequest(csv=piece[at : at + PIECE_BYTES])
 
         try:
-            return await next(self._codes).ImportCodes(requests())
+            return await next(self._codes).ImportCodes(requests(), metadata=self._metadata())
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None
 
     async def export_codes(self, wanted: CodeFilter | None = None) -> AsyncGenerator[bytes, None]:
         """All codes that fit, as a CSV file in pieces of whole lines. Takes as long as it does, and is not repeated."""
-        call = next(self._codes).ExportCodes(pb.ExportCodesRequest(filter=wanted))
+        call = next(self._codes).ExportCodes(pb.ExportCodesRequest(filter=wanted), metadata=self._metadata())
         try:
             response = await call.read()
             while isinstance(response, pb.ExportCodesResponse):  # until the end of the stream

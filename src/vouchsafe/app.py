@@ -230,6 +230,7 @@ async def _persist_between(stores: Stores, settings: Settings, stop: asyncio.Eve
     outbox = _outboxes(stores.gate, installation)
     checkout = Checkout(stores.gate, settings)
     reader = BacklogReader(stores.gate)
+    committed = Committed(stores.ledger, settings)
     rebuild = Rebuild(stores.gate, stores.ledger, installation.id, settings)
     recovery = Recovery(stores.gate, stores.ledger, installation, rebuild)
     try:
@@ -243,8 +244,8 @@ async def _persist_between(stores: Stores, settings: Settings, stop: asyncio.Eve
             ),
             reconcile_forever(stores.gate, stores.ledger, stop),
             generate_forever(stores.gate, stores.ledger, stop),
-            settle_forever(stores.gate, stop),
-            return_forever(stores.gate, checkout, Committed(stores.ledger, settings), stop),
+            settle_forever(stores.gate, committed, stop),
+            return_forever(stores.gate, checkout, committed, stop),
             _watch(recovery, stores.gate, None, stop),
         )
     finally:

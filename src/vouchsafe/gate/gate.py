@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from vouchsafe.domain.campaign import Campaign, CampaignStatus, Definition
@@ -287,21 +287,34 @@ class Gate:
             calls.append(function_call("overdue", [keys.meta, keys.pending], [token, count]))
         return [Part.parse(part.decode()) for found in await self.call(*calls) for part in found]
 
-    async def settle(self, parts: Sequence[Part]) -> int:
-        """Makes redemptions of the parts whose transaction was decided and undoes the others, which cannot be decided
-        any more; where the deciding partition is closed, they wait. Answers how many were held until now. Safe to do
-        twice, and twice at once.
+    async def decisions(self, parts: Sequence[Part]) -> dict[str, str]:
+        """The redemption that each transaction of these parts has become, by its id; '' for one that is undone, from
+        now on for ever. Those that a closed partition decides are not there. They are as safe as was promised when this
+        returns, but with the contract `ledger`."""
+        return await self._decisions(parts, self.write)
 
-        What was decided is not forgotten here: nobody knows whether other parts need it.
-        """
+    async def _decisions(
+        self, parts: Sequence[Part], call: Callable[[Command], Awaitable[list[Any]]]
+    ) -> dict[str, str]:
         decisions: dict[str, str] = {}
         for home, ids in by_home(parts):
             if home not in self._tokens:
                 continue
             keys, token = self.keys_and_token(home)
-            call = function_call("decision", [keys.meta, *map(keys.transaction, ids)], [token, self._request_ttl_ms])
-            (places,) = await self.call(call)
+            names = [keys.meta, *map(keys.transaction, ids)]
+            (places,) = await call(function_call("decision", names, [token, self._request_ttl_ms]))
             decisions |= {id_: decided_place(home, place) for id_, place in zip(ids, places, strict=True)}
+        return decisions
+
+    async def settle(self, parts: Sequence[Part], decisions: Mapping[str, str] | None = None) -> int:
+        """Makes redemptions of the parts whose transaction was decided and undoes the others; those of which nobody says
+        so wait. Without `decisions` it asks for them. Answers how many were held until now. Safe to do twice, and
+        twice at once.
+
+        What was decided is not forgotten here: nobody knows whether other parts need it.
+        """
+        if decisions is None:
+            decisions = await self._decisions(parts, self.call)
         by_partition: dict[int, list[tuple[Part, str]]] = {}
         told = [part for part in parts if part.holder_id in decisions]
         for part in told:

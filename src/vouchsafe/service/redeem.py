@@ -91,7 +91,7 @@ class Redeem:
         self._committed = committed
         self._judge = Judge(checkout, derived_key(secret, Purpose.IDENTITIES))
         self._quotes = Quotes(secret)
-        transactions = Transactions(checkout, hold_ms)
+        transactions = Transactions(checkout, committed, hold_ms)
         self._combined = Combined(checkout, transactions, self._plan, self.get)
         self.reservations = Reservations(checkout, transactions, backlog, committed, self._plan, self.get)
         self.rollbacks = Rollbacks(checkout, ledger, committed, self._judge, self.get)

@@ -18,12 +18,13 @@ from dataclasses import dataclass
 import structlog
 
 from vouchsafe.domain.errors import Unavailable, VouchsafeError
-from vouchsafe.domain.redemption import CombinedClaim, Redemption
+from vouchsafe.domain.redemption import CombinedClaim, Position, Redemption
 from vouchsafe.gate.attempts import Gone, Held, Released, Undone
 from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.holds import Decision, Hindrance
 from vouchsafe.gate.transactions import Part, transaction_id
+from vouchsafe.service.committed import Committed
 from vouchsafe.service.persist import Outages, until_stopped
 
 log = structlog.get_logger()
@@ -49,8 +50,9 @@ class Transactions:
     """Carries transactions out; each may take `hold_ms`. Every method raises Unavailable and Overloaded as the gate
     does."""
 
-    def __init__(self, checkout: Checkout, hold_ms: int) -> None:
+    def __init__(self, checkout: Checkout, committed: Committed, hold_ms: int) -> None:
         self._checkout = checkout
+        self._committed = committed
         self._hold_ms = hold_ms
         self._running: set[asyncio.Task[Redemption | Problem]] = set()
 
@@ -99,6 +101,8 @@ class Transactions:
         epochs = {self._checkout.home(part.campaign_id): held[part.order_and_code].epoch for part in reversed(parts)}
         decided = await holds.decide(Decision(claim(held), transaction, deadline_ms, epochs))
         if isinstance(decided, Redemption):
+            # No part is redeemed of what may still be lost.
+            await self._committed.wait(decided)
             if await self._settle(parts, decided.id):
                 await holds.forget(transaction)
         else:
@@ -137,18 +141,20 @@ class Patience:
         await asyncio.sleep(pause_s)
 
 
-async def settle_forever(gate: Gate, stop: asyncio.Event) -> None:
+async def settle_forever(gate: Gate, committed: Committed, stop: asyncio.Event) -> None:
     """Until `stop`: settles the parts that somebody has left behind, and gives back the reservations whose time is
     over. Any number of processes may do so."""
-    await until_stopped(stop, _settle_overdue(gate))
+    await until_stopped(stop, _settle_overdue(gate, committed))
 
 
-async def _settle_overdue(gate: Gate) -> None:
+async def _settle_overdue(gate: Gate, committed: Committed) -> None:
     outages = Outages("transactions")
     while True:
         try:
             while parts := await gate.overdue(SETTLED_AT_ONCE):
-                settled = await gate.settle(parts)
+                decisions = await gate.decisions(parts)
+                await committed.wait_for(map(Position.parse, filter(None, decisions.values())))
+                settled = await gate.settle(parts, decisions)
                 log.warning("settled what was left behind", parts=len(parts), settled=settled)
                 if not settled:
                     break  # they wait for a partition that is closed

@@ -68,10 +68,8 @@ class Proxy:
             self.seen["cut"] += 1
 
     def lead_to(self, port: int) -> None:
-        """Leads somewhere else from now on; what is connected is cut."""
+        """Leads somewhere else from now on; what is connected stays so."""
         self._to_port = port
-        for link in self._links:
-            link.cut()
 
     def hold(self) -> None:
         """Nothing passes any more, in neither direction, until `flow`; nobody is told."""

@@ -152,6 +152,7 @@ class Pair(Valkeys):
             client.replicaof("NO", "ONE")
         old.primary_port, new.primary_port = new.port, None
         self.nodes = [new, old]
+        # Whoever was connected has lost the old one.
         self.wires[0].lead_to(new.port)
 
 

@@ -307,8 +307,8 @@ class Gate:
         return decisions
 
     async def settle(self, parts: Sequence[Part], decisions: Mapping[str, str] | None = None) -> int:
-        """Makes redemptions of the parts whose transaction was decided and undoes the others; those of which nobody says
-        so wait. Without `decisions` it asks for them. Answers how many were held until now. Safe to do twice, and
+        """Makes redemptions of the parts whose transaction was decided and undoes the others; those of which nobody
+        says so wait. Without `decisions` it asks for them. Answers how many were held until now. Safe to do twice, and
         twice at once.
 
         What was decided is not forgotten here: nobody knows whether other parts need it.

@@ -25,7 +25,7 @@ from vouchsafe.settings import Settings
 
 # None of them looks at more than it names, however large what it looks into is; zrange only at reservations whose time
 # is over.
-CONSTANT = {"get", "set", "hget", "hmget", "hset", "hexists", "xadd", "zrange", "time", "fcall", "info"}
+CONSTANT = {"exists", "get", "set", "hget", "hmget", "hset", "hexists", "xadd", "zrange", "time", "fcall", "info"}
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ everything."""
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -14,8 +15,18 @@ import grpc
 import pytest
 
 from tests.grpc.test_combined import create
-from tests.service import Service, a_campaign, a_service, an_order, check_agrees, rows_once_settled
-from vouchsafe.client import Client, ClientError, Customer, Redemption, Reservation, Rollback
+from tests.service import Service, a_campaign, a_service, an_order, check_agrees, rows_once_settled, settle, until
+from vouchsafe.client import (
+    Client,
+    ClientError,
+    Customer,
+    DeadlineExceeded,
+    Redemption,
+    Reservation,
+    Rollback,
+    Unavailable,
+    ValidateAndRedeemResponse,
+)
 from vouchsafe.domain.redemption import Position
 from vouchsafe.v1.redemption_service_pb2 import ValidateAndRedeemRequest
 from vouchsafe.v1.redemption_service_pb2_grpc import RedemptionServiceStub
@@ -121,6 +132,54 @@ async def test_without_a_persister_nothing_is_acknowledged_and_the_outcome_stand
     redeemed = await redeem_once(ledger_service, code, request_id)
     assert await redeem_once(ledger_service, code, request_id) == redeemed
     assert await rows_once_settled(ledger_service, campaign) == {redeemed.id}
+
+
+async def test_no_part_is_redeemed_before_the_whole_is_in_postgresql(ledger_service: Service, client: Client) -> None:
+    """A failover may lose a decision that is not: a part that was redeemed already would be one of nothing."""
+    codes = [await create(client, 1_000) for _ in range(3)]
+    request_id = str(uuid.uuid4())
+
+    async def redeem() -> ValidateAndRedeemResponse:
+        return await client.redeem_codes(codes, Customer(id="c"), an_order(request_id), request_id=request_id)
+
+    async def counted() -> list[tuple[int, int]]:
+        stats = [(await client.get_campaign_stats(code)).gate for code in codes]
+        return [(one.redeemed_count, one.held_count) for one in stats]
+
+    with ledger_service.frozen("persist"):
+        async with ledger_service.client(timeout_s=2) as hasty:
+            with pytest.raises((Unavailable, DeadlineExceeded)):
+                await hasty.redeem_codes(codes, Customer(id="c"), an_order(request_id), request_id=request_id)
+        assert await counted() == [(0, 1)] * 3
+    redeemed = (await redeem()).redemption
+    await settle(ledger_service.settings)
+
+    async def is_settled() -> bool:
+        return await counted() == [(1, 0)] * 3
+
+    await until(is_settled)
+    assert (await redeem()).redemption == redeemed
+
+
+async def test_a_reservation_whose_time_is_over_is_told_without_postgresql(
+    ledger_service: Service, client: Client
+) -> None:
+    """What it held may have been lost before it got there, and then it never will."""
+    _, code = await a_campaign(client)
+    order, request_id = an_order(code), str(uuid.uuid4())
+    with ledger_service.frozen("persist"):
+        async with ledger_service.client(timeout_s=1.5) as hasty:
+            with pytest.raises((Unavailable, DeadlineExceeded)):
+                await hasty.reserve([code], Customer(id="c"), order, ttl_s=4, request_id=request_id)
+
+        async def told() -> bool:
+            try:
+                answer = await client.reserve([code], Customer(id="c"), order, ttl_s=4, request_id=request_id)
+            except Unavailable:
+                return False
+            return answer.reservation.expire_time.ToMilliseconds() <= time.time_ns() // 1_000_000
+
+        await until(told)
 
 
 async def test_postgresql_away_stops_redeeming_but_not_pausing(ledger_service: Service, client: Client) -> None:

@@ -79,6 +79,11 @@ def until(condition: Callable[[], object], what: str) -> None:
         time.sleep(0.05)
 
 
+def until_ready(server: Command, settings: Settings) -> None:
+    """All workers, not only the one that a connection happens to reach."""
+    until(lambda: server.said.count("ready") - server.said.count("not ready") >= settings.workers, "all are ready")
+
+
 def health(settings: Settings, name: str) -> str:
     with grpc.insecure_channel(f"{settings.host}:{settings.port}") as channel:
         try:
@@ -137,7 +142,7 @@ def test_a_store_that_is_changed_while_it_runs_ends_readiness(
 ) -> None:
     changed = settings.model_copy(update={"valkey_url": own_valkey.url})
     server = run(changed, "serve")
-    until(lambda: health(changed, "readiness") == "SERVING", "it becomes ready")
+    until_ready(server, changed)
     with client_of(own_valkey.url, Keys(1).meta) as client:
         client.config_set("appendfsync", "everysec")
         until(lambda: health(changed, "readiness") == "NOT_SERVING", "it notices")
@@ -150,7 +155,7 @@ def test_one_closed_partition_ends_completeness_but_not_readiness(
     own_valkey: EmbeddedValkey, settings: Settings, run: Callable[..., Command]
 ) -> None:
     own = settings.model_copy(update={"valkey_url": own_valkey.url})
-    run(own, "serve")
+    until_ready(run(own, "serve"), own)
     until(lambda: health(own, "completeness") == "SERVING", "all partitions are open")
     with client_of(own_valkey.url, Keys(1).meta) as client:
         client.delete(Keys(1).meta)

@@ -77,8 +77,10 @@ class Reservations:
         found = await self._reserve(request, ttl_ms)
         if isinstance(found, ReserveAnswer):
             return found
-        # All that it holds is as safe as the note of it.
-        await self._committed.wait_for([found.position, *map(Position.parse, found.reservation.held_at)])
+        # All that it holds is as safe as the note of it. One whose time is over promises nothing any more: what it held
+        # may have been lost with the node that it was held on, and will never be confirmed.
+        if self._checkout.now_ms() < found.reservation.expire_ms:
+            await self._committed.wait_for([found.position, *map(Position.parse, found.reservation.held_at)])
         return _answer(found.reservation)
 
     async def _reserve(self, request: RedeemRequest, ttl_ms: int) -> Noted | ReserveAnswer:

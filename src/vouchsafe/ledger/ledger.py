@@ -121,7 +121,7 @@ class Ledger:
                     await self._pool.release(connection, timeout=self.timeout_s)
 
     async def fetch(self, query: str, *args: object) -> list[asyncpg.Record]:
-        """The rows of a query of queries.sql."""
+        """The rows that a query answers."""
         async with self.connection() as connection:
             return await connection.fetch(SQL[query], *args)
 

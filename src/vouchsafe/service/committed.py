@@ -8,7 +8,7 @@ from typing import Protocol
 
 from vouchsafe.domain.errors import Overloaded, Unavailable
 from vouchsafe.domain.reasons import Refusal
-from vouchsafe.domain.redemption import Position
+from vouchsafe.domain.redemption import STREAM_START, Position, StreamId
 from vouchsafe.ledger.ledger import Ledger
 from vouchsafe.service.persist import Outages
 from vouchsafe.settings import Settings
@@ -35,6 +35,8 @@ class Committed:
         self._timeout_s = settings.ledger_timeout_ms / 1000
         self._max_waiting = settings.max_waiting
         self._waiting: dict[asyncio.Future[None], frozenset[Position]] = {}
+        # How far the ledger had come in each partition, by epoch: what it held then it holds for ever.
+        self._seen: dict[int, tuple[int, StreamId]] = {}
         # Whether nothing at all is confirmed; when to try that again and when something was, by the loop's clock.
         self._is_stalled = False
         self._next_try = 0.0
@@ -62,12 +64,13 @@ class Committed:
 
     async def wait_for(self, positions: Iterable[Position]) -> None:
         """As `wait`, for events at several places."""
-        if not self._is_asked_for:
+        asked = frozenset(positions)
+        if not self._is_asked_for or all(map(self._is_known, asked)):
             return
         loop = asyncio.get_running_loop()
         began = loop.time()
         committed: asyncio.Future[None] = loop.create_future()
-        self._waiting[committed] = frozenset(positions)
+        self._waiting[committed] = asked
         if self._polling is None or self._polling.done():
             self._polling = asyncio.create_task(self._poll(), name="committed")
         try:
@@ -99,10 +102,15 @@ class Committed:
                     committed.set_result(None)
             await asyncio.sleep(POLL_S)
 
+    def _is_known(self, position: Position) -> bool:
+        epoch, offset = self._seen.get(position.partition, (0, STREAM_START))
+        return position.epoch == epoch and position.stream_id <= offset
+
     async def _held(self, positions: Iterable[Position]) -> set[Position]:
         """Which of them the ledger holds."""
         installation = await self._ledger.installation()
         assert installation is not None  # this process has bootstrapped it
+        self._seen = {one.partition: (one.epoch, one.offset) for one in installation.partitions}
         held: set[Position] = set()
         earlier: list[Position] = []
         for position in positions:

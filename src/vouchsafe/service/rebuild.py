@@ -63,15 +63,14 @@ class Rebuild:
                 await self._end_elsewhere({state.partition for state in states})
                 history = await stack.enter_async_context(self._history())
                 await _Run(self._gate, self._ledger, self._settings, rebuilding, history, states, advance).run()
-                for state, building in taken:
-                    if not await open_verified(self._gate, self._ledger, self._installation, state, building):
-                        log.warning("a partition was taken over while it was rebuilt", partition=state.partition)
+                opened = await open_verified(self._gate, self._ledger, self._installation, taken)
+                if lost_again := [state.partition for state in states if state.partition not in opened]:
+                    log.warning("partitions were taken over while they were rebuilt", partitions=lost_again)
 
     async def reopen(self, drained: Lost, since_ms: int) -> list[int]:
         """Opens partitions of which the ledger holds every event, and answers which. A part that was held there may be
         missing, though the redemption that it is of was decided since `since_ms`: it is redeemed before. Raises
         Unavailable."""
-        reopened = []
         rebuilding = Rebuilding(self._gate, self._installation)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(rebuilding.close)
@@ -84,17 +83,16 @@ class Rebuild:
             await self._end_elsewhere({state.partition for state, _ in taken})
             history = await stack.enter_async_context(self._history())
             missing = [_lost_part(one) for one in await history.missing_parts(since_ms)]
+            whole = []
             for begun, seen in taken:
                 partition = begun.partition
                 parts = [one for one in missing if self._gate.partition_of(one.campaign_id) == partition]
                 found = await rebuilding.begin(begun, seen) if parts else seen
-                if found is None:
-                    continue
-                for part in parts:
-                    await _restore(rebuilding, partition, part)
-                if await open_verified(self._gate, self._ledger, self._installation, begun, found):
-                    reopened.append(partition)
-        return reopened
+                if found is not None:
+                    for part in parts:
+                        await _restore(rebuilding, partition, part)
+                    whole.append((begun, found))
+            return await open_verified(self._gate, self._ledger, self._installation, whole)
 
     async def _end_elsewhere(self, taken: Collection[int]) -> None:
         """From now on nothing is decided in other partitions any more that counts on what these held before; and what
@@ -124,20 +122,21 @@ class Rebuild:
         return History.open(self._settings.postgres_url, self._settings.ledger_timeout_ms)
 
 
-async def open_verified(
-    gate: Gate, ledger: Ledger, installation: str, state: PartitionState, seen: PartitionSeen
-) -> bool:
-    """Opens a partition in the ledger's epoch, unless it is not any more as it was seen. In this order: a partition
-    that sells is one that the ledger knows to have been opened."""
+async def open_verified(gate: Gate, ledger: Ledger, installation: str, verified: Lost) -> list[int]:
+    """Opens partitions in the ledger's epochs, but for those that are not any more as they were seen; answers which. In
+    this order: a partition that sells is one that the ledger knows to have been opened."""
+    if not verified:
+        return []
     known = await ledger.installation()
     assert known is not None
-    if not await gate.open_partition(
-        seen, installation, state.epoch, [one.epoch for one in known.partitions], await ledger.engaged_switches()
-    ):
-        return False
-    if not state.opened:
-        await ledger.mark_opened(state.partition, state.epoch)
-    return True
+    epochs, stops = [one.epoch for one in known.partitions], await ledger.engaged_switches()
+    opened = []
+    for state, seen in verified:
+        if await gate.open_partition(seen, installation, state.epoch, epochs, stops):
+            if not state.opened:
+                await ledger.mark_opened(state.partition, state.epoch)
+            opened.append(state.partition)
+    return opened
 
 
 class _Run:

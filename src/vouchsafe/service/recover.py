@@ -99,8 +99,7 @@ class Recovery:
         for state, seen in zip(states, inspected, strict=True):
             if seen is not None:
                 found.setdefault(examine(self._installation.id, state, seen), []).append((state, seen))
-        for state, seen in found.get(Finding.NEW, ()):
-            await open_verified(self._gate, self._ledger, self._installation.id, state, seen)
+        await open_verified(self._gate, self._ledger, self._installation.id, found.get(Finding.NEW, ()))
         if self._rebuild is not None:
             await self._open_again(self._rebuild, states, found)
 

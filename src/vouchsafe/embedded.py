@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -68,7 +69,7 @@ def free_port() -> int:
             return port
 
 
-class _Embedded:
+class _Embedded(ABC):
     """One server process: started, stopped or killed, and started again on the same data."""
 
     name: str
@@ -179,15 +180,16 @@ class _Embedded:
     def _prepare(self) -> None:
         self.data_dir.mkdir(exist_ok=True)
 
+    @abstractmethod
     def _command(self) -> Sequence[str]:
-        raise NotImplementedError
+        """What is run."""
 
     def _as_nobody(self) -> bool:
         return False
 
+    @abstractmethod
     def _answers(self, pid: int) -> bool:
         """Whether it is this process that answers: the port may be a stranger's."""
-        raise NotImplementedError
 
 
 class EmbeddedValkey(_Embedded):

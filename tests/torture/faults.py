@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import resource
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 
 import asyncpg
 import psutil
 
-from tests.service import until
+from tests.torture.chaos import Chaos, Fault, Run, held_by
 from tests.torture.losses import Loss, waiting
-from tests.torture.proxy import Proxy
 from tests.torture.service import PERSISTERS, Tortured, family, last_append_only_file, stopped
-from tests.torture.valkeys import ASK_S, PARTITIONS, STORES, Cluster
+from tests.torture.valkeys import Cluster, Replicated
+from tests.torture.wire_faults import wire_faults
 from vouchsafe.embedded import EmbeddedPostgres, EmbeddedValkey
 from vouchsafe.gate.connection import Connection
 from vouchsafe.ledger.connection import LOCK_SPACE
 
-LONGEST_FREEZE_S = 3.0
 # The size of a file of PostgreSQL's log, which a full disk spares here (service.SmallSegments).
 SEGMENT_BYTES = 1 << 20
 PAGE_BYTES = 8_192
@@ -35,81 +32,6 @@ group by client_port order by count(*) desc limit 1
 END_LOCKS = """
 select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory' and classid = $1 and objid < 100
 """
-
-
-# So long after it goes on, a node that was replaced meanwhile may take itself for what it was.
-WAKES_MS = 2_000
-
-
-@dataclass
-class Harm:
-    """What faults have done beside: `losses` are the moments at which Valkey has lost data that its contract does not
-    keep; `refused_for_memory` is how many calls it has refused because its memory was full."""
-
-    losses: list[Loss] = field(default_factory=list)
-    refused_for_memory: int = 0
-
-
-@dataclass(frozen=True)
-class Chaos:
-    """What one fault works with. The dice are its own: what it does is the same again whatever else happens."""
-
-    service: Tortured
-    harm: Harm
-    dice: random.Random
-
-    def some_time(self, longest_s: float = LONGEST_FREEZE_S) -> Awaitable[None]:
-        """A while."""
-        return asyncio.sleep(self.dice.uniform(0.1, longest_s))
-
-    def some_wires(self, store: str) -> Sequence[Proxy]:
-        """One of those to it, or all."""
-        wires = self.service.wires[store]
-        return [self.dice.choice(wires)] if self.dice.random() < 0.5 else wires
-
-    def some_nodes(self, store: str) -> Sequence[EmbeddedValkey | EmbeddedPostgres]:
-        """Mostly one of its, else all."""
-        nodes = self.service.nodes(store)
-        return [self.dice.choice(nodes)] if self.dice.random() < 0.7 else nodes
-
-    async def owners(self) -> list[EmbeddedValkey]:
-        """Who decides in each partition, once the nodes agree."""
-        await waiting(self.service.group)
-        return await asyncio.to_thread(self.service.group.owners, PARTITIONS)
-
-    async def whole(self) -> None:
-        """Returns when every replica has what its primary has."""
-        await until(lambda: asyncio.to_thread(self.service.group.is_whole), ASK_S)
-
-    @contextlib.asynccontextmanager
-    async def maybe_replaced(self, nodes: Iterable[object]) -> AsyncIterator[None]:
-        """What happens to these nodes may cost what their replicas have not got yet, with a contract that does not wait
-        for them."""
-        lost = [node for node in nodes if node in self.service.group.nodes]
-        if not lost or self.service.acknowledge != "gate" or not isinstance(self.service.group, Cluster):
-            yield
-            return
-        owners = await self.owners()
-        before = await waiting(self.service.group)
-        yield
-        if since_ms := _held_by(lost, owners, before):
-            self.harm.losses.append(Loss.now("replaced", since_ms, later_ms=WAKES_MS))
-
-
-Run = Callable[[Chaos], Awaitable[None]]
-
-
-@dataclass(frozen=True)
-class Fault:
-    """`targets` are what it happens to or needs: two faults that share one never happen at the same moment. `loses`:
-    Valkey comes back with less than it has acknowledged."""
-
-    name: str
-    targets: frozenset[str]
-    run: Run
-    loses: bool = False
-    # What may stand where a Valkey stands, so that it can happen.
-    stores: Sequence[str] = STORES
 
 
 # -- killed and stopped ------------------------------------------------------------------------------------------------
@@ -140,9 +62,11 @@ async def _fail_over(chaos: Chaos) -> None:
     """A primary is killed, and its replica takes its place for good."""
     await chaos.whole()
     primary = chaos.dice.choice(list(dict.fromkeys(await chaos.owners())))
+    group = chaos.service.group
+    assert isinstance(group, Replicated)
     async with chaos.maybe_replaced([primary]):
         await asyncio.to_thread(primary.kill)
-        await asyncio.to_thread(chaos.service.group.fail_over, primary)
+        await asyncio.to_thread(group.fail_over, primary)
         await chaos.some_time(1.5)
         await asyncio.to_thread(primary.start)
 
@@ -173,6 +97,17 @@ def _kill_server(name: str) -> Run:
         await asyncio.to_thread(chaos.service.spawn, name)
 
     return run
+
+
+async def _start_early(chaos: Chaos) -> None:
+    """The server starts while PostgreSQL is not there yet."""
+    service = chaos.service
+    await asyncio.to_thread(service.kill_processes, "serve")
+    await asyncio.to_thread(service.postgres.kill)
+    await asyncio.to_thread(service.spawn, "serve")
+    # Python needs a moment until it asks.
+    await asyncio.sleep(chaos.dice.uniform(2, 4))
+    await asyncio.to_thread(service.postgres.start)
 
 
 async def _kill_persister(chaos: Chaos) -> None:
@@ -223,64 +158,6 @@ async def _take_locks(chaos: Chaos) -> None:
             await connection.execute(END_LOCKS, LOCK_SPACE)
             # Longer than the other needs to notice; not so long that what it was reading has timed out.
             await asyncio.sleep(chaos.dice.uniform(1.2, 2))
-
-
-# -- the wires ---------------------------------------------------------------------------------------------------------
-
-
-def _swallow(store: str) -> Run:
-    async def run(chaos: Chaos) -> None:
-        for _ in range(chaos.dice.randrange(1, 6)):
-            for wire in chaos.some_wires(store):
-                wire.swallow_replies(0.6)
-            await chaos.some_time(0.5)
-
-    return run
-
-
-def _tear(store: str) -> Run:
-    async def run(chaos: Chaos) -> None:
-        for _ in range(chaos.dice.randrange(1, 6)):
-            for wire in chaos.some_wires(store):
-                wire.tear_requests(0.6)
-            await chaos.some_time(0.5)
-
-    return run
-
-
-def _cut(store: str) -> Run:
-    async def run(chaos: Chaos) -> None:
-        for _ in range(chaos.dice.randrange(1, 4)):
-            share = chaos.dice.choice((0.3, 1))
-            for wire in chaos.some_wires(store):
-                wire.cut(share)
-            await chaos.some_time(0.5)
-
-    return run
-
-
-def _delay(store: str) -> Run:
-    async def run(chaos: Chaos) -> None:
-        wires, delay_s = chaos.some_wires(store), chaos.dice.choice((0.02, 0.2, 1.5))
-        for wire in wires:
-            wire.delay_s = delay_s
-        await chaos.some_time()
-        for wire in wires:
-            wire.delay_s = 0
-
-    return run
-
-
-def _hold(store: str) -> Run:
-    async def run(chaos: Chaos) -> None:
-        wires = chaos.some_wires(store)
-        for wire in wires:
-            wire.hold()
-        await chaos.some_time()
-        for wire in wires:
-            wire.flow()
-
-    return run
 
 
 # -- stores that do not take anything ----------------------------------------------------------------------------------
@@ -340,12 +217,13 @@ async def _flush(chaos: Chaos) -> None:
     async with _valkeys(nodes) as connections:
         for connection in connections:
             await connection.execute([("FLUSHALL",)])
-    chaos.harm.losses.append(Loss.now("FLUSHALL", _held_by(nodes, owners, before)))
+    chaos.harm.losses.append(Loss.now("FLUSHALL", held_by(nodes, owners, before)))
 
 
 async def _truncate(chaos: Chaos) -> None:
     """As a disk does that has not kept what it said it had written. Where the contract counts on a replica, that has to
     take the place."""
+    group = chaos.service.group
     counts_on_replica = chaos.service.acknowledge == "replica"
     if counts_on_replica:
         await chaos.whole()
@@ -354,20 +232,15 @@ async def _truncate(chaos: Chaos) -> None:
     before = await waiting(chaos.service.group)
     await asyncio.to_thread(valkey.kill)
     if counts_on_replica:
-        await asyncio.to_thread(chaos.service.group.fail_over, valkey)
+        assert isinstance(group, Replicated)
+        await asyncio.to_thread(group.fail_over, valkey)
     else:
-        chaos.harm.losses.append(Loss.now("truncated", _held_by([valkey], owners, before)))
+        chaos.harm.losses.append(Loss.now("truncated", held_by([valkey], owners, before)))
     file = last_append_only_file(valkey)
     size_bytes = file.stat().st_size
     with file.open("r+b") as written:
         written.truncate(max(0, size_bytes - chaos.dice.randrange(1, TAIL_BYTES)))
     await asyncio.to_thread(valkey.start)
-
-
-def _held_by(nodes: Iterable[object], owners: Sequence[object], since_ms: Mapping[int, int]) -> dict[int, int]:
-    """Of the partitions, those in which these nodes decided."""
-    lost = list(nodes)
-    return {partition: ms for partition, ms in since_ms.items() if owners[partition] in lost}
 
 
 # -- clocks ------------------------------------------------------------------------------------------------------------
@@ -403,15 +276,6 @@ async def _valkeys(nodes: Sequence[EmbeddedValkey]) -> AsyncIterator[list[Connec
             await connection.close()
 
 
-def _wire_faults() -> list[Fault]:
-    ways = {"swallow": _swallow, "tear": _tear, "cut": _cut, "delay": _delay, "hold": _hold}
-    return [
-        Fault(f"{name} {store}", frozenset({f"wire {store}"}), way(store))
-        for name, way in ways.items()
-        for store in ("valkey", "postgres")
-    ]
-
-
 ALL = (
     Fault("kill valkey", frozenset({"valkey"}), _kill_store("valkey")),
     Fault("kill valkey while many wait", frozenset({"valkey", "wire valkey"}), _kill_waited_for),
@@ -420,6 +284,7 @@ ALL = (
     Fault("kill postgres", frozenset({"postgres"}), _kill_store("postgres")),
     Fault("kill worker", frozenset({"server"}), _kill_worker),
     Fault("kill server", frozenset({"server"}), _kill_server("serve")),
+    Fault("start server before postgres", frozenset({"server", "postgres"}), _start_early),
     Fault("kill persister", frozenset({"persister"}), _kill_persister),
     Fault("stop valkey", frozenset({"valkey"}), _stop_store("valkey")),
     Fault("stop postgres", frozenset({"postgres"}), _stop_store("postgres")),
@@ -431,7 +296,7 @@ ALL = (
         _stop(lambda chaos: chaos.service.processes(chaos.dice.choice(PERSISTERS))),
     ),
     Fault("take locks", frozenset({"persister", "postgres"}), _take_locks),
-    *_wire_faults(),
+    *wire_faults(),
     Fault("read-only postgres", frozenset({"postgres"}), _read_only),
     Fault("full disk", frozenset({"postgres"}), _full_disk),
     Fault("full memory", frozenset({"valkey"}), _full_memory),

@@ -12,8 +12,8 @@ from pathlib import Path
 from tests.service import audit, settle, until
 from tests.torture.book import Book
 from tests.torture.campaigns import Contested, contested
+from tests.torture.chaos import Chaos, Fault, Harm
 from tests.torture.check import Checker
-from tests.torture.faults import Chaos, Fault, Harm
 from tests.torture.history import History, Request
 from tests.torture.load import Load
 from tests.torture.losses import waiting

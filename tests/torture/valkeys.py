@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -88,11 +89,6 @@ class Valkeys:
         """Whether every replica follows its primary."""
         return True
 
-    def fail_over(self, node: EmbeddedValkey) -> None:
-        """Behind a primary that was killed: when this returns its replica has its place, and it can be started again as
-        the replica. Raises Unavailable when there is none that takes it."""
-        raise Unavailable("there is no replica")
-
     async def ask(self, commands: Mapping[int, Sequence[Command]]) -> dict[int, list[Any]]:
         """What the partitions say, each where it lies, once all of them answer."""
         deadline = time.monotonic() + ASK_S
@@ -128,7 +124,16 @@ class One(Valkeys):
         self.wires = [Proxy(self.port, random.Random(f"{seed} valkey"))]
 
 
-class Pair(Valkeys):
+class Replicated(Valkeys, ABC):
+    """With replicas that can take the place of their primaries."""
+
+    @abstractmethod
+    def fail_over(self, node: EmbeddedValkey) -> None:
+        """Behind a primary that was killed: when this returns its replica has its place, and it can be started again as
+        the replica. Raises Unavailable when there is none that takes it."""
+
+
+class Pair(Replicated):
     """A primary, which is always the first of `nodes`, and its replica; the wire leads to the primary, as an address
     does that moves with it."""
 
@@ -156,7 +161,7 @@ class Pair(Valkeys):
         self.wires[0].lead_to(new.port)
 
 
-class Cluster(Valkeys):
+class Cluster(Replicated):
     """Three primaries with a replica each."""
 
     def __init__(self, data_dir: Path, seed: int) -> None:

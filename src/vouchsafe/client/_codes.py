@@ -4,43 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 
 import grpc
 
+from vouchsafe.client._calls import Calls
 from vouchsafe.client._errors import from_rpc_error
 from vouchsafe.v1 import code_service_pb2 as pb
 from vouchsafe.v1.code_pb2 import Code, CodeForm, Operation, OperationState
 from vouchsafe.v1.code_service_pb2 import CodeFilter, ImportCodesResponse, ImportMode
-
-if TYPE_CHECKING:
-    from vouchsafe.v1.code_service_pb2_grpc import CodeServiceAsyncStub
-
-Request = TypeVar("Request")
-Response = TypeVar("Response")
 
 # What a message of an import may bring.
 PIECE_BYTES = 262_144
 POLL_S = 0.25
 
 
-class CodeCalls:
-    """What `Client` offers for codes; it brings the connections and the repetitions."""
-
-    _codes: Iterator[CodeServiceAsyncStub]
-
-    async def _call(
-        self,
-        method: Callable[[], grpc.aio.UnaryUnaryMultiCallable[Request, Response]],
-        request: Request,
-        *,
-        repeat: bool = True,
-    ) -> Response:
-        raise NotImplementedError
-
-    def _metadata(self) -> tuple[tuple[str, str], ...]:
-        raise NotImplementedError
+class CodeCalls(Calls):
+    """What `Client` offers for codes."""
 
     async def generate_codes(
         self,

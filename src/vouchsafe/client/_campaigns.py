@@ -1,0 +1,139 @@
+"""The calls about campaigns, as part of the client."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+
+import grpc
+
+from vouchsafe.client._calls import Calls, Tries
+from vouchsafe.v1 import campaign_service_pb2 as campaigns_pb
+from vouchsafe.v1.campaign_pb2 import Campaign, CampaignStats
+from vouchsafe.v1.campaign_service_pb2 import AssignedCode
+from vouchsafe.v1.definition_pb2 import CampaignDefinition
+from vouchsafe.v1.kill_switch_pb2 import KillSwitch, KillSwitchScope
+
+
+class CampaignCalls(Calls):
+    """What `Client` offers for campaigns and their stopping."""
+
+    async def create_campaign(
+        self,
+        campaign_id: str,
+        definition: CampaignDefinition,
+        *,
+        shared_codes: Sequence[str] = (),
+        single_use_codes: Sequence[str] = (),
+        assigned_codes: Sequence[AssignedCode] = (),
+        validate_only: bool = False,
+    ) -> Campaign:
+        """Creates a campaign with its codes. Raises AlreadyExists when the id or a code is taken. With `validate_only`
+        nothing is created, and the answer has only the id and the definition.
+
+        Not repeated: after `Unavailable` the campaign may exist already, and a second call would only find it taken.
+        """
+        request = campaigns_pb.CreateCampaignRequest(
+            campaign_id=campaign_id,
+            definition=definition,
+            shared_codes=shared_codes,
+            single_use_codes=single_use_codes,
+            assigned_codes=assigned_codes,
+            validate_only=validate_only,
+        )
+        return (await self._call(lambda: next(self._campaigns).CreateCampaign, request, repeat=False)).campaign
+
+    async def update_campaign(
+        self, campaign_id: str, definition: CampaignDefinition, *, etag: str = "", validate_only: bool = False
+    ) -> Campaign:
+        """Puts a definition in the place of the one that stands. Raises NotFound, and Changed when it is not the one
+        that `etag` was read with. Not repeated, as `create_campaign`."""
+        request = campaigns_pb.UpdateCampaignRequest(
+            campaign_id=campaign_id, definition=definition, etag=etag, validate_only=validate_only
+        )
+        return (await self._call(lambda: next(self._campaigns).UpdateCampaign, request, repeat=False)).campaign
+
+    async def get_campaign(self, campaign_id: str) -> Campaign:
+        """One campaign by its id. Raises NotFound."""
+        request = campaigns_pb.GetCampaignRequest(campaign_id=campaign_id)
+        return (await self._call(lambda: next(self._campaigns).GetCampaign, request)).campaign
+
+    async def get_campaign_stats(self, campaign_id: str) -> CampaignStats:
+        """What a campaign has given, by both stores. Raises NotFound."""
+        request = campaigns_pb.GetCampaignStatsRequest(campaign_id=campaign_id)
+        return (await self._call(lambda: next(self._campaigns).GetCampaignStats, request)).stats
+
+    async def watch_campaign(self, campaign_id: str) -> AsyncGenerator[CampaignStats, None]:
+        """What a campaign has given: at once, and again when something but the time has changed, at most once a second.
+        A stream that breaks is opened again, and its first state may be one that was seen before.
+
+        Raises NotFound; Unavailable or DeadlineExceeded when it has been broken for `timeout_s`. Leave it early inside
+        `contextlib.aclosing`, so that the server knows at once.
+        """
+        request = campaigns_pb.WatchCampaignRequest(campaign_id=campaign_id)
+        tries = Tries(self._timeout_s)
+        while True:
+            answered = False
+            call = next(self._campaigns).WatchCampaign(request, metadata=self._metadata())
+            try:
+                response = await tries.in_time(call.read())
+                while isinstance(response, campaigns_pb.WatchCampaignResponse):  # until the end of the stream
+                    answered = True
+                    yield response.stats
+                    response = await call.read()
+            except grpc.aio.AioRpcError as error:
+                if answered:
+                    tries = Tries(self._timeout_s)
+                await tries.wait_after(error)
+            else:
+                return
+            finally:
+                call.cancel()
+
+    async def list_campaigns(self, *, page_size: int = 100) -> AsyncIterator[Campaign]:
+        """All campaigns, newest first, fetched page by page."""
+        token = ""
+        while True:
+            request = campaigns_pb.ListCampaignsRequest(page_size=page_size, page_token=token)
+            response = await self._call(lambda: next(self._campaigns).ListCampaigns, request)
+            for campaign in response.campaigns:
+                yield campaign
+            token = response.next_page_token
+            if not token:
+                return
+
+    async def pause_campaign(self, campaign_id: str, reason: str = "") -> Campaign:
+        """Stops a campaign: once this returns, no later redemption of it succeeds. Raises NotFound."""
+        request = campaigns_pb.PauseCampaignRequest(campaign_id=campaign_id, reason=reason)
+        return (await self._call(lambda: next(self._campaigns).PauseCampaign, request)).campaign
+
+    async def resume_campaign(self, campaign_id: str, reason: str = "") -> Campaign:
+        """Lets a paused campaign go on. Raises NotFound."""
+        request = campaigns_pb.ResumeCampaignRequest(campaign_id=campaign_id, reason=reason)
+        return (await self._call(lambda: next(self._campaigns).ResumeCampaign, request)).campaign
+
+    async def pause_campaigns(self, label: str, reason: str = "") -> list[Campaign]:
+        """Stops all campaigns that have a label now. Raises NotFound when there is none; Unavailable when not all are
+        paused: call again."""
+        request = campaigns_pb.PauseCampaignsRequest(label=label, reason=reason)
+        return list((await self._call(lambda: next(self._campaigns).PauseCampaigns, request)).campaigns)
+
+    async def resume_campaigns(self, label: str, reason: str = "") -> list[Campaign]:
+        """Lets all campaigns that have a label go on. Raises as `pause_campaigns`."""
+        request = campaigns_pb.ResumeCampaignsRequest(label=label, reason=reason)
+        return list((await self._call(lambda: next(self._campaigns).ResumeCampaigns, request)).campaigns)
+
+    async def engage_kill_switch(self, scope: KillSwitchScope, reason: str = "") -> KillSwitch:
+        """Stops redeeming: once this returns, no later redemption within the scope succeeds. Unavailable: it is engaged
+        wherever that was possible; call again."""
+        request = campaigns_pb.EngageKillSwitchRequest(scope=scope, reason=reason)
+        return (await self._call(lambda: next(self._campaigns).EngageKillSwitch, request)).kill_switch
+
+    async def release_kill_switch(self, scope: KillSwitchScope, reason: str = "") -> KillSwitch:
+        """Lets redeeming go on, as far as nothing else stops it."""
+        request = campaigns_pb.ReleaseKillSwitchRequest(scope=scope, reason=reason)
+        return (await self._call(lambda: next(self._campaigns).ReleaseKillSwitch, request)).kill_switch
+
+    async def get_kill_switch(self) -> campaigns_pb.GetKillSwitchResponse:
+        """What is stopped; a state of UNKNOWN when that cannot be told for certain."""
+        request = campaigns_pb.GetKillSwitchRequest()
+        return await self._call(lambda: next(self._campaigns).GetKillSwitch, request)

@@ -23,6 +23,7 @@ from vouchsafe.embedded import EmbeddedValkey
 from vouchsafe.gate.backlog import BacklogReader
 from vouchsafe.gate.gate import Gate
 from vouchsafe.ledger.ledger import Ledger
+from vouchsafe.ledger.stops import StopBook
 from vouchsafe.local import LocalService
 from vouchsafe.service.backlog import Backlog
 from vouchsafe.settings import Settings
@@ -42,11 +43,11 @@ class Service(LocalService):
         if valkey is not None:
             self._valkey = valkey
 
-    async def redemptions_after_pause(self, campaign_id: str) -> int:
+    async def taken_while_paused(self, campaign_id: str) -> int:
         """By the order of the stream."""
         ledger = await Ledger.connect(self.settings.postgres_url, pool_size=1, timeout_ms=5_000)
         try:
-            return await ledger.redemptions_after_pause(campaign_id)
+            return await StopBook(ledger).taken_while_paused(campaign_id)
         finally:
             await ledger.close()
 

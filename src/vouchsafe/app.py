@@ -27,6 +27,7 @@ from vouchsafe.gate.outbox import Outbox
 from vouchsafe.ledger.audit import Book
 from vouchsafe.ledger.keys import KeyBook
 from vouchsafe.ledger.ledger import Installation, Ledger
+from vouchsafe.ledger.stops import StopBook
 from vouchsafe.service.audit import Auditor
 from vouchsafe.service.audits import audit_forever
 from vouchsafe.service.backlog import Backlog
@@ -98,7 +99,7 @@ async def stops(settings: Settings, limit: int) -> list[Stretch]:
     """Every time that something was stopped, by the ledger. Raises Unavailable and Misconfigured."""
     ledger = await Ledger.connect(settings.postgres_url, pool_size=1, timeout_ms=settings.ledger_timeout_ms)
     try:
-        return await ledger.stops(limit)
+        return await StopBook(ledger).stretches(limit)
     finally:
         await ledger.close()
 

@@ -36,6 +36,7 @@ from vouchsafe.client import (
 from vouchsafe.domain.errors import Unavailable
 from vouchsafe.gate.gate import Gate
 from vouchsafe.ledger.ledger import Ledger
+from vouchsafe.ledger.stops import StopBook
 from vouchsafe.local import LocalService
 
 CAP = 500
@@ -159,7 +160,7 @@ async def _run(service: LocalService, console: Console) -> Report:
             paused_sale=paused_sale,
             paused_ledger_rows=await ledger.count_redemptions(PAUSED_SALE),
             # By the clients' own account, and by the order of the stream.
-            redeemed_after_pause=max(late, await ledger.redemptions_after_pause(PAUSED_SALE)),
+            redeemed_after_pause=max(late, await StopBook(ledger).taken_while_paused(PAUSED_SALE)),
         )
     finally:
         await ledger.close()

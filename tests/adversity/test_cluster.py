@@ -99,7 +99,7 @@ async def test_the_first_500_are_500_wherever_they_lie(service: Service, cluster
             assert sum(found) == 50
             assert len(await rows_once_settled(service, campaign)) == 50
             await client.pause_campaign(campaign, "over")
-            assert await service.redemptions_after_pause(campaign) == 0
+            assert await service.taken_while_paused(campaign) == 0
         assert len([campaign async for campaign in client.list_campaigns()]) == len(sales)
 
 

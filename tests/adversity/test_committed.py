@@ -192,7 +192,7 @@ async def test_postgresql_away_stops_redeeming_but_not_pausing(ledger_service: S
     outcome = await client.redeem(code, Customer(id="c"), an_order(request_id), request_id=request_id)
     assert isinstance(outcome, Redemption)
     assert await rows_once_settled(ledger_service, campaign) == {outcome.id}
-    assert await ledger_service.redemptions_after_pause(campaign) == 0
+    assert await ledger_service.taken_while_paused(campaign) == 0
 
 
 async def _shop(service: Service, code: str, shopper: int, told: set[str]) -> None:

@@ -123,7 +123,7 @@ async def test_postgres_away_stops_neither_redeeming_nor_pausing(own_service: Se
         assert isinstance(refused, Refusal)
         own_service.start_postgres()
         assert await rows_once_settled(own_service, campaign) == redeemed
-        assert await own_service.redemptions_after_pause(campaign) == 0
+        assert await own_service.taken_while_paused(campaign) == 0
 
 
 async def test_valkey_away_is_unavailable_at_once_and_mends_itself(own_service: Service) -> None:

@@ -20,6 +20,7 @@ from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.keys import Keys
 from vouchsafe.gate.outbox import Outbox
 from vouchsafe.ledger.ledger import Ledger
+from vouchsafe.ledger.stops import StopBook
 from vouchsafe.service.persist import Persister
 from vouchsafe.service.recover import Recovery
 from vouchsafe.settings import Settings
@@ -99,7 +100,7 @@ async def test_a_full_store_refuses_can_be_paused_and_drains(
     assert status.paused
     await persist_until_empty(gate, ledger, settings)
     assert await ledger.count_redemptions("sale") == len(redeemed) == 50
-    assert await ledger.redemptions_after_pause("sale") == 0
+    assert await StopBook(ledger).taken_while_paused("sale") == 0
 
 
 async def test_a_gate_restored_from_an_older_copy_stays_closed(

@@ -304,8 +304,8 @@ class GateModel:
 
     def expire(self) -> int:
         """Looks at all campaigns with reservations whose time is over; answers how many those are."""
-        due = [campaign_id for campaign_id, end_ms in self.holding.items() if end_ms <= self.now_ms]
-        for campaign_id in due:
+        due = sorted((end_ms, campaign_id) for campaign_id, end_ms in self.holding.items() if end_ms <= self.now_ms)
+        for _, campaign_id in due:
             self.look_at(campaign_id)
             left = self._reserved(campaign_id)
             del self.holding[campaign_id]

@@ -188,7 +188,7 @@ async def test_a_paused_campaign_confirms_nothing_and_the_hold_stands(service: S
     await client.resume_campaign(code)
     assert isinstance(await client.confirm(reservation.id), Redemption)
     await rows_once_settled(service, code)
-    assert await service.redemptions_after_pause(code) == 0
+    assert await service.taken_while_paused(code) == 0
 
 
 async def test_what_was_never_held_is_not_found(client: Client) -> None:

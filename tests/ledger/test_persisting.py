@@ -14,6 +14,7 @@ from vouchsafe.domain.redemption import STREAM_START, Claim, Event, EventKind, P
 from vouchsafe.ledger.connection import Rejected
 from vouchsafe.ledger.ledger import Ledger, OffsetMoved
 from vouchsafe.ledger.queries import SQL
+from vouchsafe.ledger.stops import StopBook
 
 
 @pytest.fixture(autouse=True)
@@ -137,19 +138,20 @@ async def test_a_nul_holds_nothing_up(ledger: Ledger, sql: asyncpg.Connection) -
 async def test_no_reason_of_a_pause_holds_up_the_ledger(ledger: Ledger, sql: asyncpg.Connection) -> None:
     await persist(ledger, paused(0, "a NUL \0 and a half \ud800 pair"))
     assert await sql.fetchval("select pause_reason from campaigns") == "a NUL ? and a half ? pair"
+    assert [one.reason for one in await StopBook(ledger).stretches(1)] == ["a NUL \ufffd and a half \ufffd pair"]
     assert "a NUL \\u0000 and a half \\ud800 pair" in await sql.fetchval("select body::text from events")
 
 
 async def test_redemptions_after_a_pause_are_counted_by_the_order_of_the_stream(ledger: Ledger) -> None:
     await persist(ledger, redeemed(0), redeemed(1))
-    assert await ledger.redemptions_after_pause("summer") == 0
+    assert await StopBook(ledger).taken_while_paused("summer") == 0
     await persist(ledger, paused(2), redeemed(3, "winter"))
-    assert await ledger.redemptions_after_pause("summer") == 0
+    assert await StopBook(ledger).taken_while_paused("summer") == 0
     # This must never happen; if it does, it shows.
     await persist(ledger, redeemed(4), redeemed(5))
-    assert await ledger.redemptions_after_pause("summer") == 2
+    assert await StopBook(ledger).taken_while_paused("summer") == 2
     await persist(ledger, resumed(6), redeemed(7), paused(8), redeemed(9))
-    assert await ledger.redemptions_after_pause("summer") == 2
+    assert await StopBook(ledger).taken_while_paused("summer") == 3
 
 
 @pytest.mark.parametrize("change", ["update events set kind = 'paused'", "delete from events", "truncate events"])

@@ -162,7 +162,7 @@ async def test_nothing_is_redeemed_after_a_pause_has_answered(
     rows = await rows_once_settled(service, campaign)
     assert rows == redeemed
     # The stream says the same: no redemption has its place behind the pause.
-    assert await service.redemptions_after_pause(campaign) == 0
+    assert await service.taken_while_paused(campaign) == 0
     # And it goes on when an operator says so.
     await client.resume_campaign(campaign)
     assert isinstance(await client.redeem(code, Customer(id="later"), an_order(f"{code}-later")), Redemption)

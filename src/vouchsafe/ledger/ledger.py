@@ -17,7 +17,6 @@ from asyncpg.pool import PoolConnectionProxy
 from vouchsafe.domain.audit import Audit, LastAudit
 from vouchsafe.domain.campaign import Campaign, CodeEntry, Definition
 from vouchsafe.domain.errors import AlreadyExists, Misconfigured, VouchsafeError
-from vouchsafe.domain.kill_switch import Engaged, Stretch
 from vouchsafe.domain.partitions import PartitionState
 from vouchsafe.domain.pricing import Discount
 from vouchsafe.domain.redemption import Claim, CombinedClaim, Event, EventKind, Position, Redemption, StreamId
@@ -304,11 +303,6 @@ class Ledger:
         (row,) = await self.fetch("campaign_counters", campaign_id, partition)
         return CampaignCounters(**row)
 
-    async def redemptions_after_pause(self, campaign_id: str) -> int:
-        """How many redemptions stand behind the campaign's first pause and before the resumption that follows, if any:
-        the order of the stream proves that there is none."""
-        return int(await self.fetchval("redemptions_after_pause", campaign_id))
-
     async def persist(self, partition: int, epoch: int, offset: StreamId, events: Sequence[Event]) -> None:
         """Writes the events that follow `offset` in the partition's outbox and moves the offset to the last of them, in
         one transaction: each event is in the ledger exactly once, however often this is called.
@@ -332,25 +326,6 @@ class Ledger:
             "set_aside", partition, epoch, *offset, *position.stream_id, position.epoch, fields, reason
         ):
             raise OffsetMoved(f"the ledger does not hold partition {partition} at epoch {epoch}, offset {offset}")
-
-    async def stops(self, limit: int) -> list[Stretch]:
-        """Every time that something was stopped, newest first."""
-        return [
-            Stretch(
-                row["what"],
-                row["reason"] or "",
-                milliseconds(row["began_at"]),
-                None if row["ended_at"] is None else milliseconds(row["ended_at"]),
-                row["taken"],
-            )
-            for row in await self.fetch("stops", limit)
-        ]
-
-    async def engaged_switches(self) -> dict[str, Engaged]:
-        """The kill switches that are engaged by some partition's last word, by scope: one that was engaged or released
-        half way counts as engaged."""
-        rows = await self.fetch("engaged_switches")
-        return {row["scope"]: Engaged(row["reason"], row["at_ms"]) for row in rows}
 
     async def count_set_aside(self) -> int:
         """How many entries are set aside."""

@@ -25,6 +25,7 @@ from vouchsafe.gate.keys import Keys
 from vouchsafe.gate.rebuilding import Changes, LostPart, Rebuilding
 from vouchsafe.ledger.history import DisabledCodes, History, PartMissing
 from vouchsafe.ledger.ledger import Ledger
+from vouchsafe.ledger.stops import StopBook
 from vouchsafe.service.replay import Replay
 from vouchsafe.settings import Settings
 
@@ -129,7 +130,7 @@ async def open_verified(gate: Gate, ledger: Ledger, installation: str, verified:
         return []
     known = await ledger.installation()
     assert known is not None
-    epochs, stops = [one.epoch for one in known.partitions], await ledger.engaged_switches()
+    epochs, stops = [one.epoch for one in known.partitions], await StopBook(ledger).engaged()
     opened = []
     for state, seen in verified:
         if await gate.open_partition(seen, installation, state.epoch, epochs, stops):

@@ -1,38 +1,21 @@
 -- What was paused or stopped, and when.
 
--- name: redemptions_after_pause
--- How many redemptions of a campaign stand behind its first pause and before the resumption that follows, if one does.
--- A campaign lies in one partition, so epoch and stream id order all of its history.
-with paused as (
-    select epoch, ms, seq
-    from events
-    where campaign_id = $1 and kind = 'paused'
-    order by epoch, ms, seq
-    limit 1
-), resumed as (
-    select e.epoch, e.ms, e.seq
-    from events as e cross join paused as p
-    where e.campaign_id = $1 and e.kind = 'resumed' and (e.epoch, e.ms, e.seq) > (p.epoch, p.ms, p.seq)
-    order by e.epoch, e.ms, e.seq
-    limit 1
-)
-select count(*)
-from redemptions as r cross join paused as p left join resumed as s on true
-where r.campaign_id = $1
-    and (r.epoch, r.event_ms, r.event_seq) > (p.epoch, p.ms, p.seq)
-    and (s.epoch is null or (r.epoch, r.event_ms, r.event_seq) < (s.epoch, s.ms, s.seq));
-
 -- name: stops
--- Every time that something was stopped, newest first, at most $1: what ('campaign:<id>' or the scope of a kill switch), why,
--- from when to when (null: still), and how many uses were taken in that stretch of the streams of its partitions. A
--- campaign that has left the label of a kill switch is not told apart from one that has it: labels are those of now.
+-- Every time that something was stopped, newest first, at most $1, of everything or of the pauses of a campaign ($2): what
+-- ('campaign:<id>' or the scope of a kill switch), why, from when to when (null: still), and how many uses were taken in
+-- that stretch of the streams of its partitions. A campaign that has left the label of a kill switch is not told apart
+-- from one that has it: labels are those of now.
 with switched as (
     select
         e.partition, e.epoch, e.ms, e.seq, e.at, e.kind in ('paused', 'kill_engaged') as stops,
         coalesce('campaign:' || nullif(e.campaign_id, ''), s.scope) as what, s.reason,
         coalesce(s.at_ms, (extract(epoch from e.at) * 1000)::bigint) as began_ms
-    from events as e cross join json_to_record(e.body) as s (scope text, reason text, at_ms bigint)
+    -- A reason may be anything that JSON can say, and text cannot: NULs, and halves of pairs.
+    from events as e
+    cross join json_to_record(regexp_replace(e.body::text, '\\u(0000|d[89ab]..|d[c-f]..)', '\\ufffd', 'gi')::json)
+        as s (scope text, reason text, at_ms bigint)
     where e.kind in ('paused', 'resumed', 'kill_engaged', 'kill_released')
+        and ($2::text is null or e.campaign_id = $2)
 ), stretches as (
     select
         *, lead(epoch) over w as end_epoch, lead(ms) over w as end_ms, lead(seq) over w as end_seq, lead(at) over w as end_at

@@ -22,11 +22,12 @@ from vouchsafe.gate.attempts import (
 )
 from vouchsafe.gate.codes import decode_entry, resolve_keys
 from vouchsafe.gate.connection import Command, function_call
-from vouchsafe.gate.gate import Gate, decode_status, describe_call
+from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.holds import Holds
 from vouchsafe.gate.lanes import Function, Lanes
 from vouchsafe.gate.outbox import event_from_fields
 from vouchsafe.gate.returns import Returns
+from vouchsafe.gate.statuses import decode_status, describe_call
 from vouchsafe.gate.transactions import Part, campaign_call
 from vouchsafe.settings import Settings
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from vouchsafe.domain.campaign import Campaign, CampaignStatus, Definition
+from vouchsafe.domain.campaign import Campaign, CampaignStatus
 from vouchsafe.domain.errors import Misconfigured, NoReplica, Unavailable
 from vouchsafe.domain.kill_switch import Engaged
 from vouchsafe.domain.partitions import PartitionSeen, token_of
@@ -23,6 +23,7 @@ from vouchsafe.gate.connection import CLOSED, Command, as_unavailable, checked, 
 from vouchsafe.gate.connections import Connections
 from vouchsafe.gate.keys import Keys, partition_of
 from vouchsafe.gate.routes import Routes
+from vouchsafe.gate.statuses import decode_status, describe_call
 from vouchsafe.gate.store import NO_REPLICA, check_kind, find_problem
 from vouchsafe.gate.transactions import Part, by_home, decided_place, home_of, settle_call
 from vouchsafe.settings import Settings
@@ -402,28 +403,3 @@ def _seen(partition: int, reply: Sequence[bytes]) -> PartitionSeen:
     standing, open_under, last, first_kept, opened_in, run, now_ms = (word.decode() for word in reply)
     kept = StreamId.parse(first_kept) if first_kept else STREAM_START
     return PartitionSeen(partition, standing, open_under, StreamId.parse(last), kept, opened_in, run, int(now_ms))
-
-
-def describe_call(keys: Keys, token: str, campaign_ids: Sequence[str]) -> Command:
-    """The call that reads campaigns of one partition; `decode_status` reads each of its replies."""
-    names = [keys.meta, keys.outbox, *keys.of_campaigns(campaign_ids)]
-    return function_call("describe", names, [token, *campaign_ids])
-
-
-def decode_status(campaign_id: str, reply: list[bytes] | None) -> CampaignStatus | None:
-    """One campaign as `describe` and `set_state` answer it; None when there is none."""
-    if not reply:
-        return None
-    version, definition, created_ms, state, pause_reason, uses, money, customers, held, held_money, now_ms = reply
-    held_count, held_minor = int(held or 0), int(held_money or 0)
-    return CampaignStatus(
-        campaign=Campaign(campaign_id, int(version), Definition.from_json(definition), int(created_ms)),
-        paused=state != b"active",
-        pause_reason=pause_reason.decode(),
-        redeemed_count=int(uses or 0) - held_count,
-        discount_minor=int(money or 0) - held_minor,
-        held_count=held_count,
-        held_minor=held_minor,
-        customer_count=int(customers) if customers else None,
-        now_ms=int(now_ms),
-    )

@@ -11,8 +11,9 @@ import asyncpg
 from vouchsafe.domain.campaign import CodeEntry
 from vouchsafe.domain.codes import CodeFilter, CodeForm, CodeState, KeptCode, Operation
 from vouchsafe.ledger.connection import connected, in_time
-from vouchsafe.ledger.ledger import Ledger, code_of, milliseconds, time_of
+from vouchsafe.ledger.ledger import Ledger
 from vouchsafe.ledger.queries import SQL
+from vouchsafe.ledger.rows import code_of, milliseconds, time_of
 
 STATE_CONDITIONS = {
     CodeState.AVAILABLE: "holder_id = '' and disabled_reason is null",

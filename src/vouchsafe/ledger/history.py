@@ -12,8 +12,8 @@ import asyncpg
 from vouchsafe.domain.campaign import Campaign, CodeEntry
 from vouchsafe.domain.redemption import CombinedClaim, Position, StreamId
 from vouchsafe.ledger.connection import connected, domain_errors, dropped_when_cancelled
-from vouchsafe.ledger.ledger import campaign_of, code_of
 from vouchsafe.ledger.queries import SQL
+from vouchsafe.ledger.rows import campaign_of, code_of
 
 EVENTS_PER_PIECE = 5_000
 ROWS_PER_PIECE = 1_000

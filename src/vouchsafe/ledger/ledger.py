@@ -7,7 +7,6 @@ import json
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -37,10 +36,10 @@ from vouchsafe.ledger.connection import (
 from vouchsafe.ledger.locks import PartitionLocks
 from vouchsafe.ledger.migrate import check_schema
 from vouchsafe.ledger.queries import SQL
+from vouchsafe.ledger.rows import campaign_of, milliseconds, time_of
 
 # What the column can hold.
 MAX_EPOCH = 2**31 - 1
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class OffsetMoved(VouchsafeError):
@@ -376,39 +375,7 @@ def _partition_state(row: asyncpg.Record) -> PartitionState:
     return PartitionState(row["partition"], row["epoch"], row["opened"], StreamId(row["offset_ms"], row["offset_seq"]))
 
 
-def campaign_of(row: asyncpg.Record) -> Campaign:
-    """A row of `campaigns`."""
-    definition = Definition.from_json(row["definition"])
-    return Campaign(row["id"], row["version"], definition, milliseconds(row["created_at"]))
-
-
-def code_of(row: asyncpg.Record) -> CodeEntry:
-    """A row of `codes`."""
-    assigned_at, expires_at = row["assigned_at"], row["expires_at"]
-    return CodeEntry(
-        row["code"],
-        row["campaign_id"],
-        row["use_limit"],
-        row["holder_id"],
-        None if assigned_at is None else milliseconds(assigned_at),
-        None if expires_at is None else milliseconds(expires_at),
-    )
-
-
 _discount = msgspec.json.Decoder(Discount).decode
-
-
-def time_of(ms: int) -> datetime:
-    """Milliseconds since 1970 UTC as a column of time. Raises Rejected."""
-    try:
-        return _EPOCH + timedelta(milliseconds=ms)
-    except OverflowError:
-        raise Rejected(f"{ms} ms is not a time that the ledger can hold") from None
-
-
-def milliseconds(time: datetime) -> int:
-    """A column of time as milliseconds since 1970 UTC."""
-    return (time - _EPOCH) // timedelta(milliseconds=1)
 
 
 async def _keep(_: asyncpg.Connection) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from vouchsafe.domain.kill_switch import Engaged, Stretch
-from vouchsafe.ledger.ledger import Ledger, milliseconds
+from vouchsafe.ledger.ledger import Ledger
+from vouchsafe.ledger.rows import milliseconds
 
 
 class StopBook:

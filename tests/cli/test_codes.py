@@ -70,7 +70,7 @@ def test_support_makes_gives_and_stops_a_code(service: Service, campaign: str, t
     ("args", "told"),
     [
         (("gift", "--campaign", "c", "--customer", "c", "--qr", "code.png"), "has to end with .svg"),
-        (("gift", "--campaign", "c", "--customer", "c", "--valid-for", "soon"), "a number and a unit"),
+        (("gift", "--campaign", "c", "--customer", "c", "--valid-for", "soon"), "give a duration such as 90s"),
         (("list", "--state", "gone"), "available, assigned, disabled"),
     ],
     ids=["picture", "span", "state"],

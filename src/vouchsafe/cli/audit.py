@@ -7,11 +7,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
-from rich.text import Text
 
-from vouchsafe.cli.common import Json, err, errors, out, print_json, read_settings, time_text
+from vouchsafe.cli.common import Json, errors, out, print_json, read_settings, time_text
+from vouchsafe.cli.tables import print_rows, progress_bar
 
 if TYPE_CHECKING:
     from vouchsafe.domain.audit import Audit
@@ -37,12 +35,11 @@ def audit(
     if pauses:
         _audit_pauses(as_json)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with errors():
         from vouchsafe.app import audit as run_audit
 
         settings = read_settings()
-        with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        with progress_bar() as progress:
             task = progress.add_task("partitions", total=None)
             found = asyncio.run(
                 run_audit(settings, campaign, lambda total: progress.update(task, advance=1, total=total))
@@ -147,9 +144,4 @@ def _print_left_out(number: int) -> None:
 
 
 def _print_table(names: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in names:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    out.print(table)
+    print_rows([dict(zip(names, row, strict=True)) for row in rows])

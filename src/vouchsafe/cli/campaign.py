@@ -14,15 +14,14 @@ from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from vouchsafe.cli import apply
 from vouchsafe.cli.common import Json, Target, as_dict, ask, out, print_json, print_message
+from vouchsafe.cli.tables import print_rows
 from vouchsafe.cli.words import effect_text
 
 if TYPE_CHECKING:
-    from vouchsafe.client import Campaign, CampaignDefinition, CampaignState, CampaignStats, Client
+    from vouchsafe.client import Campaign, CampaignCounters, CampaignDefinition, CampaignState, CampaignStats, Client
 
 CampaignId = Annotated[str, typer.Argument(help="The campaign's id.", show_default=False)]
 SomeCampaign = Annotated[str | None, typer.Argument(help="The campaign's id.", show_default=False)]
@@ -122,19 +121,22 @@ def campaign_stats(campaign_id: CampaignId, target: Target = None, as_json: Json
     if as_json:
         print_message(stats)
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("", "redeemed", "minor units off", "customers", "as of"):
-        table.add_column(name, justify="left" if name in ("", "as of") else "right")
-    for name, counters, moment in (
-        ("Valkey", stats.gate, stats.gate_time.ToJsonString()),
-        ("PostgreSQL", stats.ledger if stats.HasField("ledger") else None, stats.ledger_position),
-    ):
-        if counters is None:
-            table.add_row(name, "out of reach")
-            continue
-        customers = f"{counters.customer_count}" if counters.HasField("customer_count") else ""
-        table.add_row(name, f"{counters.redeemed_count}", f"{counters.discount_minor}", customers, moment)
-    out.print(table)
+    rows = [_stats_row("Valkey", stats.gate, stats.gate_time.ToJsonString())]
+    if stats.HasField("ledger"):
+        rows.append(_stats_row("PostgreSQL", stats.ledger, stats.ledger_position))
+    else:
+        rows.append(dict.fromkeys(rows[0], "") | {"": "PostgreSQL", "redeemed": "out of reach"})
+    print_rows(rows, right=("redeemed", "minor units off", "customers"))
+
+
+def _stats_row(store: str, counters: CampaignCounters, moment: str) -> dict[str, str]:
+    return {
+        "": store,
+        "redeemed": f"{counters.redeemed_count}",
+        "minor units off": f"{counters.discount_minor}",
+        "customers": f"{counters.customer_count}" if counters.HasField("customer_count") else "",
+        "as of": moment,
+    }
 
 
 @app.command("list")
@@ -255,14 +257,14 @@ def _show_campaign(campaign: Campaign, as_json: bool) -> None:
     if as_json:
         print_message(campaign)
     else:
-        out.print(_campaign_table([campaign]))
+        _print_table([campaign])
 
 
 def _show_campaigns(campaigns: list[Campaign], as_json: bool) -> None:
     if as_json:
         print_json([as_dict(campaign) for campaign in campaigns])
     else:
-        out.print(_campaign_table(campaigns))
+        _print_table(campaigns)
 
 
 def _named(campaign_id: str | None) -> str:
@@ -271,8 +273,8 @@ def _named(campaign_id: str | None) -> str:
     return campaign_id
 
 
-def _campaign_table(campaigns: list[Campaign]) -> Table:
-    """A row a campaign; columns in which no campaign has anything are left out."""
+def _print_table(campaigns: list[Campaign]) -> None:
+    """A row a campaign."""
     rows = []
     for campaign in campaigns:
         definition = campaign.definition
@@ -292,14 +294,7 @@ def _campaign_table(campaigns: list[Campaign]) -> Table:
                 "end": _time_text(definition, "end_time"),
             }
         )
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    columns = [name for name in rows[0] if any(row[name] for row in rows)]
-    for name in columns:
-        right = name in ("redeemed", "limit", "per customer")
-        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=name == "campaign")
-    for row in rows:
-        table.add_row(*(Text(row[name]) for name in columns))
-    return table
+    print_rows(rows, right=("redeemed", "limit", "per customer"), whole="campaign")
 
 
 def _state_text(state: CampaignState.ValueType) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
@@ -11,17 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
-from rich.text import Text
 
-from vouchsafe.cli.common import Json, Target, as_dict, ask, err, out, print_json, print_message
+from vouchsafe.cli.common import Json, Target, as_dict, ask, err, out, print_json, print_message, span_ms
+from vouchsafe.cli.tables import print_rows, progress_bar
 
 if TYPE_CHECKING:
     from vouchsafe.client import Client, Code, CodeFilter, ImportCodesResponse, Operation
 
 READ_BYTES = 262_144
-UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 ACode = Annotated[str, typer.Argument(help="The code.", show_default=False)]
 Campaign = Annotated[str, typer.Option("--campaign", help="The campaign's id.", show_default=False)]
@@ -102,7 +98,7 @@ def codes_import(
     """Import codes. Exit status 1 when a line is bad."""
 
     async def send(client: Client) -> ImportCodesResponse:
-        with _progress() as progress:
+        with progress_bar() as progress:
             task = progress.add_task("bytes", total=file.stat().st_size)
 
             async def pieces() -> AsyncIterator[bytes]:
@@ -228,17 +224,11 @@ def codes_gift(
 async def _followed(client: Client, begun: Operation) -> Operation:
     """The operation at its end, with a bar until then."""
     latest = begun
-    with _progress() as progress:
+    with progress_bar() as progress:
         task = progress.add_task("codes", total=begun.wanted_count)
         async for latest in client.follow_operation(begun.id):
             progress.update(task, completed=latest.done_count)
     return latest
-
-
-def _progress() -> Progress:
-    """On stderr, and only where somebody looks: what a program reads stays clean."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=err, disable=not err.is_terminal)
 
 
 def _qr_writer(path: Path | None) -> Callable[[str], None]:
@@ -266,13 +256,8 @@ def _filter(campaign: str, state: str, customer: str) -> CodeFilter:
     return wanted
 
 
-def _seconds(text: str | None) -> int | None:
-    if text is None:
-        return None
-    match = re.fullmatch(r"([1-9][0-9]{0,8})([smhd])", text)
-    if match is None:
-        raise typer.BadParameter(f"--valid-for {text}: give a number and a unit, such as 90m, 36h or 14d")
-    return int(match[1]) * UNITS_S[match[2]]
+def _seconds(valid_for: str | None) -> float | None:
+    return None if valid_for is None else span_ms("--valid-for", valid_for) / 1000
 
 
 def _show(code: Code, as_json: bool) -> None:
@@ -283,7 +268,7 @@ def _show(code: Code, as_json: bool) -> None:
 
 
 def _show_table(codes: list[Code]) -> None:
-    """A row a code; columns in which no code has anything are left out."""
+    """A row a code."""
     from vouchsafe.client import CodeState
 
     rows = [
@@ -300,13 +285,10 @@ def _show_table(codes: list[Code]) -> None:
         }
         for code in codes
     ]
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    columns = [name for name in (rows[0] if rows else ()) if any(row[name] for row in rows)]
-    for name in columns:
-        table.add_column(name, justify="right" if name in ("used", "of") else "left", no_wrap=name == "code")
-    for row in rows:
-        table.add_row(*(Text(row[name]) for name in columns))
-    out.print(table if rows else "no such codes")
+    if rows:
+        print_rows(rows, right=("used", "of"), whole="code")
+    else:
+        out.print("no such codes")
 
 
 def _show_operation(operation: Operation, as_json: bool) -> None:

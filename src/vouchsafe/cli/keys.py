@@ -8,10 +8,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from vouchsafe.cli.common import Json, errors, out, print_json, read_settings, span_ms
+from vouchsafe.cli.tables import print_rows
 from vouchsafe.domain.access import Role
 
 if TYPE_CHECKING:
@@ -70,10 +69,20 @@ def keys_list(as_json: Json = False) -> None:
             ]
         )
         return
-    table = Table("id", "name", "roles", "created", "state", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for key in keys:
-        table.add_row(key.id, Text(key.name), ", ".join(sorted(key.roles)), _time(key.create_time_ms), _state(key))
-    out.print(table)
+    rows = [
+        {
+            "id": key.id,
+            "name": key.name,
+            "roles": ", ".join(sorted(key.roles)),
+            "created": _time(key.create_time_ms) or "",
+            "state": _state(key),
+        }
+        for key in keys
+    ]
+    if rows:
+        print_rows(rows)
+    else:
+        out.print("no keys yet; create one with `vouchsafe keys create`")
 
 
 @app.command("revoke")

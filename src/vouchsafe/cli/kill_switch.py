@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from vouchsafe.cli.common import Json, Target, ask, out, print_message
+from vouchsafe.cli.tables import print_rows
 
 if TYPE_CHECKING:
     from vouchsafe.client import KillSwitch, KillSwitchScope, KillSwitchState
@@ -62,7 +61,7 @@ def status(target: Target = None, as_json: Json = False) -> None:
         print_message(found)
     else:
         if found.kill_switches:
-            out.print(_table(list(found.kill_switches)))
+            _print_table(list(found.kill_switches))
         elif not found.unreachable_partitions:
             out.print("no kill switch is engaged")
         if found.unreachable_partitions:
@@ -88,19 +87,17 @@ def _show(switch: KillSwitch, as_json: bool) -> None:
     if as_json:
         print_message(switch)
     else:
-        out.print(_table([switch]))
+        _print_table([switch])
 
 
-def _table(switches: list[KillSwitch]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("kill switch", "state", "engaged", "reason"):
-        table.add_column(name, overflow="fold")
+def _print_table(switches: list[KillSwitch]) -> None:
+    rows = []
     for one in switches:
         scope = one.scope
         name = "everything" if scope.everything else f"label {scope.label}" if scope.label else f"code {scope.code}"
         moment = one.engage_time.ToJsonString() if one.HasField("engage_time") else ""
-        table.add_row(*map(Text, (name, _state_text(one.state), moment, one.reason)))
-    return table
+        rows.append({"kill switch": name, "state": _state_text(one.state), "engaged": moment, "reason": one.reason})
+    print_rows(rows)
 
 
 def _state_text(state: KillSwitchState.ValueType) -> str:

@@ -7,9 +7,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from vouchsafe.cli.common import Json, err, errors, out, print_json, read_settings, time_text
+from vouchsafe.cli.common import Json, errors, out, print_json, read_settings, time_text
+from vouchsafe.cli.tables import progress_bar
 
 if TYPE_CHECKING:
     from vouchsafe.domain.audit import LastAudit
@@ -40,14 +40,11 @@ def recover(as_json: Json = False) -> None:
 
     The persister does so by itself; this shows how far it is, or does it where none runs. Exit status as of status.
     """
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-    )  # fmt: skip
     with errors():
         from vouchsafe.app import recover as run
 
         settings = read_settings()
-        with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        with progress_bar() as progress:
             task = progress.add_task("events", total=None)
 
             def advance(read: int, of: int) -> None:

@@ -37,12 +37,12 @@ local function describe(keys, first, id, outbox, now, room)
   return described, left
 end
 
--- The parts of transactions that are held of a campaign, or of one of its codes.
-local function held_parts(pending, campaign_id, code)
+-- The parts of transactions that are held and concern something that stops: `concerns` is asked with campaign and code.
+local function held_parts(pending, concerns)
   local parts = {}
   for _, part in ipairs(redis.call('ZRANGE', pending, 0, -1)) do
-    local of_campaign, of_code = part:match('^(%S+) %S+ (%S+)')
-    if of_campaign == campaign_id and (not code or of_code == code) then
+    local campaign_id, code = part:match('^(%S+) %S+ (%S+)')
+    if concerns(campaign_id, code) then
       parts[#parts + 1] = part
     end
   end
@@ -80,7 +80,9 @@ register('set_state', function(keys, args)
   end
   if state ~= args[3] then
     if args[3] == 'paused' then
-      local parts = held_parts(keys[3], args[2])
+      local parts = held_parts(keys[3], function(campaign_id)
+        return campaign_id == args[2]
+      end)
       if #parts > 0 then
         redis.call('HSET', campaign, 'state', 'pausing', 'pause_reason', args[4])
         return { parts }

@@ -26,7 +26,9 @@ register('set_code_state', function(keys, args)
     if not standing then
       redis.call('HINCRBY', campaign, 'disabled', 1)
     end
-    local parts = held_parts(keys[3], args[2], args[3])
+    local parts = held_parts(keys[3], function(campaign_id, code)
+      return campaign_id == args[2] and code == args[3]
+    end)
     redis.call('HSET', campaign, field, (#parts > 0 and 'S' or 'D') .. args[5])
     if #parts > 0 then
       return parts

@@ -36,13 +36,9 @@ register('stop', function(keys, args)
   if (redis.call('HGET', stops, scope) or ''):sub(1, 1) == ENGAGED then
     return {}
   end
-  local parts = {}
-  for _, part in ipairs(redis.call('ZRANGE', pending, 0, -1)) do
-    local campaign_id, code = part:match('^(%S+) %S+ (%S+) ')
-    if concerns(scope, campaign_id, code, labels) then
-      parts[#parts + 1] = part
-    end
-  end
+  local parts = held_parts(pending, function(campaign_id, code)
+    return concerns(scope, campaign_id, code, labels)
+  end)
   redis.call('HSET', stops, scope, (#parts > 0 and ENGAGING or ENGAGED) .. args[3])
   if #parts == 0 then
     add_event(outbox, 'kill_engaged', '', args[4], now_ms())

@@ -96,6 +96,12 @@ async def test_nobody_may_anything_without_credentials_that_are_good(service: Se
             assert set(answers) == {(grpc.StatusCode.UNAUTHENTICATED, NOT_VALID)}, method
 
 
+async def test_who_streams_is_told_why_it_is_refused_and_not_that_a_write_failed(service: Service) -> None:
+    async with grpc.aio.insecure_channel(service.target) as channel:
+        answers = [await outcome(channel, "/vouchsafe.v1.CodeService/ImportCodes") for _ in range(200)]
+    assert {code for code, _ in answers} == {grpc.StatusCode.UNAUTHENTICATED}
+
+
 @pytest.mark.parametrize("role", Role)
 async def test_each_role_may_what_the_protos_say_and_nothing_else(service: Service, role: Role) -> None:
     key = await app.create_key(service.settings, f"only-{role}", [role], None)

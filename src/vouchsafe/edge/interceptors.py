@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -26,6 +27,7 @@ LARGE_MESSAGE_BYTES = 4_096
 LARGE_DEFINITION_BYTES = 16_384
 WITH_DEFINITION = (CreateCampaignRequest, UpdateCampaignRequest)
 TOLD_VIOLATIONS = 20
+READ_TO_THE_END_S = 1.0
 
 log = structlog.get_logger()
 
@@ -99,6 +101,8 @@ class Guard(grpc.aio.ServerInterceptor):
                 if not is_known(error):
                     log.exception("internal error", method=method, error_id=error_id)
                 status = status_of(error, error_id)
+            if deserialize is None:
+                await _read_to_the_end(data)
             return await context.abort(*rpc_status.to_status(status))
 
         return guarded
@@ -135,6 +139,14 @@ def _written(stream: Any) -> Any:
                 await context.write(response)
 
     return written
+
+
+async def _read_to_the_end(pieces: AsyncIterator[bytes]) -> None:
+    """Lets a client finish what it sends, for a moment: one whose write fails tells that instead of the status."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(READ_TO_THE_END_S):
+            async for _ in pieces:
+                pass
 
 
 async def _refuse_while_starting(_request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:

@@ -12,7 +12,10 @@
 -- A part that belongs to a reservation has an event already.
 local function uncounted_parts(pending, orders, campaign_id)
   local parts = {}
-  for _, part in ipairs(held_parts(pending, campaign_id)) do
+  local of_campaign = held_parts(pending, function(of)
+    return of == campaign_id
+  end)
+  for _, part in ipairs(of_campaign) do
     local hold = read_standing({ orders = orders }, part:match('^%S+ (%S+ %S+) '))
     if hold and hold.held and hold.reservation == '' then
       parts[#parts + 1] = integer(hold.taken_ms)

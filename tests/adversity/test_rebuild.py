@@ -9,9 +9,11 @@ import random
 import re
 import shutil
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
+import grpc
 import msgspec
 import pytest
 
@@ -20,7 +22,6 @@ from tests.grpc.test_combined import create
 from tests.service import Service, a_campaign, an_order, rows_once_settled, settle, until
 from vouchsafe.client import (
     Client,
-    ClientError,
     Customer,
     Redemption,
     Refusal,
@@ -29,10 +30,16 @@ from vouchsafe.client import (
     ReturnedLine,
     Rollback,
 )
+from vouchsafe.v1.redemption_service_pb2 import ValidateAndRedeemRequest
+from vouchsafe.v1.redemption_service_pb2_grpc import RedemptionServiceStub
+
+# When a call began and when it had ended, by the monotonic clock.
+Span = tuple[float, float]
 
 # Of what is through nothing is needed any more, and a token and fences have their epochs.
 # Numbers of campaigns are what they happen to be: what they stand for is compared.
 NOT_COMPARED = {"numbers", "open4", "run", "fences", "trimmed", "outbox", "transaction", "mark", "holding"}
+REFUSED_AT_ONCE_S = 0.1
 PLENTY = {"total": 100_000, "per_customer": 100_000}
 
 
@@ -149,24 +156,38 @@ async def test_what_is_rebuilt_is_key_by_key_what_was_lost(own_service: Service)
         assert late.reason == RefusalReason.REFUSAL_REASON_CODE_DISABLED
 
 
-async def sell(service: Service, code: str, told: set[str], over: asyncio.Event) -> list[float]:
-    """Shoppers until it is over, each asking once; answers when each was redeemed."""
-    times: list[float] = []
-    async with service.client(timeout_s=0.5, channels=8) as client:
+async def sell(service: Service, code: str, told: set[str], over: asyncio.Event) -> tuple[list[Span], list[Span]]:
+    """Shoppers until it is over, each asking once; answers from when to when each call was that was redeemed, and each
+    that was UNAVAILABLE."""
+    redeemed: list[Span] = []
+    unavailable: list[Span] = []
+    async with contextlib.AsyncExitStack() as stack:
+        channels = [grpc.aio.insecure_channel(service.target, (("channel", number),)) for number in range(8)]
+        stubs = [RedemptionServiceStub(await stack.enter_async_context(channel)) for channel in channels]
 
         async def shop(shopper: int) -> None:
             for number in itertools.count():
                 if over.is_set():
                     return
-                order = an_order(f"{code}-{shopper}-{number}")
-                with contextlib.suppress(ClientError):
-                    outcome = await client.redeem(code, Customer(id=f"c-{shopper}"), order)
-                    if isinstance(outcome, Redemption):
-                        told.add(outcome.id)
-                        times.append(time.monotonic())
+                request = ValidateAndRedeemRequest(
+                    request_id=str(uuid.uuid4()),
+                    codes=[code],
+                    customer=Customer(id=f"c-{shopper}"),
+                    order=an_order(f"{code}-{shopper}-{number}"),
+                )
+                began = time.monotonic()
+                try:
+                    answer = await stubs[shopper % 8].ValidateAndRedeem(request, timeout=0.5, metadata=service.metadata)
+                except grpc.aio.AioRpcError as error:
+                    if error.code() is grpc.StatusCode.UNAVAILABLE:
+                        unavailable.append((began, time.monotonic()))
+                else:
+                    if answer.HasField("redemption"):
+                        told.add(answer.redemption.id)
+                        redeemed.append((began, time.monotonic()))
 
         await asyncio.gather(*(shop(shopper) for shopper in range(16)))
-    return times
+    return redeemed, unavailable
 
 
 async def test_emptied_under_load_it_refuses_at_once_and_is_open_again_in_seconds(own_service: Service) -> None:
@@ -181,10 +202,12 @@ async def test_emptied_under_load_it_refuses_at_once_and_is_open_again_in_second
         count = len(told)
         await until(lambda: _at_least(told, count + 300))
         over.set()
-        times = await selling
-        # Whatever was answered after it was decided before: an answer is on its way for a moment.
-        pause = next(at for at in times if at > flushed + 0.1) - max(at for at in times if at < flushed + 0.1)
-        assert pause > 0.1
+        redeemed, unavailable = await selling
+        # Of the calls that begin now the first is refused already, and it is told so at once.
+        refused = min(ended for began, ended in unavailable if began > flushed)
+        assert refused - flushed < REFUSED_AT_ONCE_S
+        open_again = min(ended for began, ended in redeemed if began > flushed)
+        assert open_again > refused
         rows = await rows_once_settled(own_service, campaign)
         # What had not reached the ledger is lost with the store, as docs/durability.md says; all else is there.
         assert len(told - rows) < 300

@@ -273,12 +273,18 @@ class Checker:
                 self._wrong(f"held for ever, or ended twice: {part} {[event.kind for event in ends[part]]}")
         for call in self._history.calls:
             if call.request.what == "reserve" and call.told_id:
-                if not held.issuperset((call.told_id, code) for code in call.request.codes):
+                if self._is_promised(call) and not held.issuperset((call.told_id, code) for code in call.request.codes):
                     first = min(self._by_key[call.request.key], key=lambda one: one.begin)
                     lost = self._is_lost_between(first.begin, call.end)
                     self._wrong(f"not held: {_line(call)}", allowed=lost)
             elif call.outcome == "reservation" or (call.request.what == "confirm" and call.reason in ENDED):
                 self._check_not_redeemed(call, ends)
+
+    def _is_promised(self, call: Call) -> bool:
+        """Whether the reservation that was told still stood: of one whose time is over, which who asks again is told as
+        well, nothing is held any more, and what was held may be lost."""
+        assert isinstance(call.answer, Reservation)
+        return call.answer.expire_time.ToMilliseconds() > self._history.ms(call.end)
 
     def _check_not_redeemed(self, call: Call, ends: Ends) -> None:
         for code in call.request.codes:

@@ -123,6 +123,7 @@ class History:
             "id": request.id,
             "outcome": call.outcome,
             "told": call.told_id,
+            "until": call.answer.expire_time.ToMilliseconds() if isinstance(call.answer, Reservation) else 0,
             "reason": call.reason,
             "error": call.error,
             "order": request.order_id,

@@ -64,6 +64,12 @@ def a_redemption(id_: str, at: float, *campaigns: str) -> Redemption:
     )
 
 
+def a_reservation(id_: str, until: float) -> Reservation:
+    reservation = Reservation(id=id_)
+    reservation.expire_time.FromMilliseconds(round(until * 1000))
+    return reservation
+
+
 def a_story() -> Story:
     """Redeemed and rolled back; two codes at once; held and confirmed; held and released; paused and resumed."""
     story = Story()
@@ -80,7 +86,7 @@ def a_story() -> Story:
     story.happened("combined", "b", 3.05, "", takes={}, size=2)
     story.happened("redeemed", "b", 3.06, combined_id="r00-1-3050-0")
     story.happened("redeemed", "b", 3.07, "two", combined_id="r00-1-3050-0")
-    story.told("reserve", "h", 4, Reservation(id="h-h"))
+    story.told("reserve", "h", 4, a_reservation("h-h", 5.5))
     story.happened("held", "h", 4.05, reservation_id="h-h")
     story.told("confirm", "h-h", 5, a_redemption("h", 5.05), of="h", order_id="o-h")
     story.happened("combined", "h", 5.05, "", takes={}, size=1, reservation_id="h-h")
@@ -238,6 +244,15 @@ def test_a_loss_excuses_a_refusal_that_is_decided_anew_and_no_redemption(tmp_pat
     assert problems(story, tmp_path) == []
     story.told("redeem", "a", 9, PAUSED)
     assert "another answer" in problems(story, tmp_path)
+
+
+@pytest.mark.parametrize(("until", "found"), [(9.09, []), (9.11, ["not held"])])
+def test_a_reservation_that_is_told_when_its_time_is_over_promises_nothing(
+    until: float, found: list[str], tmp_path: Path
+) -> None:
+    story = a_story()
+    story.told("reserve", "late", 9, a_reservation("h-late", until))  # the answer came at 9.1
+    assert problems(story, tmp_path) == found
 
 
 def test_what_is_looked_for_in_logs_is_what_is_said() -> None:

@@ -86,7 +86,7 @@ wheel-check: setup ## build the wheel and try it in an environment without the t
 	@dist/venv/bin/vouchsafe --help >/dev/null
 
 readme-check: setup .venv/bin/grpcurl ## run every example of the README, with a stock gRPC client (needs Go)
-	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tests/readme_check.py
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m tests.readme_check
 
 .venv/bin/grpcurl: .venv/locked
 	@command -v go >/dev/null || { echo "readme-check needs Go, to install grpcurl"; exit 1; }

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,8 @@ import textwrap
 import time
 from pathlib import Path
 from typing import IO
+
+from tests.pages import examples
 
 ROOT = Path(__file__).parents[1]
 READY_S = 60
@@ -53,10 +54,10 @@ def _wait_until_ready(dev: subprocess.Popen[bytes], log: IO[str]) -> None:
 def _run_console(readme: str) -> int:
     failures = 0
     last_id = ""
-    for command, shown in _commands(readme):
+    for example in examples(readme):
+        command, shown = example
         if command.startswith(("make ", "export ")):
             continue  # they run this check, or are run beside it; the key is that of a service that keeps nothing
-        expected = 3 if shown.startswith("refused:") else 0
         ran = subprocess.run(
             ["bash", "-c", REDEMPTION_ID.sub(last_id, command) if last_id else command],
             cwd=ROOT,
@@ -66,33 +67,12 @@ def _run_console(readme: str) -> int:
             check=False,
         )
         last_id = next(iter(REDEMPTION_ID.findall(ran.stdout)), last_id)
-        well = ran.returncode == expected and (not shown or ran.stdout.split()[:1] == shown.split()[:1])
+        well = ran.returncode == example.status and (not shown or ran.stdout.split()[:1] == shown.split()[:1])
         failures += not well
         print(f"{'ok  ' if well else 'FAIL'} {' '.join(command.split())[:100]}")
         if not well:
             print(textwrap.indent(f"status {ran.returncode}\n{ran.stdout}{ran.stderr}", "     "))
     return failures
-
-
-def _commands(readme: str) -> list[tuple[str, str]]:
-    """Each command of the console blocks with what is shown as its output."""
-    found: list[tuple[str, str]] = []
-    for block in re.findall(r"```console\n(.*?)```", readme, re.DOTALL):
-        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-            lines = part.splitlines()
-            command = lines.pop(0)
-            while lines and (command.endswith("\\") or not _is_closed(command)):
-                command += "\n" + lines.pop(0)
-            found.append((command, "\n".join(lines)))
-    return found
-
-
-def _is_closed(command: str) -> bool:
-    try:
-        shlex.split(command)
-    except ValueError:
-        return False
-    return True
 
 
 def _run_python(readme: str) -> int:

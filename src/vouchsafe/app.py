@@ -18,6 +18,7 @@ from vouchsafe.domain.audit import Audit
 from vouchsafe.domain.errors import Misconfigured, NoReplica, NotFound, Unavailable
 from vouchsafe.domain.kill_switch import Stretch
 from vouchsafe.domain.partitions import Finding
+from vouchsafe.domain.trail import ChainCheck
 from vouchsafe.edge.server import Server
 from vouchsafe.gate.audit import CounterReader
 from vouchsafe.gate.backlog import BacklogReader
@@ -28,9 +29,11 @@ from vouchsafe.ledger.audit import Book
 from vouchsafe.ledger.keys import KeyBook
 from vouchsafe.ledger.ledger import Installation, Ledger
 from vouchsafe.ledger.stops import StopBook
+from vouchsafe.ledger.trail import Walk
 from vouchsafe.service.audit import Auditor
 from vouchsafe.service.audits import audit_forever
 from vouchsafe.service.backlog import Backlog
+from vouchsafe.service.caller import local_author
 from vouchsafe.service.campaigns import Campaigns
 from vouchsafe.service.codes import Codes
 from vouchsafe.service.committed import Committed
@@ -45,6 +48,7 @@ from vouchsafe.service.recover import WHAT_TO_DO, Recovery
 from vouchsafe.service.redeem import Redeem
 from vouchsafe.service.rollback import return_forever
 from vouchsafe.service.status import Status, look
+from vouchsafe.service.trail import Trail, check_chain
 from vouchsafe.service.transactions import settle_forever
 from vouchsafe.service.watch import Watch
 from vouchsafe.settings import Settings
@@ -125,11 +129,18 @@ async def recover(settings: Settings, advance: Callable[[int, int], None]) -> St
         return await look(gate, ledger, await ledger.installation() or installation)
 
 
+async def check_trail(settings: Settings, expected: bytes | None, advance: Callable[[int, int], None]) -> ChainCheck:
+    """Walks the chain of the audit trail, which has to have `expected` in it; calls `advance` with the rows so far and
+    all that there are. Raises Unavailable and Misconfigured."""
+    async with Walk.begin(settings.postgres_url, settings.ledger_timeout_ms) as walk:
+        return await check_chain(walk, expected, advance)
+
+
 async def create_key(settings: Settings, name: str, roles: Iterable[Role], expire_time_ms: int | None) -> str:
     """Makes an API key and answers it; nothing keeps it but who is given it. Raises Unavailable and Misconfigured."""
     key, kept = new_key(name, roles, expire_time_ms)
     async with _key_book(settings) as book:
-        await book.create(kept)
+        await book.create(kept, local_author())
     return key
 
 
@@ -142,7 +153,7 @@ async def list_keys(settings: Settings) -> list[ApiKey]:
 async def revoke_key(settings: Settings, key_id: str) -> None:
     """Ends an API key, within about a second on every server. Raises NotFound, Unavailable and Misconfigured."""
     async with _key_book(settings) as book:
-        if not await book.revoke(key_id):
+        if not await book.revoke(key_id, local_author()):
             raise NotFound(f"there is no key {key_id}")
 
 
@@ -202,6 +213,7 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
                     KillSwitchboard(stores.gate, campaigns),
                     watch,
                     Codes(stores.gate, stores.ledger),
+                    Trail(stores.ledger),
                 )
                 await asyncio.gather(
                     _watch(recovery, stores.gate, server, stop), backlog.watch(stop), keys.follow(stop)

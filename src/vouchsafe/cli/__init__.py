@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from vouchsafe import __version__
-from vouchsafe.cli import audit, campaign, codes, keys, kill_switch, payment, redeem, run, status
+from vouchsafe.cli import audit, campaign, codes, keys, kill_switch, payment, redeem, run, status, trail
 from vouchsafe.cli.common import out
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app = typer.Typer(
 app.add_typer(run.app)
 app.add_typer(status.app)
 app.add_typer(audit.app)
+app.add_typer(trail.app)
 app.add_typer(redeem.app)
 app.add_typer(payment.app)
 app.add_typer(campaign.app, name="campaign")

@@ -58,6 +58,7 @@ def campaign_test(files: Files, as_json: Json = False) -> None:
 def campaign_apply(
     files: Files,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only ask the server; change nothing.")] = False,
+    reason: Annotated[str, typer.Option(help="Why, for those who look later.")] = "",
     target: Target = None,
     as_json: Json = False,
 ) -> None:
@@ -68,7 +69,7 @@ def campaign_apply(
         for file in parsed:
             report: dict[str, Any] = {"file": str(file.path), "campaign": file.campaign_id}
             reports.append(report)
-            await apply_file(client, file, report, dry_run=dry_run, show=not as_json)
+            await apply_file(client, file, report, dry_run=dry_run, show=not as_json, reason=reason)
 
     parsed = _read(files)
     _refuse_twins(parsed)
@@ -174,14 +175,16 @@ def _looked_at(entry: dict[str, Any]) -> str:
 # -- applying ----------------------------------------------------------------------------------------------------------
 
 
-async def apply_file(client: Client, file: CampaignFile, report: dict[str, Any], *, dry_run: bool, show: bool) -> None:
+async def apply_file(
+    client: Client, file: CampaignFile, report: dict[str, Any], *, dry_run: bool, show: bool, reason: str = ""
+) -> None:
     """Brings one campaign to what its file says, and reports it. What the server is against is an `error` there; that
     it cannot be reached is raised."""
     from vouchsafe.cli.files import place
     from vouchsafe.client import Changed, ClientError, DeadlineExceeded, Unavailable
 
     try:
-        await _create_or_update(client, file, report, dry_run=dry_run, show=show)
+        await _create_or_update(client, file, report, dry_run=dry_run, show=show, reason=reason)
     except (Unavailable, DeadlineExceeded):
         raise
     except Changed:
@@ -196,7 +199,7 @@ async def apply_file(client: Client, file: CampaignFile, report: dict[str, Any],
 
 
 async def _create_or_update(
-    client: Client, file: CampaignFile, report: dict[str, Any], *, dry_run: bool, show: bool
+    client: Client, file: CampaignFile, report: dict[str, Any], *, dry_run: bool, show: bool, reason: str
 ) -> None:
     from vouchsafe.client import NotFound
     from vouchsafe.edge.files import normal
@@ -212,6 +215,7 @@ async def _create_or_update(
             single_use_codes=file.single_use_codes,
             assigned_codes=file.assigned_codes,
             validate_only=dry_run,
+            reason=reason,
         )
         report["outcome"] = "would be created" if dry_run else "created"
         return
@@ -224,7 +228,9 @@ async def _create_or_update(
     if show:
         for line in report["diff"]:
             out.print(Text(line, STYLES.get(line[0], "")))
-    updated = await client.update_campaign(id_, file.definition, etag=current.etag, validate_only=dry_run)
+    updated = await client.update_campaign(
+        id_, file.definition, etag=current.etag, validate_only=dry_run, reason=reason
+    )
     report["outcome"] = "would be updated" if dry_run else f"updated to version {updated.version}"
 
 

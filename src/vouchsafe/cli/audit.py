@@ -10,6 +10,7 @@ import typer
 
 from vouchsafe.cli.common import Json, errors, out, print_json, read_settings, time_text
 from vouchsafe.cli.tables import print_rows, progress_bar
+from vouchsafe.cli.trail import verify_trail
 
 if TYPE_CHECKING:
     from vouchsafe.domain.audit import Audit
@@ -26,14 +27,31 @@ def audit(
     pauses: Annotated[
         bool, typer.Option("--pauses", help="Prove instead that nothing was taken while something was stopped.")
     ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Prove instead that nobody has changed what operators did (`trail`).")
+    ] = False,
+    expect_head: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HASH", help="With --verify: a head that was noted before; it has to be there.", show_default=False
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Prove that every counter in Valkey is the sum of the events in PostgreSQL, while the service runs.
 
-    Exit status 0 when all agree, 4 when something differs, 1 when it could not be found out.
+    Exit status 0 when all agree, 4 when something differs, 1 when it could not be found out. With --verify: 0 when the
+    chain is whole, else 1.
     """
+    if [campaign is not None, pauses, verify].count(True) > 1:
+        raise typer.BadParameter("give one of --campaign, --pauses and --verify")
+    if expect_head is not None and not verify:
+        raise typer.BadParameter("--expect-head is for --verify")
     if pauses:
         _audit_pauses(as_json)
+        return
+    if verify:
+        verify_trail(expect_head, as_json)
         return
     with errors():
         from vouchsafe.app import audit as run_audit

@@ -73,6 +73,7 @@ def campaign_create(
     end: Annotated[
         str | None, typer.Option(help="First moment after the last use, spelled as --start.", show_default=False)
     ] = None,
+    reason: Reason = "",
     target: Target = None,
     as_json: Json = False,
 ) -> None:
@@ -101,7 +102,7 @@ def campaign_create(
         ask(
             target,
             lambda client: client.create_campaign(
-                campaign_id, definition, shared_codes=code or [], single_use_codes=once
+                campaign_id, definition, shared_codes=code or [], single_use_codes=once, reason=reason
             ),
         ),
         as_json,

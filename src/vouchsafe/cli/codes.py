@@ -52,6 +52,7 @@ def codes_generate(
         str | None, typer.Option(help="An id, to go on with the operation that has it.", show_default=False)
     ] = None,
     wait: Annotated[bool, typer.Option(help="Return when all are there.")] = True,
+    reason: Reason = "",
     target: Target = None,
     as_json: Json = False,
 ) -> None:
@@ -61,7 +62,9 @@ def codes_generate(
     form = CodeForm(charset=charset, length=length, prefix=prefix, postfix=postfix, pattern=pattern)
 
     async def generate(client: Client) -> Operation:
-        begun = await client.generate_codes(campaign, count, form=form, use_limit=use_limit, operation_id=operation)
+        begun = await client.generate_codes(
+            campaign, count, form=form, use_limit=use_limit, operation_id=operation, reason=reason
+        )
         return await _followed(client, begun) if wait else begun
 
     _show_operation(ask(target, generate), as_json)
@@ -92,6 +95,7 @@ def codes_import(
         ),
     ],
     all_or_nothing: Annotated[bool, typer.Option(help="Import nothing when a line is bad.")] = False,
+    reason: Reason = "",
     target: Target = None,
     as_json: Json = False,
 ) -> None:
@@ -107,7 +111,7 @@ def codes_import(
                         yield piece
                         progress.advance(task, len(piece))
 
-            return await client.import_codes(campaign, pieces(), all_or_nothing=all_or_nothing)
+            return await client.import_codes(campaign, pieces(), all_or_nothing=all_or_nothing, reason=reason)
 
     report = ask(target, send)
     if as_json:
@@ -126,6 +130,7 @@ def codes_export(
     state: OnlyState = "",
     customer: OnlyHolder = "",
     file: Annotated[Path | None, typer.Option(help="Where to write; without it, stdout.", show_default=False)] = None,
+    reason: Reason = "",
     target: Target = None,
 ) -> None:
     """Export codes as CSV."""
@@ -133,7 +138,7 @@ def codes_export(
 
     async def fetch(client: Client) -> None:
         with file.open("wb") if file else sys.stdout.buffer as opened:
-            async with aclosing(client.export_codes(wanted)) as pieces:
+            async with aclosing(client.export_codes(wanted, reason)) as pieces:
                 async for piece in pieces:
                     opened.write(piece)
 
@@ -175,11 +180,16 @@ def codes_get(code: ACode, target: Target = None, as_json: Json = False) -> None
 
 @app.command("assign")
 def codes_assign(
-    code: ACode, customer: Customer, valid_for: ValidFor = None, target: Target = None, as_json: Json = False
+    code: ACode,
+    customer: Customer,
+    valid_for: ValidFor = None,
+    reason: Reason = "",
+    target: Target = None,
+    as_json: Json = False,
 ) -> None:
     """Give a code to a customer."""
     seconds = _seconds(valid_for)
-    _show(ask(target, lambda client: client.assign_code(code, customer, valid_for_s=seconds)), as_json)
+    _show(ask(target, lambda client: client.assign_code(code, customer, valid_for_s=seconds, reason=reason)), as_json)
 
 
 @app.command("disable")
@@ -205,6 +215,7 @@ def codes_gift(
     qr: Annotated[
         Path | None, typer.Option(help="Also draw it as a QR picture: an .svg file.", show_default=False)
     ] = None,
+    reason: Reason = "",
     target: Target = None,
     as_json: Json = False,
 ) -> None:
@@ -212,7 +223,7 @@ def codes_gift(
     seconds, draw = _seconds(valid_for), _qr_writer(qr)
     code = ask(
         target,
-        lambda client: client.gift_code(campaign, customer, valid_for_s=seconds, request_id=request_id),
+        lambda client: client.gift_code(campaign, customer, valid_for_s=seconds, request_id=request_id, reason=reason),
     )
     draw(code.code)
     if as_json:

@@ -25,6 +25,7 @@ from vouchsafe.client._errors import (
     Unauthenticated,
     Unavailable,
 )
+from vouchsafe.v1.audit_service_pb2 import AuditEvent, AuditEventFilter
 from vouchsafe.v1.campaign_pb2 import Campaign, CampaignCounters, CampaignState, CampaignStats
 from vouchsafe.v1.campaign_service_pb2 import AssignedCode, GetKillSwitchResponse
 from vouchsafe.v1.code_pb2 import Code, CodeForm, CodeState, Operation, OperationState
@@ -52,6 +53,8 @@ __all__ = [
     "AmountOff",
     "AppliedCode",
     "AssignedCode",
+    "AuditEvent",
+    "AuditEventFilter",
     "BadLine",
     "Campaign",
     "CampaignCounters",

@@ -13,6 +13,7 @@ import grpc
 
 from vouchsafe.client._channels import File, channel_to
 from vouchsafe.client._errors import from_rpc_error, retry_delay_s
+from vouchsafe.v1.audit_service_pb2_grpc import AuditServiceStub
 from vouchsafe.v1.campaign_service_pb2_grpc import CampaignServiceStub
 from vouchsafe.v1.code_service_pb2_grpc import CodeServiceStub
 from vouchsafe.v1.redemption_service_pb2_grpc import RedemptionServiceStub
@@ -50,6 +51,7 @@ class Calls:
         self._redemptions = itertools.cycle([RedemptionServiceStub(channel) for channel in self._channels])
         self._campaigns = itertools.cycle([CampaignServiceStub(channel) for channel in self._channels])
         self._codes = itertools.cycle([CodeServiceStub(channel) for channel in self._channels])
+        self._audits = itertools.cycle([AuditServiceStub(channel) for channel in self._channels])
 
     async def __aenter__(self) -> Self:
         return self

@@ -26,6 +26,7 @@ class CampaignCalls(Calls):
         single_use_codes: Sequence[str] = (),
         assigned_codes: Sequence[AssignedCode] = (),
         validate_only: bool = False,
+        reason: str = "",
     ) -> Campaign:
         """Creates a campaign with its codes. Raises AlreadyExists when the id or a code is taken. With `validate_only`
         nothing is created, and the answer has only the id and the definition.
@@ -39,16 +40,23 @@ class CampaignCalls(Calls):
             single_use_codes=single_use_codes,
             assigned_codes=assigned_codes,
             validate_only=validate_only,
+            reason=reason,
         )
         return (await self._call(lambda: next(self._campaigns).CreateCampaign, request, repeat=False)).campaign
 
     async def update_campaign(
-        self, campaign_id: str, definition: CampaignDefinition, *, etag: str = "", validate_only: bool = False
+        self,
+        campaign_id: str,
+        definition: CampaignDefinition,
+        *,
+        etag: str = "",
+        validate_only: bool = False,
+        reason: str = "",
     ) -> Campaign:
         """Puts a definition in the place of the one that stands. Raises NotFound, and Changed when it is not the one
         that `etag` was read with. Not repeated, as `create_campaign`."""
         request = campaigns_pb.UpdateCampaignRequest(
-            campaign_id=campaign_id, definition=definition, etag=etag, validate_only=validate_only
+            campaign_id=campaign_id, definition=definition, etag=etag, validate_only=validate_only, reason=reason
         )
         return (await self._call(lambda: next(self._campaigns).UpdateCampaign, request, repeat=False)).campaign
 

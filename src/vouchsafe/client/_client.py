@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 
+from vouchsafe.client._audits import AuditCalls
 from vouchsafe.client._campaigns import CampaignCalls
 from vouchsafe.client._codes import CodeCalls
 from vouchsafe.client._errors import ClientError
@@ -22,7 +23,7 @@ from vouchsafe.v1.reservation_pb2 import Reservation
 from vouchsafe.v1.rollback_pb2 import ReturnedLine, Rollback
 
 
-class Client(CampaignCalls, CodeCalls):
+class Client(CampaignCalls, CodeCalls, AuditCalls):
     """Talks to one target over `channels` connections, kept open and used in turn.
 
     `api_key` is sent with every call; a signed token does as well, and a function is asked for one before each call, as

@@ -30,6 +30,7 @@ class CodeCalls(Calls):
         form: CodeForm | None = None,
         use_limit: int = 1,
         operation_id: str | None = None,
+        reason: str = "",
     ) -> Operation:
         """Begins to generate codes; `follow_operation` tells how far it is. As safe to repeat as the operation id is
         kept, which is made here unless given. Raises NotFound, InvalidArgument when the codes could be guessed, and
@@ -40,6 +41,7 @@ class CodeCalls(Calls):
             count=count,
             form=form,
             use_limit=use_limit,
+            reason=reason,
         )
         return (await self._call(lambda: next(self._codes).GenerateCodes, request)).operation
 
@@ -70,7 +72,7 @@ class CodeCalls(Calls):
                 return
 
     async def import_codes(
-        self, campaign_id: str, data: AsyncIterable[bytes], *, all_or_nothing: bool = False
+        self, campaign_id: str, data: AsyncIterable[bytes], *, all_or_nothing: bool = False, reason: str = ""
     ) -> ImportCodesResponse:
         """Enters codes from a CSV file in pieces, whose first line names the columns: `code`, and `use_limit` and
         `customer_id` if they are there. Bad lines are told; the others are imported, or with `all_or_nothing` none.
@@ -78,7 +80,7 @@ class CodeCalls(Calls):
         mode = ImportMode.IMPORT_MODE_ALL_OR_NOTHING if all_or_nothing else ImportMode.IMPORT_MODE_SKIP_BAD_LINES
 
         async def requests() -> AsyncIterator[pb.ImportCodesRequest]:
-            yield pb.ImportCodesRequest(config=pb.ImportConfig(campaign_id=campaign_id, mode=mode))
+            yield pb.ImportCodesRequest(config=pb.ImportConfig(campaign_id=campaign_id, mode=mode, reason=reason))
             async for piece in data:
                 for at in range(0, len(piece), PIECE_BYTES):
                     yield pb.ImportCodesRequest(csv=piece[at : at + PIECE_BYTES])
@@ -88,9 +90,10 @@ class CodeCalls(Calls):
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None
 
-    async def export_codes(self, wanted: CodeFilter | None = None) -> AsyncGenerator[bytes, None]:
+    async def export_codes(self, wanted: CodeFilter | None = None, reason: str = "") -> AsyncGenerator[bytes, None]:
         """All codes that fit, as a CSV file in pieces of whole lines. Takes as long as it does, and is not repeated."""
-        call = next(self._codes).ExportCodes(pb.ExportCodesRequest(filter=wanted), metadata=self._metadata())
+        request = pb.ExportCodesRequest(filter=wanted, reason=reason)
+        call = next(self._codes).ExportCodes(request, metadata=self._metadata())
         try:
             response = await call.read()
             while isinstance(response, pb.ExportCodesResponse):  # until the end of the stream
@@ -117,10 +120,12 @@ class CodeCalls(Calls):
             if not token:
                 return
 
-    async def assign_code(self, code: str, customer_id: str, *, valid_for_s: float | None = None) -> Code:
+    async def assign_code(
+        self, code: str, customer_id: str, *, valid_for_s: float | None = None, reason: str = ""
+    ) -> Code:
         """Gives a code to a customer, valid for so long from now on or as the campaign says. Raises NotFound,
         AlreadyExists when another customer has it, InvalidArgument when it is for many."""
-        request = pb.AssignCodeRequest(code=code, customer_id=customer_id)
+        request = pb.AssignCodeRequest(code=code, customer_id=customer_id, reason=reason)
         if valid_for_s is not None:
             request.valid_for.FromMilliseconds(round(valid_for_s * 1000))
         return (await self._call(lambda: next(self._codes).AssignCode, request)).code
@@ -143,11 +148,16 @@ class CodeCalls(Calls):
         valid_for_s: float | None = None,
         form: CodeForm | None = None,
         request_id: str | None = None,
+        reason: str = "",
     ) -> Code:
         """Makes a code that can be used once, and gives it to a customer. The request id is made here unless given, and
         kept over repetitions: one gift, one code. Raises NotFound and RequestIdReused."""
         request = pb.GiftCodeRequest(
-            request_id=request_id or str(uuid.uuid4()), campaign_id=campaign_id, customer_id=customer_id, form=form
+            request_id=request_id or str(uuid.uuid4()),
+            campaign_id=campaign_id,
+            customer_id=customer_id,
+            form=form,
+            reason=reason,
         )
         if valid_for_s is not None:
             request.valid_for.FromMilliseconds(round(valid_for_s * 1000))

@@ -42,11 +42,13 @@ class Engaged(msgspec.Struct, frozen=True):
 
 
 class SwitchEvent(msgspec.Struct, frozen=True):
-    """The body of the events KILL_ENGAGED and KILL_RELEASED."""
+    """The body of the events KILL_ENGAGED and KILL_RELEASED; the author as in `domain/trail.py`."""
 
     scope: str
     reason: str
     at_ms: int
+    principal: str
+    action_id: str | None
 
     def to_json(self) -> bytes:
         """The body as it is written."""

@@ -16,12 +16,13 @@ from vouchsafe.edge.certificates import Certificates
 from vouchsafe.edge.tokens import Tokens
 from vouchsafe.service.keys import NOT_VALID, PREFIX, Keys
 from vouchsafe.settings import Settings
-from vouchsafe.v1 import access_pb2, campaign_service_pb2, code_service_pb2, redemption_service_pb2
+from vouchsafe.v1 import access_pb2, audit_service_pb2, campaign_service_pb2, code_service_pb2, redemption_service_pb2
 
 SERVICES: tuple[ServiceDescriptor, ...] = (
     redemption_service_pb2.DESCRIPTOR.services_by_name["RedemptionService"],
     campaign_service_pb2.DESCRIPTOR.services_by_name["CampaignService"],
     code_service_pb2.DESCRIPTOR.services_by_name["CodeService"],
+    audit_service_pb2.DESCRIPTOR.services_by_name["AuditService"],
 )
 NOTHING_SENT = "send the metadata `authorization: Bearer <API key or token>`"
 OR_CERTIFICATE = ", or connect with a client certificate"

@@ -42,7 +42,7 @@ class CampaignServicer(CampaignServiceServicer):
             campaign.id = request.campaign_id
             campaign.definition.CopyFrom(convert.definition_message(definition))
             return pb.CreateCampaignResponse(campaign=campaign)
-        status = await self.use_case.create(request.campaign_id, definition, codes)
+        status = await self.use_case.create(request.campaign_id, definition, codes, request.reason)
         return pb.CreateCampaignResponse(campaign=convert.campaign_message(status))
 
     async def UpdateCampaign(self, request: pb.UpdateCampaignRequest, context: Context) -> pb.UpdateCampaignResponse:
@@ -55,7 +55,7 @@ class CampaignServicer(CampaignServiceServicer):
             message = convert.campaign_message(status)
             message.definition.CopyFrom(convert.definition_message(definition))
             return pb.UpdateCampaignResponse(campaign=message)
-        status = await self.use_case.update(request.campaign_id, definition, version)
+        status = await self.use_case.update(request.campaign_id, definition, version, request.reason)
         return pb.UpdateCampaignResponse(campaign=convert.campaign_message(status))
 
     async def GetCampaign(self, request: pb.GetCampaignRequest, context: Context) -> pb.GetCampaignResponse:

@@ -35,6 +35,7 @@ class CodeServicer(CodeServiceServicer):
             convert.form(request.form),
             request.use_limit or 1,
             request.count,
+            request.reason,
         )
         return pb.GenerateCodesResponse(operation=convert.operation_message(operation))
 
@@ -62,7 +63,9 @@ class CodeServicer(CodeServiceServicer):
         if first is None or not first.HasField("config"):
             raise InvalidRequest(Violation("config", "has to come in the first message"))
         whole = first.config.mode == pb.IMPORT_MODE_ALL_OR_NOTHING
-        report = await self.use_case.importer.run(first.config.campaign_id, _csv(request_iterator), whole=whole)
+        report = await self.use_case.importer.run(
+            first.config.campaign_id, _csv(request_iterator), whole=whole, reason=first.config.reason
+        )
         return pb.ImportCodesResponse(
             imported_count=report.imported,
             bad_line_count=report.bad_count,
@@ -74,7 +77,7 @@ class CodeServicer(CodeServiceServicer):
     ) -> AsyncGenerator[pb.ExportCodesResponse, None]:
         """All codes that fit, as a file in pieces."""
         yield pb.ExportCodesResponse(csv=convert.csv_header().encode())
-        async with aclosing(self.use_case.export(convert.code_filter(request.filter))) as pieces:
+        async with aclosing(self.use_case.export(convert.code_filter(request.filter), request.reason)) as pieces:
             async for codes in pieces:
                 yield pb.ExportCodesResponse(csv=convert.csv_lines(codes).encode())
 
@@ -94,7 +97,7 @@ class CodeServicer(CodeServiceServicer):
     async def AssignCode(self, request: pb.AssignCodeRequest, context: Context) -> pb.AssignCodeResponse:
         """Gives a code to a customer."""
         status = await self.use_case.assign(
-            normalise_code(request.code), request.customer_id, convert.valid_for_ms(request)
+            normalise_code(request.code), request.customer_id, convert.valid_for_ms(request), request.reason
         )
         return pb.AssignCodeResponse(code=convert.code_message(status))
 
@@ -116,6 +119,7 @@ class CodeServicer(CodeServiceServicer):
             request.customer_id,
             convert.form(request.form),
             convert.valid_for_ms(request),
+            request.reason,
         )
         return pb.GiftCodeResponse(code=convert.code_message(status))
 

@@ -12,6 +12,8 @@ from vouchsafe.domain.errors import InvalidRequest, Violation
 
 # A time that the ledger can hold, up to the year 2200.
 MAX_TIME_MS = 7_258_118_400_000
+# A number that the ledger can hold.
+MAX_NUMBER = 2**63
 
 
 def encode_token(key: object) -> str:
@@ -39,6 +41,17 @@ def decode_text(token: str, pattern: str) -> str:
     except (ValueError, TypeError, binascii.Error):
         raise _no_token() from None
     return str(text)
+
+
+def decode_number(token: str) -> int:
+    """Reads the token of a number. Raises InvalidRequest."""
+    try:
+        number = _decode(token)
+        if not isinstance(number, int) or not 0 < number < MAX_NUMBER:
+            raise ValueError
+    except (ValueError, binascii.Error):
+        raise _no_token() from None
+    return number
 
 
 def _decode(token: str) -> Any:

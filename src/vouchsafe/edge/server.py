@@ -10,6 +10,7 @@ from grpc_health.v1.health import SERVICE_NAME, aio
 from grpc_reflection.v1alpha import reflection
 
 from vouchsafe.edge.access import SERVICES, Access
+from vouchsafe.edge.audits import AuditServicer
 from vouchsafe.edge.campaigns import CampaignServicer
 from vouchsafe.edge.certificates import server_credentials
 from vouchsafe.edge.codes import CodeServicer
@@ -20,8 +21,10 @@ from vouchsafe.service.codes import Codes
 from vouchsafe.service.keys import Keys
 from vouchsafe.service.kill_switch import KillSwitchboard
 from vouchsafe.service.redeem import Redeem
+from vouchsafe.service.trail import Trail
 from vouchsafe.service.watch import Watch
 from vouchsafe.settings import Settings
+from vouchsafe.v1.audit_service_pb2_grpc import add_AuditServiceServicer_to_server
 from vouchsafe.v1.campaign_service_pb2_grpc import add_CampaignServiceServicer_to_server
 from vouchsafe.v1.code_service_pb2_grpc import add_CodeServiceServicer_to_server
 from vouchsafe.v1.redemption_service_pb2_grpc import add_RedemptionServiceServicer_to_server
@@ -67,9 +70,11 @@ class Server:
         self._redemptions = RedemptionServicer()
         self._campaigns = CampaignServicer()
         self._codes = CodeServicer()
+        self._audits = AuditServicer()
         add_RedemptionServiceServicer_to_server(self._redemptions, self._server)
         add_CampaignServiceServicer_to_server(self._campaigns, self._server)
         add_CodeServiceServicer_to_server(self._codes, self._server)
+        add_AuditServiceServicer_to_server(self._audits, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((*NAMES, SERVICE_NAME, reflection.SERVICE_NAME), self._server)
 
@@ -83,13 +88,22 @@ class Server:
         await self.set_ready(False, complete=False)
         await self._server.start()
 
-    def open(self, redeem: Redeem, campaigns: Campaigns, switches: KillSwitchboard, watch: Watch, codes: Codes) -> None:
+    def open(
+        self,
+        redeem: Redeem,
+        campaigns: Campaigns,
+        switches: KillSwitchboard,
+        watch: Watch,
+        codes: Codes,
+        trail: Trail,
+    ) -> None:
         """Lets calls through to the use cases."""
         self._redemptions.use_case = redeem
         self._campaigns.use_case = campaigns
         self._campaigns.switches = switches
         self._campaigns.watch = watch
         self._codes.use_case = codes
+        self._audits.use_case = trail
         self._guard.open()
 
     async def set_ready(self, ready: bool, *, complete: bool) -> None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from vouchsafe.domain.campaign import CodeEntry
 from vouchsafe.domain.errors import Unavailable
 from vouchsafe.domain.redemption import EventKind
+from vouchsafe.domain.trail import UNKNOWN, Author
 from vouchsafe.gate.codes import decode_entry, put_calls, resolve_keys
 from vouchsafe.gate.connection import Command, function_call
 from vouchsafe.gate.gate import Gate
@@ -69,21 +70,23 @@ class Directory:
                 found[index] = CodeStanding(int(uses), None if reason is None else reason.decode())
         return found
 
-    async def disable(self, entry: CodeEntry, reason: str) -> None:
+    async def disable(self, entry: CodeEntry, reason: str, author: Author = UNKNOWN) -> None:
         """Stops a code: once this returns, no later use of it succeeds anywhere. As for `Gate.pause`, what was held
         before of transactions over several codes is settled first."""
-        while parts := await self._set_state(entry, "disabled", reason, EventKind.CODE_DISABLED):
+        while parts := await self._set_state(entry, "disabled", reason, EventKind.CODE_DISABLED, author):
             await self._gate.settle_to_stop(parts)
 
-    async def enable(self, entry: CodeEntry, reason: str) -> None:
+    async def enable(self, entry: CodeEntry, reason: str, author: Author = UNKNOWN) -> None:
         """Lets a code be used again."""
-        await self._set_state(entry, "enabled", reason, EventKind.CODE_ENABLED)
+        await self._set_state(entry, "enabled", reason, EventKind.CODE_ENABLED, author)
 
-    async def _set_state(self, entry: CodeEntry, state: str, reason: str, kind: EventKind) -> list[Part]:
+    async def _set_state(
+        self, entry: CodeEntry, state: str, reason: str, kind: EventKind, author: Author
+    ) -> list[Part]:
         """Answers the parts that have to be settled before it is done."""
         campaign_id = entry.campaign_id
         keys, token = self._gate.keys_and_token_to_stop(self._gate.partition_of(campaign_id))
-        body = json.dumps({"code": entry.code, "reason": reason}, ensure_ascii=False)
+        body = json.dumps({"code": entry.code, "reason": reason, **author.told()}, ensure_ascii=False)
         names = [keys.meta, keys.outbox, keys.pending, keys.campaign(campaign_id)]
         args = [token, campaign_id, entry.code, state, reason, kind.value, body]
         (reply,) = await self._gate.write(function_call("set_code_state", names, args))

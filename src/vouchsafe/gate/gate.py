@@ -18,6 +18,7 @@ from vouchsafe.domain.kill_switch import Engaged
 from vouchsafe.domain.partitions import PartitionSeen, token_of
 from vouchsafe.domain.redemption import STREAM_START, EventKind, StreamId
 from vouchsafe.domain.rollback import Rollback, RollbackClaim
+from vouchsafe.domain.trail import UNKNOWN, Author
 from vouchsafe.gate.attempts import decode_place
 from vouchsafe.gate.connection import CLOSED, Command, as_unavailable, checked, function_call
 from vouchsafe.gate.connections import Connections
@@ -238,30 +239,30 @@ class Gate:
                 found[index] = decode_status(campaign_ids[index], reply)
         return found
 
-    async def pause(self, campaign_id: str, reason: str) -> CampaignStatus | None:
+    async def pause(self, campaign_id: str, reason: str, author: Author = UNKNOWN) -> CampaignStatus | None:
         """Stops a campaign: once this returns, no later redemption of it succeeds anywhere. None: no such campaign.
 
         It admits nothing from its first step on; what was held before of transactions over several codes is settled
         before the second, so that none of them is decided later.
         """
         while True:
-            found = await self._set_state(campaign_id, "paused", reason, EventKind.PAUSED)
+            found = await self._set_state(campaign_id, "paused", reason, EventKind.PAUSED, author)
             if not isinstance(found, list):
                 return found
             await self.settle_to_stop(found)
 
-    async def resume(self, campaign_id: str, reason: str) -> CampaignStatus | None:
+    async def resume(self, campaign_id: str, reason: str, author: Author = UNKNOWN) -> CampaignStatus | None:
         """Lets a campaign go on. None: no such campaign."""
-        found = await self._set_state(campaign_id, "active", reason, EventKind.RESUMED)
+        found = await self._set_state(campaign_id, "active", reason, EventKind.RESUMED, author)
         return None if isinstance(found, list) else found
 
     async def _set_state(
-        self, campaign_id: str, state: str, reason: str, kind: EventKind
+        self, campaign_id: str, state: str, reason: str, kind: EventKind, author: Author = UNKNOWN
     ) -> CampaignStatus | list[Part] | None:
         keys, token = self.keys_and_token_to_stop(self.partition_of(campaign_id))
         # A reason explains a pause; once the campaign runs again, only the event remembers why.
         kept_reason = reason if kind is EventKind.PAUSED else ""
-        body = json.dumps({"reason": reason}, ensure_ascii=False)
+        body = json.dumps({"reason": reason, **author.told()}, ensure_ascii=False)
         args = [token, campaign_id, state, kept_reason, kind.value, body]
         names = [keys.meta, keys.outbox, keys.pending, *keys.of_campaigns([campaign_id])]
         (reply,) = await self.write(function_call("set_state", names, args))

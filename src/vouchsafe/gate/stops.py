@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vouchsafe.domain.kill_switch import Engaged, SwitchEvent
+from vouchsafe.domain.trail import UNKNOWN, Author
 from vouchsafe.gate.connection import function_call
 from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.transactions import Part
@@ -14,10 +15,10 @@ class Stops:
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
 
-    async def engage(self, partition: int, scope: str, engaged: Engaged) -> None:
+    async def engage(self, partition: int, scope: str, engaged: Engaged, author: Author = UNKNOWN) -> None:
         """Ends redeeming: nothing is admitted from the first step on; what was held before of transactions over several
         codes is settled before the second, so that none of them is decided later. Again changes nothing."""
-        body = SwitchEvent(scope, engaged.reason, engaged.at_ms).to_json()
+        body = SwitchEvent(scope, engaged.reason, engaged.at_ms, *author).to_json()
         while True:
             keys, token = self._gate.keys_and_token_to_stop(partition)
             names = [keys.meta, keys.outbox, keys.pending, keys.stops, keys.labels]

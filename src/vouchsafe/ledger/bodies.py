@@ -9,8 +9,9 @@ from typing import Annotated
 import msgspec
 
 from vouchsafe.domain.campaign import CampaignState
-from vouchsafe.domain.redemption import MAX_PART, Event, EventKind
+from vouchsafe.domain.redemption import MAX_PART, Event, EventKind, StreamId
 from vouchsafe.ledger.connection import Rejected
+from vouchsafe.ledger.rows import time_of
 
 # The kinds of events whose bodies PostgreSQL reads.
 DRAWN_FROM = (
@@ -37,6 +38,23 @@ class _Told(msgspec.Struct):
 
 
 _read = msgspec.json.Decoder(_Told).decode
+
+
+def columns(partition: int, offset: StreamId, events: Sequence[Event]) -> Iterable[Sequence[object]]:
+    """The events, which follow `offset` in the partition's outbox, column by column: epoch, ms, seq, at, kind,
+    campaign, body."""
+    rows = []
+    epoch = 0
+    for event in events:
+        position = event.position
+        if position.partition != partition or position.stream_id <= offset:
+            raise ValueError(f"{position} does not follow {epoch}-{offset} in the outbox of partition {partition}")
+        if position.epoch < epoch:
+            raise Rejected(f"{position} is of an epoch that was over")
+        epoch, offset = position[1:]
+        row = (epoch, *offset, time_of(event.at_ms), event.kind, event.campaign_id, storable(event))
+        rows.append(row)
+    return zip(*rows, strict=True)
 
 
 def storable(event: Event) -> str:

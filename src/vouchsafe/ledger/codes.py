@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
@@ -10,8 +10,10 @@ import asyncpg
 
 from vouchsafe.domain.campaign import CodeEntry
 from vouchsafe.domain.codes import CodeFilter, CodeForm, CodeState, KeptCode, Operation
-from vouchsafe.ledger.connection import connected, in_time
+from vouchsafe.domain.trail import UNKNOWN, Action, Author, Note
+from vouchsafe.ledger.connection import connected, in_time, transaction
 from vouchsafe.ledger.ledger import Ledger
+from vouchsafe.ledger.notes import note_actions
 from vouchsafe.ledger.queries import SQL
 from vouchsafe.ledger.rows import code_of, milliseconds, time_of
 
@@ -81,22 +83,28 @@ class CodeBook:
         return _kept(row) if row else None
 
     async def assign(
-        self, code: str, holder_id: str, assign_time_ms: int, expire_time_ms: int | None
+        self,
+        code: str,
+        holder_id: str,
+        assign_time_ms: int,
+        expire_time_ms: int | None,
+        author: Author = UNKNOWN,
+        reason: str = "",
     ) -> CodeEntry | None:
         """Gives a code to a customer. None when it has a holder already, or may be used without limit, or is none."""
-        row = await self._ledger.fetchrow(
-            "assign_code", code, holder_id, time_of(assign_time_ms), _time_or_none(expire_time_ms)
-        )
+        args = code, holder_id, time_of(assign_time_ms), _time_or_none(expire_time_ms)
+        row = await self._act("assign_code", args, lambda row: _given(Action.CODES_ASSIGN, row, author, reason))
         return code_of(row) if row else None
 
-    async def gift(self, entry: CodeEntry, request_id: str) -> CodeEntry | None:
+    async def gift(
+        self, entry: CodeEntry, request_id: str, author: Author = UNKNOWN, reason: str = ""
+    ) -> CodeEntry | None:
         """Enters a code that is given to a customer at once. None when the campaign is none, the code is taken, or the
         request has its code."""
         assert entry.assign_time_ms is not None
         times = time_of(entry.assign_time_ms), _time_or_none(entry.expire_time_ms)
-        row = await self._ledger.fetchrow(
-            "gift_code", entry.code, entry.campaign_id, entry.holder_id, *times, request_id
-        )
+        args = entry.code, entry.campaign_id, entry.holder_id, *times, request_id
+        row = await self._act("gift_code", args, lambda row: _given(Action.CODES_GIFT, row, author, reason))
         return code_of(row) if row else None
 
     async def gift_of(self, request_id: str) -> CodeEntry | None:
@@ -117,13 +125,31 @@ class CodeBook:
     # -- operations --------------------------------------------------------------------------------------------------
 
     async def create_operation(
-        self, id_: str, campaign_id: str, form: CodeForm, use_limit: int, wanted: int
+        self,
+        id_: str,
+        campaign_id: str,
+        form: CodeForm,
+        use_limit: int,
+        wanted: int,
+        author: Author = UNKNOWN,
+        reason: str = "",
     ) -> Operation | None:
         """Begins to generate codes. None when the id is taken, or there is no such campaign."""
-        row = await self._ledger.fetchrow(
-            "create_operation", id_, campaign_id, form.pattern, form.charset, use_limit, wanted
-        )
+        args = id_, campaign_id, form.pattern, form.charset, use_limit, wanted
+        after = {"operation": id_, "codes": wanted, "pattern": form.pattern, "use_limit": use_limit}
+        note = Note(author, Action.CODES_GENERATE, f"campaign:{campaign_id}", {}, after, reason)
+        row = await self._act("create_operation", args, lambda _: note)
         return _operation(row) if row else None
+
+    async def _act(
+        self, query: str, args: Sequence[object], note: Callable[[asyncpg.Record], Note]
+    ) -> asyncpg.Record | None:
+        """The row that a query answers, and what it did noted with it."""
+        async with self._ledger.connection() as connection, transaction(connection):
+            row = await connection.fetchrow(SQL[query], *args)
+            if row is not None:
+                await note_actions(connection, note(row))
+            return row
 
     async def codes_of_form(self, form: CodeForm) -> int:
         """How many codes of a form there are, or will be."""
@@ -179,10 +205,23 @@ class CodeImport:
             rows = await self._connection.fetch(SQL["create_codes"], self._campaign_id, names, limits, holders, times)
         return {row["code"] for row in rows}
 
+    async def note(self, note: Note) -> None:
+        """Notes it with what was added: the last thing before `commit`."""
+        async with in_time(self._connection, self._timeout_s):
+            await note_actions(self._connection, note)
+
     async def commit(self) -> None:
         """All that was added stays."""
         async with in_time(self._connection, self._timeout_s):
             await self._connection.execute("commit")
+
+
+def _given(action: Action, row: asyncpg.Record, author: Author, reason: str) -> Note:
+    entry = code_of(row)
+    after: dict[str, object] = {"campaign": entry.campaign_id, "customer_id": entry.holder_id}
+    if row["expires_at"] is not None:
+        after["expire_time"] = row["expires_at"].isoformat()
+    return Note(author, action, f"code:{entry.code}", {}, after, reason)
 
 
 def _time_or_none(ms: int | None) -> object:

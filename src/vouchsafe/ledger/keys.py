@@ -10,8 +10,10 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 
 from vouchsafe.domain.access import ApiKey, known_roles
-from vouchsafe.ledger.connection import connected, in_time
+from vouchsafe.domain.trail import UNKNOWN, Action, Author, Note
+from vouchsafe.ledger.connection import connected, in_time, transaction
 from vouchsafe.ledger.migrate import check_schema
+from vouchsafe.ledger.notes import note_actions
 from vouchsafe.ledger.queries import SQL
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -38,10 +40,16 @@ class KeyBook:
         async with in_time(self._connection, self._timeout_s):
             await check_schema(self._connection)
 
-    async def create(self, key: ApiKey) -> None:
+    async def create(self, key: ApiKey, author: Author = UNKNOWN) -> None:
         """Keeps a new key; its time of creation is PostgreSQL's."""
         expires_at = None if key.expire_time_ms is None else _EPOCH + timedelta(milliseconds=key.expire_time_ms)
-        await self._fetch("create_api_key", key.id, key.name, sorted(key.roles), key.secret_hash, expires_at)
+        after: dict[str, object] = {"name": key.name, "roles": sorted(key.roles)}
+        if expires_at is not None:
+            after["expire_time"] = expires_at.isoformat()
+        args = key.id, key.name, sorted(key.roles), key.secret_hash, expires_at
+        async with in_time(self._connection, self._timeout_s), transaction(self._connection):
+            await self._connection.execute(SQL["create_api_key"], *args)
+            await note_actions(self._connection, Note(author, Action.KEY_CREATE, f"key:{key.id}", {}, after))
 
     async def keys(self, *, usable: bool = False) -> list[ApiKey]:
         """Every key, oldest first; with `usable` only those that were not revoked."""
@@ -58,9 +66,14 @@ class KeyBook:
             for row in await self._fetch("list_api_keys", usable)
         ]
 
-    async def revoke(self, key_id: str) -> bool:
+    async def revoke(self, key_id: str, author: Author = UNKNOWN) -> bool:
         """Ends a key; answers whether there is one of that id."""
-        return bool(await self._fetch("revoke_api_key", key_id))
+        async with in_time(self._connection, self._timeout_s), transaction(self._connection):
+            row = await self._connection.fetchrow(SQL["revoke_api_key"], key_id)
+            if row is not None and row["is_new"]:
+                before, after = {"name": row["name"], "state": "good"}, {"name": row["name"], "state": "revoked"}
+                await note_actions(self._connection, Note(author, Action.KEY_REVOKE, f"key:{key_id}", before, after))
+            return row is not None
 
     async def version(self) -> str:
         """Changes whenever a key was created or revoked; cheap to ask for."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,11 +20,11 @@ from vouchsafe.domain.partitions import PartitionState
 from vouchsafe.domain.pricing import Discount
 from vouchsafe.domain.redemption import Claim, CombinedClaim, Event, EventKind, Position, Redemption, StreamId
 from vouchsafe.domain.rollback import Rollback, RollbackClaim
-from vouchsafe.ledger.bodies import campaign_states, code_states, storable
+from vouchsafe.domain.trail import UNKNOWN, Action, Author, Note, changed, paths
+from vouchsafe.ledger.bodies import campaign_states, code_states, columns
 from vouchsafe.ledger.connection import (
     ENDED_SOON,
     RECOVERY_LOCK,
-    Rejected,
     check_server,
     connect_options,
     connected,
@@ -35,6 +35,7 @@ from vouchsafe.ledger.connection import (
 )
 from vouchsafe.ledger.locks import PartitionLocks
 from vouchsafe.ledger.migrate import check_schema
+from vouchsafe.ledger.notes import note_actions, notes_of
 from vouchsafe.ledger.queries import SQL
 from vouchsafe.ledger.rows import campaign_of, milliseconds, time_of
 
@@ -208,7 +209,14 @@ class Ledger:
 
     # -- campaigns and codes -----------------------------------------------------------------------------------------
 
-    async def create_campaign(self, campaign_id: str, definition: Definition, codes: Sequence[CodeEntry]) -> Campaign:
+    async def create_campaign(
+        self,
+        campaign_id: str,
+        definition: Definition,
+        codes: Sequence[CodeEntry],
+        author: Author = UNKNOWN,
+        reason: str = "",
+    ) -> Campaign:
         """Writes a campaign with its codes, all or nothing. Raises AlreadyExists naming the id or the code."""
         names, limits = [entry.code for entry in codes], [entry.use_limit for entry in codes]
         if len(set(names)) < len(names) or any(entry.campaign_id != campaign_id for entry in codes):
@@ -224,17 +232,36 @@ class Ledger:
                 free = {record["code"] for record in created}
                 taken = next(name for name in names if name not in free)
                 raise AlreadyExists(f"the code {taken} belongs to another campaign")
-            return campaign_of(row)
+            campaign = campaign_of(row)
+            after = {**paths(campaign.definition), "codes": len(codes)}
+            target = f"campaign:{campaign_id}"
+            await note_actions(connection, Note(author, Action.CAMPAIGN_CREATE, target, {}, after, reason))
+            return campaign
 
     async def taken_codes(self, codes: Sequence[str]) -> list[str]:
         """Which of these codes exist already, in order."""
         return [row["code"] for row in await self.fetch("taken_codes", codes)]
 
-    async def update_campaign(self, campaign_id: str, definition: Definition, version: int | None) -> Campaign | None:
+    async def update_campaign(
+        self,
+        campaign_id: str,
+        definition: Definition,
+        version: int | None,
+        author: Author = UNKNOWN,
+        reason: str = "",
+    ) -> Campaign | None:
         """Puts a definition in the place of this version, or of whatever stands with None. None: there is no such
         campaign, or it is at another version."""
-        row = await self.fetchrow("update_campaign", campaign_id, definition.to_json(), version)
-        return campaign_of(row) if row else None
+        async with self.connection() as connection, transaction(connection):
+            row = await connection.fetchrow(SQL["update_campaign"], campaign_id, definition.to_json(), version)
+            if row is None:
+                return None
+            campaign = campaign_of(row)
+            before, after = changed(Definition.from_json(row["old_definition"]), campaign.definition)
+            before["version"], after["version"] = campaign.version - 1, campaign.version
+            target = f"campaign:{campaign_id}"
+            await note_actions(connection, Note(author, Action.CAMPAIGN_UPDATE, target, before, after, reason))
+            return campaign
 
     async def get_campaign(self, campaign_id: str) -> Campaign | None:
         """A definition, or None."""
@@ -310,10 +337,17 @@ class Ledger:
         (any more), and Rejected when an event cannot be written.
         """
         last = events[-1].position.stream_id
-        values = columns(partition, offset, events)
-        if not await self.fetchval(
-            "persist", partition, epoch, *offset, *last, *values, *campaign_states(events), *code_states(events)
-        ):
+        values = *columns(partition, offset, events), *campaign_states(events), *code_states(events)
+        args = partition, epoch, *offset, *last, *values
+        notes = notes_of(events)
+        if not notes:  # nearly always; a statement alone is a transaction, and one round trip
+            moved = await self.fetchval("persist", *args)
+        else:
+            async with self.connection() as connection, transaction(connection):
+                moved = await connection.fetchval(SQL["persist"], *args)
+                if moved:
+                    await note_actions(connection, *notes)
+        if not moved:
             raise OffsetMoved(f"the ledger does not hold partition {partition} at epoch {epoch}, offset {offset}")
 
     async def set_aside(
@@ -348,23 +382,6 @@ class Ledger:
             return None
         _, began_at, ended_at, *numbers = row
         return LastAudit(milliseconds(began_at), milliseconds(ended_at), *numbers)
-
-
-def columns(partition: int, offset: StreamId, events: Sequence[Event]) -> Iterable[Sequence[object]]:
-    """The events, which follow `offset` in the partition's outbox, column by column: epoch, ms, seq, at, kind,
-    campaign, body."""
-    rows = []
-    epoch = 0
-    for event in events:
-        position = event.position
-        if position.partition != partition or position.stream_id <= offset:
-            raise ValueError(f"{position} does not follow {epoch}-{offset} in the outbox of partition {partition}")
-        if position.epoch < epoch:
-            raise Rejected(f"{position} is of an epoch that was over")
-        epoch, offset = position[1:]
-        row = (epoch, *offset, time_of(event.at_ms), event.kind, event.campaign_id, storable(event))
-        rows.append(row)
-    return zip(*rows, strict=True)
 
 
 def _installation(rows: Sequence[asyncpg.Record]) -> Installation | None:

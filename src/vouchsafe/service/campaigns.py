@@ -13,6 +13,7 @@ from vouchsafe.domain.campaign import Campaign, CampaignStatus, CodeEntry, Defin
 from vouchsafe.domain.errors import AlreadyExists, Changed, InvalidRequest, NotFound, Unavailable, Violation
 from vouchsafe.gate.gate import Gate
 from vouchsafe.ledger.ledger import CampaignCounters, Ledger
+from vouchsafe.service.caller import author
 from vouchsafe.service.publish import publish
 
 # Where a page ends: create_time_ms and id of its last campaign.
@@ -54,13 +55,15 @@ class Campaigns:
         if needs and not self._has_secret:
             raise InvalidRequest(*needs)
 
-    async def create(self, campaign_id: str, definition: Definition, codes: Sequence[CodeEntry]) -> CampaignStatus:
+    async def create(
+        self, campaign_id: str, definition: Definition, codes: Sequence[CodeEntry], reason: str = ""
+    ) -> CampaignStatus:
         """Creates a campaign with its codes. Raises AlreadyExists when the id or a code is taken.
 
         After Unavailable the campaign may exist already; it goes live by itself then, as soon as the gate is back.
         """
         self.check_supported(definition)
-        campaign = await self._ledger.create_campaign(campaign_id, definition, codes)
+        campaign = await self._ledger.create_campaign(campaign_id, definition, codes, author(), reason)
         await publish(self._gate, self._ledger, campaign)
         return await self.get(campaign_id)
 
@@ -71,14 +74,16 @@ class Campaigns:
         if taken := await self._ledger.taken_codes([entry.code for entry in codes]):
             raise AlreadyExists(f"the code {taken[0]} belongs to another campaign")
 
-    async def update(self, campaign_id: str, definition: Definition, version: int | None) -> CampaignStatus:
+    async def update(
+        self, campaign_id: str, definition: Definition, version: int | None, reason: str = ""
+    ) -> CampaignStatus:
         """Puts a new definition in the place of this version, or of whatever stands with None. Once this returns, every
         later decision is made by it. Raises NotFound, Changed.
 
         After Unavailable it may stand already; the gate gets it by itself then.
         """
         self.check_supported(definition)
-        campaign = await self._ledger.update_campaign(campaign_id, definition, version)
+        campaign = await self._ledger.update_campaign(campaign_id, definition, version, author(), reason)
         if campaign is None:
             await self.check_version(campaign_id, version)
             raise Changed(f"campaign {campaign_id} has just been changed; read it again")
@@ -121,11 +126,11 @@ class Campaigns:
 
     async def pause(self, campaign_id: str, reason: str) -> CampaignStatus:
         """Stops a campaign: once this returns, no later redemption of it succeeds on any server. Raises NotFound."""
-        return await self._gate.pause(campaign_id, reason) or await self._missing(campaign_id)
+        return await self._gate.pause(campaign_id, reason, author()) or await self._missing(campaign_id)
 
     async def resume(self, campaign_id: str, reason: str) -> CampaignStatus:
         """Lets a paused campaign go on. Raises NotFound."""
-        return await self._gate.resume(campaign_id, reason) or await self._missing(campaign_id)
+        return await self._gate.resume(campaign_id, reason, author()) or await self._missing(campaign_id)
 
     async def _missing(self, campaign_id: str) -> CampaignStatus:
         """Never returns: tells a campaign that does not exist from one that the gate lacks."""

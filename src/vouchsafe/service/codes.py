@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from vouchsafe.domain.campaign import CodeEntry
 from vouchsafe.domain.codes import CodeFilter, CodeForm, CodeState, KeptCode, Operation
 from vouchsafe.domain.errors import AlreadyExists, InvalidRequest, NotFound, RequestIdReused, Unavailable, Violation
+from vouchsafe.domain.trail import Action, Note
 from vouchsafe.gate.directory import CodeStanding, Directory
 from vouchsafe.gate.gate import Gate
 from vouchsafe.ledger.codes import CodeBook
 from vouchsafe.ledger.ledger import Ledger
+from vouchsafe.ledger.trail import TrailBook
+from vouchsafe.service.caller import author
 from vouchsafe.service.imports import CodeImporter
 
 NO_CODE = "there is no such code"
@@ -51,17 +54,20 @@ class Codes:
         self._ledger = ledger
         self._directory = Directory(gate)
         self._book = CodeBook(ledger)
+        self._trail = TrailBook(ledger)
         self.importer = CodeImporter(gate, ledger)
 
     # -- generating --------------------------------------------------------------------------------------------------
 
-    async def generate(self, id_: str, campaign_id: str, form: CodeForm, use_limit: int, count: int) -> Operation:
+    async def generate(
+        self, id_: str, campaign_id: str, form: CodeForm, use_limit: int, count: int, reason: str = ""
+    ) -> Operation:
         """Begins an operation, or answers the one that has this id. Raises NotFound, InvalidRequest when the codes
         could be guessed, RequestIdReused when the operation is another."""
         operation = await self._book.get_operation(id_)
         if operation is None:
             form.check(count + await self._book.codes_of_form(form))
-            operation = await self._book.create_operation(id_, campaign_id, form, use_limit, count)
+            operation = await self._book.create_operation(id_, campaign_id, form, use_limit, count, author(), reason)
         if operation is None:
             await self._check_campaign(campaign_id)
             operation = await self.operation(id_)  # somebody was faster
@@ -98,8 +104,9 @@ class Codes:
         shown = list(map(_status, entries, await self._directory.look(entries)))
         return shown, entries[-1].code if len(found) > limit else None
 
-    async def export(self, wanted: CodeFilter) -> AsyncGenerator[Sequence[KeptCode], None]:
-        """All codes that fit, in order, some at a time, by the ledger."""
+    async def export(self, wanted: CodeFilter, reason: str = "") -> AsyncGenerator[Sequence[KeptCode], None]:
+        """All codes that fit, in order, some at a time, by the ledger. It is noted before the first of them."""
+        await self._trail.note(_exported(wanted, reason))
         after = ""
         while found := await self._book.list_codes(wanted, after, CODES_PER_READ):
             yield found
@@ -107,11 +114,11 @@ class Codes:
 
     # -- giving and stopping -----------------------------------------------------------------------------------------
 
-    async def assign(self, code: str, holder_id: str, valid_for_ms: int | None) -> CodeStatus:
+    async def assign(self, code: str, holder_id: str, valid_for_ms: int | None, reason: str = "") -> CodeStatus:
         """Gives a code to a customer; valid for so long from now on, or as the campaign says. Raises NotFound,
         AlreadyExists when another customer has it, InvalidRequest when it is for many."""
         now_ms = self._gate.clock.now_ms()
-        entry = await self._book.assign(code, holder_id, now_ms, _later(now_ms, valid_for_ms))
+        entry = await self._book.assign(code, holder_id, now_ms, _later(now_ms, valid_for_ms), author(), reason)
         if entry is None:
             entry = await self._assigned_before(code, holder_id)
         # The reconciler does it again within a second, and then forgets that it had to.
@@ -119,7 +126,13 @@ class Codes:
         return await self._status(entry)
 
     async def gift(
-        self, request_id: str, campaign_id: str, holder_id: str, form: CodeForm, valid_for_ms: int | None
+        self,
+        request_id: str,
+        campaign_id: str,
+        holder_id: str,
+        form: CodeForm,
+        valid_for_ms: int | None,
+        reason: str = "",
     ) -> CodeStatus:
         """Makes a code and gives it to a customer, once for each request id. Raises NotFound, InvalidRequest when the
         code could be guessed, RequestIdReused."""
@@ -129,7 +142,7 @@ class Codes:
         for _ in range(GIFT_TRIES):
             (code,) = form.draw(1)
             entry = CodeEntry(code, campaign_id, 1, holder_id, now_ms, _later(now_ms, valid_for_ms))
-            given = await self._book.gift(entry, request_id) or await self._book.gift_of(request_id)
+            given = await self._book.gift(entry, request_id, author(), reason) or await self._book.gift_of(request_id)
             if given is not None:
                 if (given.campaign_id, given.holder_id) != (campaign_id, holder_id):
                     raise RequestIdReused(f"request_id {request_id} was used for another gift")
@@ -141,13 +154,13 @@ class Codes:
     async def disable(self, code: str, reason: str) -> CodeStatus:
         """Stops a code: once this returns, no later redemption of it succeeds on any server. Raises NotFound."""
         entry = await self._found(code)
-        await self._directory.disable(entry, reason)
+        await self._directory.disable(entry, reason, author())
         return await self._status(entry)
 
     async def enable(self, code: str, reason: str) -> CodeStatus:
         """Lets a code be used again. Raises NotFound."""
         entry = await self._found(code)
-        await self._directory.enable(entry, reason)
+        await self._directory.enable(entry, reason, author())
         return await self._status(entry)
 
     async def _found(self, code: str) -> CodeEntry:
@@ -182,3 +195,10 @@ def _status(entry: CodeEntry, standing: CodeStanding) -> CodeStatus:
 
 def _later(now_ms: int, valid_for_ms: int | None) -> int | None:
     return None if valid_for_ms is None else now_ms + valid_for_ms
+
+
+def _exported(wanted: CodeFilter, reason: str) -> Note:
+    target = "codes" if wanted.campaign_id is None else f"campaign:{wanted.campaign_id}"
+    asked = {"state": wanted.state, "customer_id": wanted.holder_id}
+    after = {name: value for name, value in asked.items() if value is not None}
+    return Note(author(), Action.CODES_EXPORT, target, {}, after, reason)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vouchsafe.domain.campaign import CodeEntry
 from vouchsafe.domain.code_lines import CodeLine, CodeLines
 from vouchsafe.domain.errors import NotFound
+from vouchsafe.domain.trail import Action, Note
 from vouchsafe.gate.gate import Gate
 from vouchsafe.ledger.codes import CodeBook, CodeImport
 from vouchsafe.ledger.ledger import Ledger
+from vouchsafe.service.caller import author
 from vouchsafe.service.publish import publish_codes
 
 LINES_PER_PIECE = 2_000
@@ -39,7 +42,7 @@ class CodeImporter:
         self._gate = gate
         self._ledger = ledger
 
-    async def run(self, campaign_id: str, data: AsyncIterator[bytes], *, whole: bool) -> ImportReport:
+    async def run(self, campaign_id: str, data: AsyncIterator[bytes], *, whole: bool, reason: str = "") -> ImportReport:
         """Imports what is good, or with `whole` nothing when anything is bad. Raises NotFound, and InvalidRequest when
         the first line is not understood. After Unavailable some of it may be imported, but with `whole` nothing, unless
         it came to the last step: then sending it again tells."""
@@ -48,17 +51,28 @@ class CodeImporter:
         report = ImportReport()
         async with CodeBook(self._ledger).importing(campaign_id, whole=whole) as entering:
             lines: list[CodeLine] = []
+            notes = _Notes(campaign_id, reason)
             async for some in _lines(data):
                 lines += some
-                if len(lines) >= LINES_PER_PIECE:
-                    await self._enter(entering, campaign_id, lines, report)
-                    lines = []
+                if len(lines) < LINES_PER_PIECE:
+                    continue
+                begins = not whole and not notes.has_begun
+                if begins:
+                    await entering.begin()
+                await self._enter(entering, campaign_id, lines, report)
+                if begins:
+                    await entering.note(notes.begun())
+                    await entering.commit()
+                lines = []
+            if not whole:
+                await entering.begin()
             await self._enter(entering, campaign_id, lines, report)
             if whole and report.bad_count:
                 report.imported = 0
                 return report
-            if whole:
-                await entering.commit()
+            if report.imported or notes.has_begun:
+                await entering.note(notes.ended(report))
+            await entering.commit()
         await publish_codes(self._gate, self._ledger, campaign_id=campaign_id)
         return report
 
@@ -83,6 +97,29 @@ class CodeImporter:
             if code not in created:
                 report.note(number, "code: exists already")
         report.imported += len(created)
+
+
+class _Notes:
+    """What the trail is told of an import: that it has ended, and of one in several transactions, which may be cut off
+    between them, in the first that it has begun."""
+
+    def __init__(self, campaign_id: str, reason: str) -> None:
+        self._target = f"campaign:{campaign_id}"
+        self._reason = reason
+        self._id = uuid.uuid4().hex
+        self.has_begun = False
+
+    def begun(self) -> Note:
+        """Codes are being entered."""
+        self.has_begun = True
+        return self._note({"state": "begun"})
+
+    def ended(self, report: ImportReport) -> Note:
+        """All are entered."""
+        return self._note({"state": "ended", "imported": report.imported, "bad_lines": report.bad_count})
+
+    def _note(self, after: Mapping[str, object]) -> Note:
+        return Note(author(), Action.CODES_IMPORT, self._target, {}, {"import": self._id, **after}, self._reason)
 
 
 async def _lines(data: AsyncIterator[bytes]) -> AsyncIterator[Sequence[CodeLine]]:

@@ -15,6 +15,7 @@ from vouchsafe.domain.errors import NotFound, Unavailable
 from vouchsafe.domain.kill_switch import Engaged, KillSwitch, KillSwitches, SwitchEvent, combine
 from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.stops import Stops
+from vouchsafe.service.caller import author
 from vouchsafe.service.campaigns import Campaigns
 
 # Campaigns that are paused or resumed at the same time.
@@ -34,13 +35,13 @@ class KillSwitchboard:
 
     async def engage(self, scope: str, reason: str) -> KillSwitch:
         """Stops redeeming: once this returns, no later redemption within the scope succeeds on any server."""
-        engaged = Engaged(reason, self._gate.clock.now_ms())
-        await self._everywhere("stopped", lambda partition: self._stops.engage(partition, scope, engaged))
+        engaged, by = Engaged(reason, self._gate.clock.now_ms()), author()
+        await self._everywhere("stopped", lambda partition: self._stops.engage(partition, scope, engaged, by))
         return (await self.get()).of(scope)
 
     async def release(self, scope: str, reason: str) -> KillSwitch:
         """Lets redeeming go on."""
-        event = SwitchEvent(scope, reason, self._gate.clock.now_ms())
+        event = SwitchEvent(scope, reason, self._gate.clock.now_ms(), *author())
         await self._everywhere("released", lambda partition: self._stops.release(partition, event))
         return (await self.get()).of(scope)
 

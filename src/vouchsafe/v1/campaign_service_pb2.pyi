@@ -33,12 +33,15 @@ class CreateCampaignRequest(_message.Message):
     SINGLE_USE_CODES_FIELD_NUMBER: _builtins.int
     ASSIGNED_CODES_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     campaign_id: _builtins.str
     """The id the campaign shall have: 1 to 63 small letters, digits and hyphens, beginning with a letter or digit.
     Required.
     """
     validate_only: _builtins.bool
     """Only checks the definition and the codes, and creates nothing."""
+    reason: _builtins.str
+    """Why, for those who look later, at most 500 characters, none of them a control character."""
     @_builtins.property
     def definition(self) -> _definition_pb2.CampaignDefinition:
         """What the campaign is. Required."""
@@ -66,10 +69,11 @@ class CreateCampaignRequest(_message.Message):
         single_use_codes: _abc.Iterable[_builtins.str] | None = ...,
         assigned_codes: _abc.Iterable[Global___AssignedCode] | None = ...,
         validate_only: _builtins.bool = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["definition", b"definition"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assigned_codes", b"assigned_codes", "campaign_id", b"campaign_id", "definition", b"definition", "shared_codes", b"shared_codes", "single_use_codes", b"single_use_codes", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assigned_codes", b"assigned_codes", "campaign_id", b"campaign_id", "definition", b"definition", "reason", b"reason", "shared_codes", b"shared_codes", "single_use_codes", b"single_use_codes", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -135,12 +139,15 @@ class UpdateCampaignRequest(_message.Message):
     DEFINITION_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     campaign_id: _builtins.str
     """Campaign.id. Required."""
     etag: _builtins.str
     """Campaign.etag as it was read, so that nobody else's change is lost. Empty: whatever it is now."""
     validate_only: _builtins.bool
     """Only checks the definition, and changes nothing."""
+    reason: _builtins.str
+    """Why, for those who look later, at most 500 characters, none of them a control character."""
     @_builtins.property
     def definition(self) -> _definition_pb2.CampaignDefinition:
         """The whole new definition. Required."""
@@ -152,10 +159,11 @@ class UpdateCampaignRequest(_message.Message):
         definition: _definition_pb2.CampaignDefinition | None = ...,
         etag: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["definition", b"definition"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "definition", b"definition", "etag", b"etag", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "definition", b"definition", "etag", b"etag", "reason", b"reason", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -56,6 +56,7 @@ class GenerateCodesRequest(_message.Message):
     COUNT_FIELD_NUMBER: _builtins.int
     FORM_FIELD_NUMBER: _builtins.int
     USE_LIMIT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     operation_id: _builtins.str
     """The id that the operation shall have: a new one for each, the same for a repetition. Required."""
     campaign_id: _builtins.str
@@ -64,6 +65,8 @@ class GenerateCodesRequest(_message.Message):
     """How many codes, from 1 to 10,000,000. Required."""
     use_limit: _builtins.int
     """How often each may be used, at most 1,000,000. 0: once."""
+    reason: _builtins.str
+    """Why, for those who look later, at most 500 characters, none of them a control character."""
     @_builtins.property
     def form(self) -> _code_pb2.CodeForm:
         """What they look like. Empty: 12 characters."""
@@ -76,10 +79,11 @@ class GenerateCodesRequest(_message.Message):
         count: _builtins.int = ...,
         form: _code_pb2.CodeForm | None = ...,
         use_limit: _builtins.int = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["form", b"form"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "count", b"count", "form", b"form", "operation_id", b"operation_id", "use_limit", b"use_limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "count", b"count", "form", b"form", "operation_id", b"operation_id", "reason", b"reason", "use_limit", b"use_limit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -251,19 +255,23 @@ class ImportConfig(_message.Message):
 
     CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     campaign_id: _builtins.str
     """Campaign.id. Required."""
     mode: Global___ImportMode.ValueType
     """What becomes of the other lines when some are bad. Required."""
+    reason: _builtins.str
+    """Why, for those who look later, at most 500 characters, none of them a control character."""
     def __init__(
         self,
         *,
         campaign_id: _builtins.str = ...,
         mode: Global___ImportMode.ValueType = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "mode", b"mode"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "mode", b"mode", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -364,6 +372,9 @@ class ExportCodesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     FILTER_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Why, for those who look later, at most 500 characters, none of them a control character."""
     @_builtins.property
     def filter(self) -> Global___CodeFilter:
         """Which codes. Empty: all."""
@@ -372,10 +383,11 @@ class ExportCodesRequest(_message.Message):
         self,
         *,
         filter: Global___CodeFilter | None = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -518,10 +530,13 @@ class AssignCodeRequest(_message.Message):
     CODE_FIELD_NUMBER: _builtins.int
     CUSTOMER_ID_FIELD_NUMBER: _builtins.int
     VALID_FOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     code: _builtins.str
     """The code. Required."""
     customer_id: _builtins.str
     """Customer.id of the customer. Required."""
+    reason: _builtins.str
+    """Why, for those who look later, at most 500 characters, none of them a control character."""
     @_builtins.property
     def valid_for(self) -> _duration_pb2.Duration:
         """How long it is valid from now on, from 1 second to 10 years. Not given: as the campaign's code_validity says."""
@@ -532,10 +547,11 @@ class AssignCodeRequest(_message.Message):
         code: _builtins.str = ...,
         customer_id: _builtins.str = ...,
         valid_for: _duration_pb2.Duration | None = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["valid_for", b"valid_for"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "customer_id", b"customer_id", "valid_for", b"valid_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "customer_id", b"customer_id", "reason", b"reason", "valid_for", b"valid_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -676,12 +692,15 @@ class GiftCodeRequest(_message.Message):
     CUSTOMER_ID_FIELD_NUMBER: _builtins.int
     VALID_FOR_FIELD_NUMBER: _builtins.int
     FORM_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """A new one for each gift, the same for a repetition: 1 to 128 visible characters. Required."""
     campaign_id: _builtins.str
     """Campaign.id. Required."""
     customer_id: _builtins.str
     """Customer.id of the customer. Required."""
+    reason: _builtins.str
+    """Why, for those who look later, at most 500 characters, none of them a control character."""
     @_builtins.property
     def valid_for(self) -> _duration_pb2.Duration:
         """How long it is valid from now on, from 1 second to 10 years. Not given: as the campaign's code_validity says."""
@@ -698,10 +717,11 @@ class GiftCodeRequest(_message.Message):
         customer_id: _builtins.str = ...,
         valid_for: _duration_pb2.Duration | None = ...,
         form: _code_pb2.CodeForm | None = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["form", b"form", "valid_for", b"valid_for"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "customer_id", b"customer_id", "form", b"form", "request_id", b"request_id", "valid_for", b"valid_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "customer_id", b"customer_id", "form", b"form", "reason", b"reason", "request_id", b"request_id", "valid_for", b"valid_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,11 +7,15 @@ on conflict do nothing
 returning id, version, definition, created_at;
 
 -- name: update_campaign
--- Puts a definition in the place of version $3, or of any version with null for $3. Answers nothing when there is no
--- such campaign, or it is at another version.
-update campaigns set definition = $2, version = version + 1
-where id = $1 and version = coalesce($3, version)
-returning id, version, definition, created_at;
+-- Puts a definition in the place of version $3, or of any version with null for $3, and answers that one, too. Answers
+-- nothing when there is no such campaign, or it is at another version.
+with old as (
+    select definition from campaigns where id = $1 and version = coalesce($3, version) for update
+)
+update campaigns as c set definition = $2, version = c.version + 1
+from old
+where c.id = $1
+returning c.id, c.version, c.definition, c.created_at, old.definition as old_definition;
 
 -- name: get_campaign
 -- A definition by its id.

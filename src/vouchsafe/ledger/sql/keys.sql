@@ -12,9 +12,13 @@ where not $1 or revoked_at is null
 order by created_at, id;
 
 -- name: revoke_api_key
--- Ends a key; the first time stands. Answers nothing when there is no such key.
-update api_keys set revoked_at = coalesce(revoked_at, now()) where id = $1
-returning id;
+-- Ends a key; the first time stands. Answers its name, and whether it was good until now; nothing when there is no such
+-- key.
+with revoked as (
+    update api_keys set revoked_at = now() where id = $1 and revoked_at is null
+    returning id
+)
+select name, exists(select from revoked) as is_new from api_keys where id = $1;
 
 -- name: api_keys_version
 -- Differs whenever a key was created or revoked, also when the database was put back to an older copy in between.

@@ -39,6 +39,7 @@ from vouchsafe.v1.redemption_pb2 import AppliedCode, DiscountCap, LineDiscount, 
 from vouchsafe.v1.redemption_service_pb2 import (
     CodeTrace,
     ReserveRedemptionResponse,
+    TrialReport,
     ValidateAndRedeemResponse,
     ValidateResponse,
 )
@@ -108,6 +109,7 @@ __all__ = [
     "Stacking",
     "Target",
     "TargetKind",
+    "TrialReport",
     "Unauthenticated",
     "Unavailable",
     "ValidateAndRedeemResponse",

@@ -163,7 +163,7 @@ class Redeem:
     ) -> Validation:
         """What redeeming would answer now, or in a trial at its time by the counters of now. Takes nothing; the request
         id is not looked at."""
-        validation, _ = await self._judged(request, explain=explain, trial=trial)
+        validation, _, _ = await self._judged(request, explain=explain, trial=trial)
         offer = validation.outcome
         if trial is not None:
             # Nothing that a redemption could come with: its time is none of the gate's.
@@ -176,16 +176,19 @@ class Redeem:
 
     async def _plan(self, request: RedeemRequest) -> Plan | Answer:
         """What to redeem of several codes, or why not."""
-        validation, combination = await self._judged(request)
-        if isinstance(validation.outcome, Refusal):
+        validation, combination, standing = await self._judged(request)
+        if isinstance(validation.outcome, Refusal) and not standing:
             return Answer(validation.outcome, validation.inapplicable, validation.skipped)
-        attempts = tuple(self._attempt(request, one.candidate, combination) for one in combination.applied)
-        return Plan(attempts, validation.inapplicable, validation.skipped, validation.outcome.is_best)
+        # What stands was redeemed for just this: the gate answers with that redemption.
+        wanted = standing or [one.candidate for one in combination.applied]
+        attempts = tuple(self._attempt(request, candidate, combination) for candidate in wanted)
+        return Plan(attempts, validation.inapplicable, validation.skipped, combination.is_best)
 
     async def _judged(
         self, request: RedeemRequest, *, explain: bool = False, trial: Trial | None = None
-    ) -> tuple[Validation, Combination]:
-        """What the rules and the gate say now or in a trial, and how the codes go together."""
+    ) -> tuple[Validation, Combination, list[Candidate]]:
+        """What the rules and the gate say now or in a trial, and how the codes go together; and those that do not apply
+        any more, but that the order has redeemed with the same contents when they did."""
         entries, unknown = await self._judge.resolve(request.codes)
         refused = {refusal.code: refusal for refusal in unknown}
         rests: dict[str, Rest] = {}
@@ -229,7 +232,12 @@ class Redeem:
                 # What the gate refuses takes no part any more, and what it was in the way of gets its turn.
                 rounds = 0
                 continue
-            return _validation(request, candidates, combination, refused, traces), combination
+            standing = [
+                candidate
+                for candidate, answer in zip(tried, answers, strict=True)
+                if candidate.code.code in left_out and not isinstance(answer, Refusal)
+            ]
+            return _validation(request, candidates, combination, refused, traces), combination, standing
         raise Unavailable("a campaign keeps changing; try again")
 
     async def _answer(self, attempt: Attempt, others: Sequence[str], trial: Trial | None) -> Answered:

@@ -40,13 +40,13 @@ from vouchsafe.service.judge import RedeemRequest
 from vouchsafe.service.redeem import Offer, Redeem, Trial, Validation
 from vouchsafe.settings import Settings
 
-EXAMPLES = 150
+EXAMPLES = 100
 FOR_EVER_MS = 1_000 * DAY_MS
 SECRET = "a secret of the tests"  # noqa: S105  # nothing is kept under it
 # Given to a customer: how long they are good is counted from then.
 GIVEN = {"A1", "C1"}
 SCHEDULES = [
-    None,
+    *[None] * 5,
     Schedule(time_zone="Europe/Berlin", weekly=(WeeklyWindow(start_time="08:00", end_time="18:00"),)),
     Schedule(
         time_zone="America/New_York",
@@ -55,7 +55,7 @@ SCHEDULES = [
     ),
 ]
 JOINT = Stacking(mode=CombineMode.JOINT)
-EXPRESSIONS = [None, None, CelExpression(text='now > timestamp("2026-07-08T14:00:00Z")')]
+EXPRESSIONS = [*[None] * 5, CelExpression(text='now > timestamp("2026-07-08T14:00:00Z")')]
 OFFSETS_MS = [0, 1, -1, SECOND_MS - 1, SECOND_MS, HOUR_MS, 7 * HOUR_MS]
 OFFSETS_MS += [-DAY_MS, DAY_MS - 1, DAY_MS, 7 * DAY_MS, 31 * DAY_MS]
 
@@ -74,8 +74,8 @@ definitions = st.builds(
         partial_budget=st.booleans(),
         honour_quoted=st.sampled_from([None, HonourQuoted(within_ms=HOUR_MS, overdraft_uses=1)]),
     ),
-    start_time_ms=st.sampled_from([None, None, None] + [begin_ms + SECOND_MS for begin_ms in BEGINS]),
-    end_time_ms=st.sampled_from([None, None, None] + [begin_ms + DAY_MS for begin_ms in BEGINS]),
+    start_time_ms=st.sampled_from([None] * 12 + [begin_ms + SECOND_MS for begin_ms in BEGINS]),
+    end_time_ms=st.sampled_from([None] * 12 + [begin_ms + DAY_MS for begin_ms in BEGINS]),
     schedule=st.sampled_from(SCHEDULES),
     expression=st.sampled_from(EXPRESSIONS),
     code_validity_ms=st.sampled_from([None, HOUR_MS]),

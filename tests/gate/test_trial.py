@@ -292,7 +292,7 @@ async def test_a_kill_switch_of_now_refuses_a_trial_too(patient: Settings) -> No
     begin_ms = BEGINS[0]
     async with a_house(patient) as house:
         await house.open(begin_ms, [a_definition()] * 3)
-        await Stops(house.gate).engage(0, EVERYTHING, Engaged("because", begin_ms))
+        await Stops(house.gate).engage(EVERYTHING, Engaged("because", begin_ms))
         tried = await house.redeem.validate(Wish(("A0",), Cart(1, 1_000)).request(1), trial=Trial(begin_ms + DAY_MS))
         assert isinstance(tried.outcome, Refusal)
         assert tried.outcome.reason is Reason.KILL_SWITCH_ENGAGED

@@ -77,9 +77,8 @@ class Stops:
                 calls[partition] = make(partition)
             except Unavailable as error:
                 found[partition] = error
-        for partition, reply in zip(
-            calls, await self._gate.try_to_call(list(calls.values()), writes=writes), strict=True
-        ):
+        replies = await self._gate.try_to_call(list(calls.values()), writes=writes)
+        for partition, reply in zip(calls, replies, strict=True):
             found[partition] = reply
         return found
 

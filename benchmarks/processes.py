@@ -66,8 +66,8 @@ def echo_server(response_bytes: int) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def load_generator() -> Iterator[Callable[[Order], Round]]:
-    """What to call for each round. Raises Unavailable when a call of it failed."""
+def load_generator(*, may_fail: bool = False) -> Iterator[Callable[[Order], Round]]:
+    """What to call for each round. Raises Unavailable when a call of it failed, unless that is expected."""
     with _child("benchmarks.generator") as child:
 
         def run(order: Order) -> Round:
@@ -79,7 +79,7 @@ def load_generator() -> Iterator[Callable[[Order], Round]]:
             if not line:
                 raise Unavailable("the load generator has ended by itself")
             result = Round(**json.loads(line))
-            if result.failures:
+            if result.failures and not may_fail:
                 raise Unavailable("calls failed, so the round says nothing: " + "; ".join(result.failures))
             return result
 
@@ -88,12 +88,20 @@ def load_generator() -> Iterator[Callable[[Order], Round]]:
 
 def listener(port: int) -> psutil.Process:
     """The one process below this one that listens on the port: a worker, a store, the yardstick."""
+    return next(iter(listeners(port)))
+
+
+def listeners(port: int) -> list[psutil.Process]:
+    """The processes below this one that listen on the port: of several workers, all. Raises Unavailable for none."""
+    found = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.AccessDenied, psutil.NoSuchProcess):
-            for connection in process.net_connections("tcp"):
-                if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
-                    return process
-    raise Unavailable(f"no process below this one listens on port {port}")
+            connections = process.net_connections("tcp")
+            if any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in connections):
+                found.append(process)
+    if not found:
+        raise Unavailable(f"no process below this one listens on port {port}")
+    return found
 
 
 def cpu_s(process: psutil.Process) -> float:

@@ -93,6 +93,28 @@ class Service(LocalService):
             for process in processes:
                 process.resume()
 
+    def connected_from(self) -> set[int]:
+        """The ports from which this process has connections to the server."""
+        ends = psutil.Process().net_connections("tcp")
+        return {one.laddr.port for one in ends if one.raddr and one.raddr.port == self.settings.port}
+
+    @contextlib.contextmanager
+    def one_frozen(self, spared: set[int]) -> Iterator[None]:
+        """A worker stands still where it is, none that is connected with one of these ports."""
+        ends = {worker: worker.net_connections("tcp") for worker in self._processes("serve")[1:]}
+        workers = [
+            worker
+            for worker, own in ends.items()
+            if any(one.laddr.port == self.settings.port for one in own)
+            and not any(one.raddr and one.raddr.port in spared for one in own)
+        ]
+        frozen = random.choice(workers)
+        frozen.suspend()
+        try:
+            yield
+        finally:
+            frozen.resume()
+
     def stop_server(self) -> None:
         """SIGTERM; the test goes on while it drains."""
         self._children["serve"].terminate()

@@ -135,9 +135,22 @@ def test_an_operator_runs_a_campaign(service: Service) -> None:
         "would take 6.25 EUR off 50.00 EUR"
     )
 
+    tried = vouchsafe("redeem", code, "--at", "2031-01-01T08:00:00+01:00", *target)
+    assert tried.returncode == 3
+    assert tried.stdout.startswith("trial: as if it were 2031-01-01 07:00:00 UTC; counters are those of now\nrefused: ")
+    assert "CAMPAIGN_ENDED" in tried.stdout
+    zoneless = vouchsafe("redeem", code, "--at", "2031-01-01T08:00", *target)
+    assert zoneless.returncode == 2
+    assert "--at" in zoneless.stderr
+    assert "has no offset" in zoneless.stderr
+
     paused = vouchsafe("campaign", "pause", id_, "--reason", "stock is gone", *target)
     assert "paused" in paused.stdout
     assert "stock is gone" in paused.stdout
+    tried = vouchsafe("redeem", code, "--customer", "bob", "--at", "2030-12-31T23:59:00+01:00", *target)
+    assert tried.returncode == 0, tried.stderr
+    assert f"note: campaign {id_} is not active now" in tried.stdout
+    assert "would take 6.25 EUR off 50.00 EUR" in tried.stdout
     assert json.loads(vouchsafe("campaign", "get", id_, "--json", *target).stdout)["redeemed_count"] == "1"
     assert vouchsafe("redeem", code, "--customer", "bob", *target).stdout.startswith("refused: CAMPAIGN_PAUSED")
     assert "active" in vouchsafe("campaign", "resume", id_, *target).stdout

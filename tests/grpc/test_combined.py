@@ -86,6 +86,21 @@ async def test_all_codes_are_redeemed_as_one(service: Service, client: Client) -
     assert await client.get_redemption(taken.id) == taken
 
 
+async def test_what_an_order_has_stands_when_nothing_of_it_applies_any_more(client: Client) -> None:
+    campaign, codes = await create_pair(client)
+    order = an_order(f"o-{campaign}")
+    taken = redemption(await client.redeem_codes(codes, SHOPPER, order))
+    definition = (await client.get_campaign(campaign)).definition
+    definition.currency_code = "JPY"
+    await client.update_campaign(campaign, definition)
+    # Under another request id it is told again, and never takes nothing at all.
+    assert redemption(await client.redeem_codes(codes, SHOPPER, order)) == taken
+    refused = (await client.reserve(codes, SHOPPER, order)).refusal
+    assert reason(refused) == "ORDER_ALREADY_REDEEMED"
+    assert refused.metadata["redemption_id"] == taken.id
+    assert await uses(client, campaign) == [2]
+
+
 async def test_all_or_nothing_takes_nothing_when_one_does_not_apply(client: Client) -> None:
     good, full = await create(client), await create(client, limits={"total": 1})
     assert isinstance(await client.redeem(full, SHOPPER, an_order(f"{full}-0")), Redemption)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 
 import pytest
 
 from tests.grpc.test_combined import create
-from tests.service import Service, an_order, settle
+from tests.service import Service, a_service, an_order, check_agrees, settle
 from vouchsafe import app
 from vouchsafe.client import Client, ClientError, Customer, KillSwitchScope, Redemption, Reservation
 
@@ -112,3 +112,63 @@ async def test_nothing_is_taken_after_a_kill_switch_has_answered(own_service: Se
     found = await app.stops(own_service.settings, 100)
     assert len(found) == 3
     assert all(one.taken == 0 and one.end_time_ms is not None for one in found), found
+
+
+@pytest.fixture(scope="module")
+def four_workers(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Service]:
+    """For all repetitions: what is repeated is the stop, not the start."""
+    with a_service(tmp_path_factory.mktemp("stopping"), pytestconfig, workers=4) as running:
+        yield running
+        check_agrees(running)
+
+
+@contextmanager
+def without_postgres(service: Service) -> Iterator[None]:
+    service.stop_postgres()
+    try:
+        yield
+    finally:
+        service.start_postgres()
+
+
+# --repeat 200 is what docs/stopping.md speaks of.
+@pytest.mark.parametrize("adversity", ["none", "PostgreSQL is stopped", "a worker stands still"])
+@pytest.mark.parametrize("what", ["campaign", "everything"])
+async def test_four_workers_take_nothing_behind_a_stop(four_workers: Service, what: str, adversity: str) -> None:
+    """The worker that stands still wakes up behind the answer, with all that it was about to do."""
+    everything = KillSwitchScope(everything=True)
+    async with (
+        four_workers.client(timeout_s=30, channels=1) as operator,
+        four_workers.client(timeout_s=30, channels=8) as shop,
+    ):
+        before = four_workers.connected_from()
+        code = await create(operator)
+        mine = four_workers.connected_from() - before
+        assert len(mine) == 1
+        adversities: dict[str, AbstractContextManager[None]] = {
+            "none": nullcontext(),
+            "PostgreSQL is stopped": without_postgres(four_workers),
+            "a worker stands still": four_workers.one_frozen(mine),
+        }
+        crowd = Crowd(shop, [code])
+        async with crowd.at_it():
+            await reach(lambda: crowd.got >= 50)
+            with adversities[adversity]:
+                if what == "campaign":
+                    await operator.pause_campaign(code, "under load")
+                else:
+                    await operator.engage_kill_switch(everything, "under load")
+                crowd.stopped.set()
+            await reach(lambda: crowd.late == 0, rounds=30)
+            assert crowd.late == 0
+            crowd.stopped.clear()
+            if what == "campaign":
+                await operator.resume_campaign(code)
+            else:
+                await operator.release_kill_switch(everything)
+            got = crowd.got
+            await reach(lambda: crowd.got > got)
+        await settle(four_workers.settings)
+    (last, *_) = await app.stops(four_workers.settings, 1)
+    assert (last.what, last.taken) == (f"campaign:{code}" if what == "campaign" else "*", 0)
+    assert last.end_time_ms is not None

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import sys
-from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from types import FrameType
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from vouchsafe.cli import apply
-from vouchsafe.cli.common import Json, Target, as_dict, ask, out, print_json, print_message
+from vouchsafe.cli.common import Json, Target, as_dict, ask, instant, out, print_json, print_message
 from vouchsafe.cli.tables import print_rows
 from vouchsafe.cli.words import effect_text
 
@@ -94,7 +93,7 @@ def campaign_create(
         definition.effects.add().amount_off.amount_minor = amount
     for field, text in (("start_time", start), ("end_time", end)):
         if text is not None:
-            getattr(definition, field).FromDatetime(_instant(f"--{field.removesuffix('_time')}", text))
+            getattr(definition, field).FromDatetime(instant(f"--{field.removesuffix('_time')}", text))
     once = list(single_use_code or [])
     if single_use_codes is not None:
         once += [line.strip() for line in single_use_codes.read_text().splitlines() if line.strip()]
@@ -242,16 +241,6 @@ def _basis_points(percent: str) -> int:
     if not points.is_finite() or points != int(points) or not 1 <= points <= 10_000:
         raise typer.BadParameter(f"--percent {percent}: from 0.01 to 100, with at most two decimals")
     return int(points)
-
-
-def _instant(option: str, text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(f"{option} {text} is not an ISO 8601 time such as 2026-11-27T00:00:00+01:00") from None
-    if moment.tzinfo is None:
-        raise typer.BadParameter(f"{option} {text} has no offset; end it with Z for UTC or, say, +01:00")
-    return moment.astimezone(UTC).replace(tzinfo=None)
 
 
 def _show_campaign(campaign: Campaign, as_json: bool) -> None:

@@ -103,6 +103,17 @@ def _dev_key(address: str) -> str:
     return file.read_text() if file.exists() else ""
 
 
+def instant(option: str, text: str) -> datetime:
+    """A moment as ISO 8601 with its offset, or exit status 2 with a line that names the option."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{option} {text} is not an ISO 8601 time such as 2026-11-27T00:00:00+01:00") from None
+    if moment.tzinfo is None:
+        raise typer.BadParameter(f"{option} {text} has no offset; end it with Z for UTC or, say, +01:00")
+    return moment.astimezone(UTC)
+
+
 def span_ms(option: str, text: str) -> int:
     """A duration as people write it, 90s, 15m, 7d; or exit status 2 with a line that names the option."""
     from vouchsafe.edge.files import duration_ms

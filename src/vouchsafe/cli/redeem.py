@@ -10,12 +10,12 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from vouchsafe.cli.common import Json, Target, ask, err, out, print_message, span_ms
+from vouchsafe.cli.common import Json, Target, ask, err, instant, out, print_message, span_ms, time_text
 from vouchsafe.cli.words import caps_text
 from vouchsafe.domain.money import format_minor
 
 if TYPE_CHECKING:
-    from vouchsafe.client import Client, Customer, Order, Refusal
+    from vouchsafe.client import Client, Customer, Order, Refusal, TrialReport
 
 REFUSED = 3
 
@@ -54,12 +54,21 @@ def redeem(
     ] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only validate; take nothing.")] = False,
     explain: Annotated[bool, typer.Option("--explain", help="Only validate, and show all that was looked at.")] = False,
+    at: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Only validate, as if it were that time, 2026-11-27T08:00:00+01:00 say, and the campaigns active.",
+            show_default=False,
+        ),
+    ] = None,
     target: Target = None,
     as_json: Json = False,
 ) -> None:
     """Redeem codes on an order, by default one line of --amount. Exit status 3 when it is refused."""
     from vouchsafe.client import Combining, Coverage, Sequencing
 
+    moment = None if at is None else instant("--at", at)
     ttl_s = None if hold is None else span_ms("--hold", hold) / 1000
     shopper, basket = _asked(file, customer, order, amount, currency)
     combining = Combining(
@@ -68,8 +77,8 @@ def redeem(
     )
 
     async def question(client: Client) -> Any:
-        if dry_run or explain:
-            return await client.validate_codes(codes, shopper, basket, combining=combining, explain=explain)
+        if dry_run or explain or moment:
+            return await client.validate_codes(codes, shopper, basket, combining=combining, explain=explain, at=moment)
         if ttl_s is not None:
             return await client.reserve(
                 codes,
@@ -88,6 +97,8 @@ def redeem(
     if as_json:
         print_message(response)
     else:
+        if moment:
+            _print_trial(response.trial)
         _print(response, basket)
     if response.HasField("refusal"):
         raise typer.Exit(REFUSED)
@@ -119,6 +130,12 @@ def _asked(file: Path | None, customer: str, order: str | None, amount: int, cur
     basket.id = basket.id or order_id
     basket.currency_code = basket.currency_code or currency
     return shopper, basket
+
+
+def _print_trial(report: TrialReport) -> None:
+    out.print(f"trial: as if it were {time_text(report.time.ToMilliseconds())}; counters are those of now")
+    for campaign_id in report.inactive_campaign_ids:
+        out.print(f"note: campaign {campaign_id} is not active now, and gives nothing while that is so", markup=False)
 
 
 def _print(response: Any, order: Order) -> None:

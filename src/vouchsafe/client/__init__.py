@@ -40,6 +40,7 @@ from vouchsafe.v1.redemption_pb2 import AppliedCode, DiscountCap, LineDiscount, 
 from vouchsafe.v1.redemption_service_pb2 import (
     CodeTrace,
     ReserveRedemptionResponse,
+    TrialReport,
     ValidateAndRedeemResponse,
     ValidateResponse,
 )
@@ -111,6 +112,7 @@ __all__ = [
     "Stacking",
     "Target",
     "TargetKind",
+    "TrialReport",
     "Unauthenticated",
     "Unavailable",
     "ValidateAndRedeemResponse",

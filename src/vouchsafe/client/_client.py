@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from datetime import datetime
 
 from vouchsafe.client._audits import AuditCalls
 from vouchsafe.client._campaigns import CampaignCalls
@@ -91,12 +92,20 @@ class Client(CampaignCalls, CodeCalls, AuditCalls):
         *,
         combining: Combining | None = None,
         explain: bool = False,
+        at: datetime | None = None,
     ) -> ValidateResponse:
         """How codes go together on an order now: the offer or the refusal, the codes left out with their reasons, and
-        with `explain` all that was looked at. Takes nothing."""
+        with `explain` all that was looked at. Takes nothing.
+
+        With `at`, which has to be aware of its zone, it is a trial, for support and operators: what would be answered
+        then, by the counters as they are now and as if every campaign were active."""
+        if at is not None and at.tzinfo is None:
+            raise ValueError("at has no time zone; give one, as in datetime(2026, 11, 27, 8, tzinfo=UTC)")
         request = redemptions_pb.ValidateRequest(
             codes=codes, customer=customer, order=order, combining=combining, explain=explain
         )
+        if at is not None:
+            request.trial.time.FromDatetime(at)
         return await self._call(lambda: next(self._redemptions).Validate, request)
 
     async def reserve(

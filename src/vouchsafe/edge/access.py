@@ -14,6 +14,7 @@ from vouchsafe.domain.access import ANYBODY, Principal, Role
 from vouchsafe.domain.errors import Misconfigured, PermissionDenied, Unauthenticated
 from vouchsafe.edge.certificates import Certificates
 from vouchsafe.edge.tokens import Tokens
+from vouchsafe.service.caller import caller
 from vouchsafe.service.keys import NOT_VALID, PREFIX, Keys
 from vouchsafe.settings import Settings
 from vouchsafe.v1 import access_pb2, audit_service_pb2, campaign_service_pb2, code_service_pb2, redemption_service_pb2
@@ -40,6 +41,16 @@ def roles_by_method(services: Iterable[ServiceDescriptor] = SERVICES) -> Mapping
             if roles:
                 found[f"/{service.full_name}/{method.name}"] = roles | {Role.ADMIN}
     return found
+
+
+def require(what: str, *roles: Role) -> None:
+    """Raises PermissionDenied when the caller has none of these roles, nor admin. `what` is a part of a message that is
+    not for everybody who may call its method."""
+    principal, allowed = caller.get(), frozenset((*roles, Role.ADMIN))
+    if allowed.isdisjoint(principal.roles):
+        raise PermissionDenied(
+            f"{what} is for the roles {_listed(allowed)}; {principal.name} has {_listed(principal.roles)}"
+        )
 
 
 class Access:

@@ -19,7 +19,7 @@ from vouchsafe.domain.rollback import ReturnedLine, Rollback
 from vouchsafe.edge.mirror import from_message
 from vouchsafe.service.combined import Answer
 from vouchsafe.service.judge import RedeemRequest
-from vouchsafe.service.redeem import Offer, Trace, Validation
+from vouchsafe.service.redeem import Offer, Trace, Trial, Validation
 from vouchsafe.service.reserve import ReserveAnswer
 from vouchsafe.service.rollback import RollbackRequest
 from vouchsafe.v1 import (
@@ -312,13 +312,16 @@ def refusal_message(refusal: Refusal) -> refusal_pb2.Refusal:
     )
 
 
-def validation_message(validation: Validation) -> redemption_service_pb2.ValidateResponse:
-    """Whether the codes could be redeemed, and why those that could not."""
+def validation_message(validation: Validation, trial: Trial | None) -> redemption_service_pb2.ValidateResponse:
+    """Whether the codes could be redeemed, and why those that could not; and of which trial that is the answer."""
     message = redemption_service_pb2.ValidateResponse(
         inapplicable=map(refusal_message, validation.inapplicable),
         skipped=map(refusal_message, validation.skipped),
         traces=map(_trace_message, validation.traces),
     )
+    if trial is not None:
+        message.trial.time.FromMilliseconds(trial.at_ms)
+        message.trial.inactive_campaign_ids.extend(sorted(trial.inactive))
     if isinstance(validation.outcome, Refusal):
         message.refusal.CopyFrom(refusal_message(validation.outcome))
     else:

@@ -6,8 +6,10 @@ from typing import Any
 
 from grpc.aio import ServicerContext
 
+from vouchsafe.domain.access import Role
 from vouchsafe.edge import convert
-from vouchsafe.service.redeem import Redeem
+from vouchsafe.edge.access import require
+from vouchsafe.service.redeem import Redeem, Trial
 from vouchsafe.v1 import redemption_service_pb2 as pb
 from vouchsafe.v1.redemption_service_pb2_grpc import RedemptionServiceServicer
 
@@ -22,9 +24,15 @@ class RedemptionServicer(RedemptionServiceServicer):
     use_case: Redeem  # set before the first call is let through
 
     async def Validate(self, request: pb.ValidateRequest, context: Context) -> pb.ValidateResponse:
-        """Whether the codes could be redeemed now."""
-        validation = await self.use_case.validate(convert.redeem_request(request), explain=request.explain)
-        return convert.validation_message(validation)
+        """Whether the codes could be redeemed now, or in a trial."""
+        trial = None
+        if request.HasField("trial"):
+            require("trial", Role.SUPPORT, Role.OPERATOR)
+            trial = Trial(request.trial.time.ToMilliseconds())
+        asked = convert.redeem_request(request)
+        return convert.validation_message(
+            await self.use_case.validate(asked, explain=request.explain, trial=trial), trial
+        )
 
     async def ValidateAndRedeem(
         self, request: pb.ValidateAndRedeemRequest, context: Context

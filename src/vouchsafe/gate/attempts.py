@@ -102,6 +102,15 @@ class Redeemable:
 
 
 @dataclass(frozen=True, slots=True)
+class Tried:
+    """What a trial found: what would be decided at the time that it pretends, if the campaign were active then; and
+    whether it is active now."""
+
+    answer: Redeemable | Refusal | Stale | Waiting
+    is_active: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Held:
     """The part is held for its transaction or its reservation: since when, and until when the reservation lasts (0 for
     none), in milliseconds by the gate's clock; and in which epoch of its partition. `replaced` is the reservation that

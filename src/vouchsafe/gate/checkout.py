@@ -15,6 +15,7 @@ from vouchsafe.gate.attempts import (
     Reserved,
     Stale,
     Standing,
+    Tried,
     Waiting,
     decode_answer,
     decode_for,
@@ -27,7 +28,7 @@ from vouchsafe.gate.holds import Holds
 from vouchsafe.gate.lanes import Function, Lanes
 from vouchsafe.gate.outbox import event_from_fields
 from vouchsafe.gate.returns import Returns
-from vouchsafe.gate.statuses import decode_status, describe_call
+from vouchsafe.gate.statuses import decode_definition, definition_call
 from vouchsafe.gate.transactions import Part, campaign_call
 from vouchsafe.settings import Settings
 
@@ -45,10 +46,11 @@ class Checkout:
         self.holds = Holds(gate, self._lanes, settings.request_ttl_ms)
         self.returns = Returns(gate, self._lanes, settings.request_ttl_ms)
         self._resolve = Function(self._encode_resolve, _decode_resolve, decides=False)
-        self._describe = Function(self._encode_describe, _decode_definition, decides=False)
+        self._definition = Function(self._encode_definition, decode_definition, decides=False)
         self._claim = Function(self._encode_claim, _decode_claim)
         self._redeem = Function(self._encode_redeem, self._decode_redeem)
         self._validate = Function(self._encode_validate, self._decode_validate, decides=False)
+        self._trial = Function(self._encode_trial, _decode_trial, decides=False)
         self._event = Function(self._encode_event, _decode_event, decides=False)
 
     async def close(self) -> None:
@@ -69,7 +71,7 @@ class Checkout:
 
     async def definition(self, campaign_id: str) -> Campaign | None:
         """The definition that decides now, or None when the gate has no such campaign."""
-        return await self._lanes.submit(self._describe, self._gate.partition_of(campaign_id), campaign_id)
+        return await self._lanes.submit(self._definition, self._gate.partition_of(campaign_id), campaign_id)
 
     async def claim(self, claim: Claim) -> Standing | Refusal | None:
         """Makes sure that the request id is this request's and no other's, and answers what it was told there, if
@@ -110,6 +112,12 @@ class Checkout:
             pass
         return answer
 
+    async def try_out(self, attempt: Attempt, others: Sequence[str], at_ms: int) -> Tried:
+        """What `validate` would answer at a time, by the counters as they are now and as if the campaign were active.
+        The attempt is one that was judged for that time. Changes nothing at all."""
+        partition = self._gate.partition_of(attempt.claim.campaign_id)
+        return await self._lanes.submit(self._trial, partition, (attempt, " ".join(others), at_ms))
+
     async def settle_by_decision(self, part: Part) -> None:
         """Settles a part of a transaction by what was decided of it, and if that is nothing, then for ever."""
         await self._gate.settle([part])
@@ -128,8 +136,8 @@ class Checkout:
         names = resolve_keys(keys, self._gate.partitions, codes)
         return function_call("resolve", [keys.meta, *names], [token, *codes])
 
-    def _encode_describe(self, partition: int, campaign_ids: Sequence[str]) -> Command:
-        return describe_call(*self._gate.keys_and_token(partition), campaign_ids)
+    def _encode_definition(self, partition: int, campaign_ids: Sequence[str]) -> Command:
+        return definition_call(*self._gate.keys_and_token(partition), campaign_ids)
 
     def _encode_claim(self, partition: int, claims: Sequence[tuple[str, str]]) -> Command:
         keys, token = self._gate.keys_and_token(partition)
@@ -150,6 +158,14 @@ class Checkout:
             for others, (campaign_id, fields) in ((others, attempt.part) for attempt, others in asked)
         ]
         return campaign_call("validate", keys, (keys.outbox,), (token,), items)
+
+    def _encode_trial(self, partition: int, tried: Sequence[tuple[Attempt, str, int]]) -> Command:
+        keys, token = self._gate.keys_and_token(partition)
+        items = [
+            (campaign_id, (at_ms, others, *fields))
+            for at_ms, others, (campaign_id, fields) in ((at_ms, others, one.part) for one, others, at_ms in tried)
+        ]
+        return campaign_call("trial", keys, (keys.outbox,), (token,), items)
 
     def _encode_event(self, partition: int, positions: Sequence[Position]) -> Command:
         keys, token = self._gate.keys_and_token(partition)
@@ -179,9 +195,14 @@ def _decode_resolve(_partition: int, code: str, entry: bytes | None) -> CodeEntr
     return None if entry is None else decode_entry(code, entry.decode())
 
 
-def _decode_definition(_partition: int, campaign_id: str, reply: list[bytes] | None) -> Campaign | None:
-    status = decode_status(campaign_id, reply)
-    return status.campaign if status else None
+def _decode_trial(partition: int, tried: tuple[Attempt, str, int], answer: bytes) -> Tried:
+    activity, _, foretold = answer.partition(b" ")
+    # The clock is left alone: its time is not the one that is pretended.
+    match decode_for(tried[0], partition, foretold, lambda _: None):
+        case Redeemable() | Refusal() | Stale() | Waiting() as found:
+            return Tried(found, activity == b"1")
+        case found:
+            raise ValueError(f"unexpected answer {found}")
 
 
 def _decode_event(_partition: int, position: Position, fields: list[bytes] | None) -> Event | None:

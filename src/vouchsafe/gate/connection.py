@@ -125,6 +125,11 @@ def checked(replies: list[Any]) -> list[Any]:
     return replies
 
 
+def told(replies: list[Any]) -> list[Any]:
+    """The replies, with Unavailable in the place of each that is an error."""
+    return [as_unavailable(reply) if isinstance(reply, ResponseError) else reply for reply in replies]
+
+
 def as_unavailable(error: Exception) -> Unavailable:
     """What an error reply to a function call means to the caller: nothing was decided."""
     if isinstance(error, Unavailable):

@@ -44,16 +44,15 @@ class Connections:
     ) -> list[Any]:
         """As `Connection.call`; `own_write` makes the call that writes in a partition what a replica confirms."""
 
-        async def ask(connection: Connection, some: list[Command]) -> list[Any]:
-            return await connection.call(some, None if own_write is None else own_write(partition_of(some[0])))
+        return _all_or_none(await self.try_to_call(calls, own_write))
 
-        return _all_or_none(await self._spread(calls, ask))
-
-    async def try_to_call(self, calls: Sequence[Command]) -> list[Any]:
+    async def try_to_call(
+        self, calls: Sequence[Command], own_write: Callable[[int], Command | None] | None = None
+    ) -> list[Any]:
         """As `call`, with Unavailable in the place of what a node that is away does not answer."""
 
         async def ask(connection: Connection, some: list[Command]) -> list[Any]:
-            return await connection.call(some)
+            return await connection.call(some, None if own_write is None else own_write(partition_of(some[0])))
 
         return await self._spread(calls, ask)
 

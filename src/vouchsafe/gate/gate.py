@@ -20,7 +20,7 @@ from vouchsafe.domain.redemption import STREAM_START, EventKind, StreamId
 from vouchsafe.domain.rollback import Rollback, RollbackClaim
 from vouchsafe.domain.trail import UNKNOWN, Author
 from vouchsafe.gate.attempts import decode_place
-from vouchsafe.gate.connection import CLOSED, Command, as_unavailable, checked, function_call
+from vouchsafe.gate.connection import CLOSED, Command, as_unavailable, checked, function_call, told
 from vouchsafe.gate.connections import Connections
 from vouchsafe.gate.keys import Keys, partition_of
 from vouchsafe.gate.routes import Routes
@@ -398,6 +398,11 @@ class Gate:
         async with self._lock:
             replies = await self._connections.call(calls, self.own_write)
         return checked(replies)
+
+    async def try_to_call(self, calls: Sequence[Command], *, writes: bool) -> list[Any]:
+        """As `write` or `call`, with Unavailable in the place of what is not answered. Never raises it."""
+        async with self._lock:
+            return told(await self._connections.try_to_call(calls, self.own_write if writes else None))
 
 
 def _seen(partition: int, reply: Sequence[bytes]) -> PartitionSeen:

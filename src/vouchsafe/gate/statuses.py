@@ -1,4 +1,4 @@
-"""How campaigns are read with their state and what they count; the contract stands in campaign.lua."""
+"""How campaigns are read, alone and with their state and what they count; the contracts stand in campaign.lua."""
 
 from __future__ import annotations
 
@@ -13,6 +13,19 @@ def describe_call(keys: Keys, token: str, campaign_ids: Sequence[str]) -> Comman
     """The call that reads campaigns of one partition; `decode_status` reads each of its replies."""
     names = [keys.meta, keys.outbox, *keys.of_campaigns(campaign_ids)]
     return function_call("describe", names, [token, *campaign_ids])
+
+
+def definition_call(keys: Keys, token: str, campaign_ids: Sequence[str]) -> Command:
+    """The call that reads only what campaigns of one partition are defined as; `decode_definition` reads each reply."""
+    return function_call("definition", [keys.meta, *map(keys.campaign, campaign_ids)], [token])
+
+
+def decode_definition(_partition: int, campaign_id: str, reply: list[bytes] | None) -> Campaign | None:
+    """One campaign as `definition` answers it; None when there is none."""
+    if not reply:
+        return None
+    version, definition, created_ms = reply
+    return Campaign(campaign_id, int(version), Definition.from_json(definition), int(created_ms))
 
 
 def decode_status(campaign_id: str, reply: list[bytes] | None) -> CampaignStatus | None:

@@ -72,9 +72,11 @@ class Judge:
         candidates: Sequence[Candidate],
         traces: dict[str, list[TraceEntry]] | None = None,
         rests: Rests = NO_RESTS,
+        at_ms: int | None = None,
     ) -> Combination:
-        """How the codes go together on the order now, when no more than these rests of budgets can be given."""
-        now_ms = self._checkout.now_ms()
+        """How the codes go together on the order at a time (None: now), when no more than these rests of budgets can be
+        given."""
+        now_ms = self._checkout.now_ms() if at_ms is None else at_ms
         return combine(request.customer, request.order, candidates, now_ms, request.combining, traces, rests)
 
     def forget(self, campaign_ids: Sequence[str]) -> None:

@@ -35,29 +35,22 @@ class KillSwitchboard:
 
     async def engage(self, scope: str, reason: str) -> KillSwitch:
         """Stops redeeming: once this returns, no later redemption within the scope succeeds on any server."""
-        engaged, by = Engaged(reason, self._gate.clock.now_ms()), author()
-        await self._everywhere("stopped", lambda partition: self._stops.engage(partition, scope, engaged, by))
+        engaged = Engaged(reason, self._gate.clock.now_ms())
+        self._check("stopped", await self._stops.engage(scope, engaged, author()))
         return (await self.get()).of(scope)
 
     async def release(self, scope: str, reason: str) -> KillSwitch:
         """Lets redeeming go on."""
         event = SwitchEvent(scope, reason, self._gate.clock.now_ms(), *author())
-        await self._everywhere("released", lambda partition: self._stops.release(partition, event))
+        self._check("released", await self._stops.release(event))
         return (await self.get()).of(scope)
 
     async def get(self) -> KillSwitches:
         """What is engaged, by the gate itself. Never Unavailable: what cannot be asked is told."""
-        return combine([await self._read(partition) for partition in range(self._gate.partitions)])
+        return combine(await self._stops.read())
 
-    async def _read(self, partition: int) -> dict[str, Engaged] | None:
-        try:
-            return await self._stops.read(partition)
-        except Unavailable:
-            return None
-
-    async def _everywhere(self, done: str, step: Callable[[int], Awaitable[None]]) -> None:
-        results = await _all(range(self._gate.partitions), step)
-        failures = [one for one in results if isinstance(one, Unavailable)]
+    def _check(self, done: str, results: Sequence[Unavailable | None]) -> None:
+        failures = [one for one in results if one is not None]
         if failures:
             partitions = self._gate.partitions
             raise Unavailable(

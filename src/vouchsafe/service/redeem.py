@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from vouchsafe.domain.combine import Applied, Candidate, Combination, Coverage
 from vouchsafe.domain.errors import NotFound, Unavailable
@@ -18,7 +18,7 @@ from vouchsafe.domain.redemption import Claim, Position, Redemption
 from vouchsafe.domain.rest import Rest, Rests, rest_of
 from vouchsafe.domain.secret import Purpose, derived_key
 from vouchsafe.domain.takes import behind
-from vouchsafe.gate.attempts import Attempt, Moved, Stale, Standing, Waiting
+from vouchsafe.gate.attempts import Attempt, Moved, Redeemable, Stale, Standing, Waiting
 from vouchsafe.gate.checkout import Checkout
 from vouchsafe.ledger.ledger import Ledger
 from vouchsafe.service.backlog import Backlog
@@ -33,6 +33,8 @@ from vouchsafe.service.transactions import Patience, Transactions
 # row, something is wrong.
 MAX_ROUNDS = 5
 NOTHING = Discount(0, 0)
+
+Answered = Redeemable | Refusal | Stale | Moved | Waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,22 @@ class Trace:
     code: str
     candidate: Candidate | None
     entries: Sequence[TraceEntry]
+
+
+@dataclass(slots=True)
+class Trial:
+    """A validation for another time than now, in milliseconds since 1970 UTC, as if every campaign were active. Notes
+    down those that were asked and are not active now."""
+
+    at_ms: int
+    inactive: set[str] = field(default_factory=set)
+
+    async def ask(self, checkout: Checkout, attempt: Attempt, others: Sequence[str]) -> Answered:
+        """What the gate foretells."""
+        tried = await checkout.try_out(attempt, others, self.at_ms)
+        if not tried.is_active:
+            self.inactive.add(attempt.claim.campaign_id)
+        return tried.answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +158,16 @@ class Redeem:
             return self._told(request, candidate, answer) if isinstance(answer, Refusal) else answer
         raise Unavailable("the campaign keeps changing; try again")
 
-    async def validate(self, request: RedeemRequest, *, explain: bool = False) -> Validation:
-        """What redeeming would answer now. Takes nothing; the request id is not looked at."""
-        validation, _ = await self._judged(request, explain=explain)
+    async def validate(
+        self, request: RedeemRequest, *, explain: bool = False, trial: Trial | None = None
+    ) -> Validation:
+        """What redeeming would answer now, or in a trial at its time by the counters of now. Takes nothing; the request
+        id is not looked at."""
+        validation, _, _ = await self._judged(request, explain=explain, trial=trial)
         offer = validation.outcome
+        if trial is not None:
+            # Nothing that a redemption could come with: its time is none of the gate's.
+            return validation
         if not isinstance(offer, Offer) or all(_limits(one.candidate).honour_quoted is None for one in offer.applied):
             return validation
         codes = [one.candidate.code.code for one in offer.applied]
@@ -152,14 +176,19 @@ class Redeem:
 
     async def _plan(self, request: RedeemRequest) -> Plan | Answer:
         """What to redeem of several codes, or why not."""
-        validation, combination = await self._judged(request)
-        if isinstance(validation.outcome, Refusal):
+        validation, combination, standing = await self._judged(request)
+        if isinstance(validation.outcome, Refusal) and not standing:
             return Answer(validation.outcome, validation.inapplicable, validation.skipped)
-        attempts = tuple(self._attempt(request, one.candidate, combination) for one in combination.applied)
-        return Plan(attempts, validation.inapplicable, validation.skipped, validation.outcome.is_best)
+        # What stands was redeemed for just this: the gate answers with that redemption.
+        wanted = standing or [one.candidate for one in combination.applied]
+        attempts = tuple(self._attempt(request, candidate, combination) for candidate in wanted)
+        return Plan(attempts, validation.inapplicable, validation.skipped, combination.is_best)
 
-    async def _judged(self, request: RedeemRequest, *, explain: bool = False) -> tuple[Validation, Combination]:
-        """What the rules and the gate say now, and how the codes go together."""
+    async def _judged(
+        self, request: RedeemRequest, *, explain: bool = False, trial: Trial | None = None
+    ) -> tuple[Validation, Combination, list[Candidate]]:
+        """What the rules and the gate say now or in a trial, and how the codes go together; and those that do not apply
+        any more, but that the order has redeemed with the same contents when they did."""
         entries, unknown = await self._judge.resolve(request.codes)
         refused = {refusal.code: refusal for refusal in unknown}
         rests: dict[str, Rest] = {}
@@ -169,7 +198,8 @@ class Redeem:
             candidates = await self._judge.candidates(entries)
             traces: dict[str, list[TraceEntry]] | None = {} if explain else None
             asked = [candidate for candidate in candidates if candidate.code.code not in refused]
-            combination = self._judge.combine(request, asked, traces, rests)
+            at_ms = None if trial is None else trial.at_ms
+            combination = self._judge.combine(request, asked, traces, rests, at_ms)
             left_out = {refusal.code for refusal in combination.inapplicable}
             tried = [one.candidate for one in combination.applied]
             tried += [candidate for candidate in asked if candidate.code.code in left_out]
@@ -179,7 +209,7 @@ class Redeem:
                 for candidate in tried
             ]
             answers = await asyncio.gather(
-                *(self._checkout.validate(attempt, _others(attempt, combination)) for attempt in attempts)
+                *(self._answer(attempt, _others(attempt, combination), trial) for attempt in attempts)
             )
             if any(isinstance(answer, Waiting) for answer in answers):
                 await patience.wait()
@@ -202,8 +232,18 @@ class Redeem:
                 # What the gate refuses takes no part any more, and what it was in the way of gets its turn.
                 rounds = 0
                 continue
-            return _validation(request, candidates, combination, refused, traces), combination
+            standing = [
+                candidate
+                for candidate, answer in zip(tried, answers, strict=True)
+                if candidate.code.code in left_out and not isinstance(answer, Refusal)
+            ]
+            return _validation(request, candidates, combination, refused, traces), combination, standing
         raise Unavailable("a campaign keeps changing; try again")
+
+    async def _answer(self, attempt: Attempt, others: Sequence[str], trial: Trial | None) -> Answered:
+        if trial is None:
+            return await self._checkout.validate(attempt, others)
+        return await trial.ask(self._checkout, attempt, others)
 
     async def get(self, position: Position) -> Redemption:
         """The redemption at a position. Raises NotFound.

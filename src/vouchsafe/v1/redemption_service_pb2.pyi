@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from vouchsafe.v1 import combining_pb2 as _combining_pb2
 from vouchsafe.v1 import order_pb2 as _order_pb2
@@ -36,6 +37,7 @@ class ValidateRequest(_message.Message):
     ORDER_FIELD_NUMBER: _builtins.int
     COMBINING_FIELD_NUMBER: _builtins.int
     EXPLAIN_FIELD_NUMBER: _builtins.int
+    TRIAL_FIELD_NUMBER: _builtins.int
     explain: _builtins.bool
     """Whether to answer with what was looked at and decided, for support."""
     @_builtins.property
@@ -56,6 +58,10 @@ class ValidateRequest(_message.Message):
     def combining(self) -> _combining_pb2.Combining:
         """How several codes go together."""
 
+    @_builtins.property
+    def trial(self) -> Global___Trial:
+        """A trial: what this would answer at another time. For the roles support and operator only; PERMISSION_DENIED otherwise."""
+
     def __init__(
         self,
         *,
@@ -64,14 +70,74 @@ class ValidateRequest(_message.Message):
         order: _order_pb2.Order | None = ...,
         combining: _combining_pb2.Combining | None = ...,
         explain: _builtins.bool = ...,
+        trial: Global___Trial | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["combining", b"combining", "customer", b"customer", "order", b"order"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["combining", b"combining", "customer", b"customer", "order", b"order", "trial", b"trial"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["codes", b"codes", "combining", b"combining", "customer", b"customer", "explain", b"explain", "order", b"order"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["codes", b"codes", "combining", b"combining", "customer", b"customer", "explain", b"explain", "order", b"order", "trial", b"trial"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ValidateRequest: _TypeAlias = ValidateRequest  # noqa: Y015
+
+@_typing.final
+class Trial(_message.Message):
+    """A time that is pretended, before a campaign is live say. Rules, schedules, starts, ends, the validity of codes and the
+    periods of limits are judged at that time; counters, what orders hold, disabled codes and kill switches are as they are
+    now. A campaign that is not active counts as active. Nothing is written, and no quote is given.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """The time, between the years 2000 and 2200, counted in whole milliseconds. Required."""
+
+    def __init__(
+        self,
+        *,
+        time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Trial: _TypeAlias = Trial  # noqa: Y015
+
+@_typing.final
+class TrialReport(_message.Message):
+    """That an answer is of a trial, and under which assumptions it is true."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_FIELD_NUMBER: _builtins.int
+    INACTIVE_CAMPAIGN_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """Trial.time in whole milliseconds: the answer is what would be answered then, not now."""
+
+    @_builtins.property
+    def inactive_campaign_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The campaigns that were taken for active and are not now, paused ones for example, sorted. Until that is changed, no
+        order gets anything of them at any time.
+        """
+
+    def __init__(
+        self,
+        *,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        inactive_campaign_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inactive_campaign_ids", b"inactive_campaign_ids", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrialReport: _TypeAlias = TrialReport  # noqa: Y015
 
 @_typing.final
 class TraceEntry(_message.Message):
@@ -158,6 +224,7 @@ class ValidateResponse(_message.Message):
     INAPPLICABLE_FIELD_NUMBER: _builtins.int
     SKIPPED_FIELD_NUMBER: _builtins.int
     TRACES_FIELD_NUMBER: _builtins.int
+    TRIAL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def offer(self) -> _redemption_pb2.Offer:
         """The codes could be redeemed now."""
@@ -178,6 +245,10 @@ class ValidateResponse(_message.Message):
     def traces(self) -> _containers.RepeatedCompositeFieldContainer[Global___CodeTrace]:
         """For explain: a trace for each code, in the order of the request."""
 
+    @_builtins.property
+    def trial(self) -> Global___TrialReport:
+        """Set in answers to a trial, and only there."""
+
     def __init__(
         self,
         *,
@@ -186,10 +257,11 @@ class ValidateResponse(_message.Message):
         inapplicable: _abc.Iterable[_refusal_pb2.Refusal] | None = ...,
         skipped: _abc.Iterable[_refusal_pb2.Refusal] | None = ...,
         traces: _abc.Iterable[Global___CodeTrace] | None = ...,
+        trial: Global___TrialReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["offer", b"offer", "outcome", b"outcome", "refusal", b"refusal"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["offer", b"offer", "outcome", b"outcome", "refusal", b"refusal", "trial", b"trial"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inapplicable", b"inapplicable", "offer", b"offer", "outcome", b"outcome", "refusal", b"refusal", "skipped", b"skipped", "traces", b"traces"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inapplicable", b"inapplicable", "offer", b"offer", "outcome", b"outcome", "refusal", b"refusal", "skipped", b"skipped", "traces", b"traces", "trial", b"trial"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["offer", "refusal"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015

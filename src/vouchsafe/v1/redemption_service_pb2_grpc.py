@@ -77,7 +77,8 @@ class RedemptionServiceServicer:
     """
 
     def Validate(self, request, context):
-        """Answers whether the codes could be redeemed on this order now. Takes nothing, promises nothing.
+        """Answers whether the codes could be redeemed on this order now, or in a trial at another time. Takes nothing, promises
+        nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,7 +34,9 @@ class RedemptionServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RedemptionServiceAsyncStub: ...
     Validate: _grpc.UnaryUnaryMultiCallable[_redemption_service_pb2.ValidateRequest, _redemption_service_pb2.ValidateResponse]
-    """Answers whether the codes could be redeemed on this order now. Takes nothing, promises nothing."""
+    """Answers whether the codes could be redeemed on this order now, or in a trial at another time. Takes nothing, promises
+    nothing.
+    """
     ValidateAndRedeem: _grpc.UnaryUnaryMultiCallable[_redemption_service_pb2.ValidateAndRedeemRequest, _redemption_service_pb2.ValidateAndRedeemResponse]
     """Validates and redeems in one atomic step; of several codes, all that apply or none. Safe to repeat with the same request_id: the first answer is given
     again. The same request_id with another content is ALREADY_EXISTS. One order never takes the same code twice:
@@ -70,7 +72,9 @@ class RedemptionServiceAsyncStub(RedemptionServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Validate: _aio.UnaryUnaryMultiCallable[_redemption_service_pb2.ValidateRequest, _redemption_service_pb2.ValidateResponse]  # type: ignore[assignment]
-    """Answers whether the codes could be redeemed on this order now. Takes nothing, promises nothing."""
+    """Answers whether the codes could be redeemed on this order now, or in a trial at another time. Takes nothing, promises
+    nothing.
+    """
     ValidateAndRedeem: _aio.UnaryUnaryMultiCallable[_redemption_service_pb2.ValidateAndRedeemRequest, _redemption_service_pb2.ValidateAndRedeemResponse]  # type: ignore[assignment]
     """Validates and redeems in one atomic step; of several codes, all that apply or none. Safe to repeat with the same request_id: the first answer is given
     again. The same request_id with another content is ALREADY_EXISTS. One order never takes the same code twice:
@@ -109,7 +113,9 @@ class RedemptionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _redemption_service_pb2.ValidateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_redemption_service_pb2.ValidateResponse, _abc.Awaitable[_redemption_service_pb2.ValidateResponse]]:
-        """Answers whether the codes could be redeemed on this order now. Takes nothing, promises nothing."""
+        """Answers whether the codes could be redeemed on this order now, or in a trial at another time. Takes nothing, promises
+        nothing.
+        """
 
     @_abc_1.abstractmethod
     def ValidateAndRedeem(

@@ -1,8 +1,10 @@
--- Purpose: a campaign's hot state: publish enters a definition, set_state pauses or resumes, describe reads.
+-- Purpose: a campaign's hot state: publish enters a definition, set_state pauses or resumes, describe reads; definition
+--          reads only what never changes of a version.
 -- KEYS:    1 meta
 --          publish: 2 campaign, 3 counters, 4 labels
 --          set_state: 2 outbox, 3 pending, 4 to 8 as for each campaign in orders.lua
 --          describe: 2 outbox, then for each campaign asked for 5 (orders.lua)
+--          definition: then for each campaign asked for its campaign
 -- ARGV:    1 token
 --          publish: 2 version, 3 definition, 4 created_ms, 5 labels with spaces between them, 6 campaign id, 7 state
 --            ("active" or "paused") and 8 pause_reason of a campaign that is new here
@@ -14,9 +16,11 @@
 --            transactions are held, the list of those parts, each as pending names it: it admits nothing any more then,
 --            but the event is only written once they are settled.
 --          describe: as set_state for each campaign.
+--          definition: for each campaign version, definition and created_ms, or false when there is none.
 -- Writes:  publish: campaign, counters and labels; never the counters or the state of one that stands.
 --          set_state: campaign and one event, unless the campaign is in that state already.
 --          set_state and describe: what loading a campaign writes (orders.lua).
+--          definition: nothing, and Valkey holds it to that.
 
 local FIELDS = { 'version', 'definition', 'created_ms', 'state', 'pause_reason' }
 local COUNTED = { 'uses', 'money', '?distinct', 'held', 'held_money' }
@@ -102,3 +106,12 @@ register('describe', function(keys, args)
   end
   return campaigns
 end, { 'allow-oom' }) -- it only gives back
+
+register('definition', function(keys)
+  local found = {}
+  for i = 2, #keys do
+    local fields = redis.call('HMGET', keys[i], 'version', 'definition', 'created_ms')
+    found[i - 1] = fields[1] and fields
+  end
+  return found
+end, { 'no-writes' })

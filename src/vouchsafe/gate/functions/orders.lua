@@ -103,10 +103,8 @@ local function is_disabled(campaign, order)
   return campaign.has_disabled and redis.call('HEXISTS', campaign.key, 'disabled ' .. order:match('%S+$')) == 1
 end
 
--- One campaign as of this call, without the reservations whose time is over; nil when it is not all there: then nothing
--- may be decided. `is_crowded`: there are more of those than there is `room` for in this call, so nothing may be decided
--- yet. Answers also how much room is left.
-local function load_campaign(keys, first, id, outbox, now, room)
+-- One campaign as it stands; nil when it is not all there: then nothing may be decided.
+local function read_campaign(keys, first, id, outbox)
   local fields = redis.call('HMGET', keys[first], 'version', 'state', 'disabled')
   local uses = redis.call('HEXISTS', keys[first + 1], 'uses')
   if not fields[1] or not fields[2] or uses == 0 then
@@ -117,6 +115,17 @@ local function load_campaign(keys, first, id, outbox, now, room)
   campaign.active = fields[2] == 'active'
   campaign.may_be_stopped = redis.call('EXISTS', campaign.stops) == 1
   campaign.has_disabled = (fields[3] or '0') ~= '0'
+  return campaign
+end
+
+-- One campaign as of this call, without the reservations whose time is over; nil as for read_campaign. `is_crowded`: there
+-- are more of those than there is `room` for in this call, so nothing may be decided yet. Answers also how much room is
+-- left.
+local function load_campaign(keys, first, id, outbox, now, room)
+  local campaign = read_campaign(keys, first, id, outbox)
+  if not campaign then
+    return nil
+  end
   local expired =
     redis.call('ZRANGE', campaign.holds, '-inf', integer(now), 'BYSCORE', 'LIMIT', 0, room + 1)
   campaign.is_crowded = #expired > room

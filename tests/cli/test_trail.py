@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import signal
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable
 
@@ -93,6 +96,22 @@ def test_a_slip_is_told(run: Run, args: tuple[str, ...], words: str) -> None:
     ran = run("audit", *args)
     assert ran.exit_code == 2
     assert words in ran.stderr
+
+
+def test_what_is_done_meanwhile_is_followed_until_ctrl_c(service: Service, run: Run) -> None:
+    id_, target = f"cli-{uuid.uuid4()}", ("--target", service.target)
+    assert run("campaign", "create", id_, "--percent", "10", *target).exit_code == 0
+    command = [sys.executable, "-m", "vouchsafe", "trail", "--on", f"campaign:{id_}", "--follow", "--json", *target]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as following:
+        assert following.stdout
+        assert json.loads(following.stdout.readline())["action"] == "campaign.create"
+        for action in ("pause", "resume"):
+            assert run("campaign", action, id_, *target).exit_code == 0
+        told = [json.loads(following.stdout.readline())["action"] for _ in range(2)]
+        following.send_signal(signal.SIGINT)
+        assert following.stdout.read() == ""
+    assert told == ["campaign.pause", "campaign.resume"]
+    assert following.returncode == 0
 
 
 def test_what_was_done_is_shown(service: Service, run: Run) -> None:

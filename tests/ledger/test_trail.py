@@ -146,6 +146,22 @@ async def test_a_kill_switch_is_one_action_in_however_many_partitions(ledger: Le
     assert (await check(ledger_url)).broken is None
 
 
+async def test_what_nobody_is_the_author_of_is_noted_each_time(ledger: Ledger) -> None:
+    await ledger.bootstrap(16)
+    events = [authored(paused(0), UNKNOWN), authored(resumed(1), UNKNOWN), authored(paused(2), UNKNOWN)]
+    await ledger.persist(PARTITION, EPOCH, STREAM_START, events)
+    assert [(one.principal, one.action_id) for one in await trail(ledger)] == [("unknown", None)] * 3
+
+
+async def test_a_definition_that_cannot_be_read_any_more_can_be_replaced(
+    ledger: Ledger, sql: asyncpg.Connection
+) -> None:
+    await ledger.create_campaign("summer", SUMMER, [])
+    await sql.execute("""update campaigns set definition = definition || '{"moon": "full"}'""")
+    assert await ledger.update_campaign("summer", SUMMER, 1)
+    assert told((await trail(ledger))[-1])[3:] == ({"moon": "full", "version": 1}, {"version": 2})
+
+
 async def test_what_an_older_release_has_written_is_noted_of_nobody_known(ledger: Ledger) -> None:
     await ledger.bootstrap(16)
     body = b'{"scope":"*","reason":"","at_ms":1700000000123}'

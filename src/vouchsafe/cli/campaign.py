@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
 import sys
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from vouchsafe.cli import apply
-from vouchsafe.cli.common import Json, Target, as_dict, ask, instant, out, print_json, print_message
+from vouchsafe.cli.common import Json, Target, as_dict, ask, end_by_ctrl_c, instant, out, print_json, print_message
 from vouchsafe.cli.tables import print_rows
 from vouchsafe.cli.words import effect_text
 
@@ -208,15 +204,8 @@ def campaign_watch(campaign_id: CampaignId, target: Target = None, as_json: Json
                 out.print(_watch_line(stats.gate_time.ToJsonString(), *values))
             shown = values
 
-    signal.signal(signal.SIGINT, _leave)
+    end_by_ctrl_c()
     ask(target, follow)
-
-
-def _leave(_number: int, _frame: FrameType | None) -> None:
-    """Ends at once: there is nothing to finish, and closing calls of gRPC in good order may take its time."""
-    with contextlib.suppress(RuntimeError):  # a line is being written just now
-        sys.stdout.flush()
-    os._exit(0)
 
 
 def _watched(stats: CampaignStats) -> tuple[str, ...]:

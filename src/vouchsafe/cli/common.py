@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -86,6 +89,18 @@ def ask(target: str | None, question: Callable[[Client], Awaitable[Result]]) -> 
         if error.code.name == "UNAUTHENTICATED":
             err.print("  set VOUCHSAFE_API_KEY; `vouchsafe keys create` makes a key", markup=False)
         raise typer.Exit(1) from None
+
+
+def end_by_ctrl_c() -> None:
+    """From now on Ctrl-C ends the program at once, well: for what goes on until then there is nothing to finish, and
+    closing calls of gRPC in good order may take its time."""
+    signal.signal(signal.SIGINT, _leave)
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    with suppress(RuntimeError):  # a line is being written just now
+        sys.stdout.flush()
+    os._exit(0)
 
 
 def time_text(ms: int) -> str:

@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vouchsafe.cli.common import Json, Target, as_dict, ask, errors, out, print_json, read_settings, span_ms
+from vouchsafe.cli.common import (
+    Json,
+    Target,
+    as_dict,
+    ask,
+    end_by_ctrl_c,
+    errors,
+    out,
+    print_json,
+    read_settings,
+    span_ms,
+)
 from vouchsafe.cli.tables import print_rows, progress_bar
 
 if TYPE_CHECKING:
@@ -55,6 +66,7 @@ def trail(
         begin = datetime.now(UTC) - timedelta(milliseconds=span_ms("--since", since))
         wanted.start_time.FromDatetime(begin)
     if follow:
+        end_by_ctrl_c()
         ask(target, lambda client: _follow(client, wanted, limit, as_json))
         return
     found = ask(target, lambda client: _newest(client, wanted, limit))

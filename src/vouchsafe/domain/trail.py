@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-import msgspec
-
 
 class Action(StrEnum):
-    """What can be done. A new one that goes to the gate first also has its line in `ledger/trail.py`."""
+    """What can be done. A new one that goes to the gate first also has its line in `ledger/notes.py`."""
 
     CAMPAIGN_CREATE = "campaign.create"
     CAMPAIGN_UPDATE = "campaign.update"
@@ -93,13 +91,13 @@ class TrailFilter:
 # -- what was changed --------------------------------------------------------------------------------------------------
 
 
-def paths(value: object) -> dict[str, object]:
-    """Everything that a value says, by its path, "limits.total" or "effects[0].kind.type"; not what is empty."""
-    return dict(_paths(msgspec.to_builtins(value), ""))
+def paths(value: Any) -> dict[str, object]:
+    """Everything that a value of JSON says, by its path, "limits.total" say, but for what is empty."""
+    return dict(_paths(value, ""))
 
 
-def changed(old: object, new: object) -> tuple[dict[str, object], dict[str, object]]:
-    """What only the one and only the other of two values says."""
+def changed(old: Any, new: Any) -> tuple[dict[str, object], dict[str, object]]:
+    """What only the one and only the other of two values of JSON says."""
     before, after = paths(old), paths(new)
     return (
         {path: value for path, value in before.items() if path not in after or after[path] != value},
@@ -111,7 +109,7 @@ def _paths(value: Any, path: str) -> Iterator[tuple[str, object]]:
     if isinstance(value, dict):
         for name, part in value.items():
             yield from _paths(part, f"{path}.{name}" if path else name)
-    elif isinstance(value, list | tuple):
+    elif isinstance(value, list):
         for index, part in enumerate(value):
             yield from _paths(part, f"{path}[{index}]")
     elif value not in (None, ""):

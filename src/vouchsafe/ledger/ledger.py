@@ -233,7 +233,7 @@ class Ledger:
                 taken = next(name for name in names if name not in free)
                 raise AlreadyExists(f"the code {taken} belongs to another campaign")
             campaign = campaign_of(row)
-            after = {**paths(campaign.definition), "codes": len(codes)}
+            after = {**paths(json.loads(definition.to_json())), "codes": len(codes)}
             target = f"campaign:{campaign_id}"
             await note_actions(connection, Note(author, Action.CAMPAIGN_CREATE, target, {}, after, reason))
             return campaign
@@ -257,7 +257,8 @@ class Ledger:
             if row is None:
                 return None
             campaign = campaign_of(row)
-            before, after = changed(Definition.from_json(row["old_definition"]), campaign.definition)
+            # As JSON: one that this release cannot read can be replaced all the same.
+            before, after = changed(*map(json.loads, (row["old_definition"], definition.to_json())))
             before["version"], after["version"] = campaign.version - 1, campaign.version
             target = f"campaign:{campaign_id}"
             await note_actions(connection, Note(author, Action.CAMPAIGN_UPDATE, target, before, after, reason))

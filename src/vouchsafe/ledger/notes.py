@@ -23,7 +23,7 @@ class _Told(NamedTuple):
     after: str
 
 
-# What operators do at the gate. Of an event of any other kind nothing is noted.
+# What operators do at the gate, by the kind of its event; of an event of any other kind nothing is noted.
 TOLD: Mapping[EventKind, _Told] = {
     EventKind.PAUSED: _Told(Action.CAMPAIGN_PAUSE, "campaign:{campaign}", "active", "paused"),
     EventKind.RESUMED: _Told(Action.CAMPAIGN_RESUME, "campaign:{campaign}", "paused", "active"),
@@ -78,7 +78,8 @@ def _note_of(event: Event, told: _Told) -> Note:
 
 def _text(body: Mapping[str, Any], name: str) -> str:
     """A text of the body as a column can hold it, empty when it has none."""
-    return str(body.get(name, "")).replace("\0", "?").encode(errors="replace").decode()
+    value = body.get(name)
+    return "" if value is None else str(value).replace("\0", "?").encode(errors="replace").decode()
 
 
 def _json(value: Mapping[str, object]) -> str:

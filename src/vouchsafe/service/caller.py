@@ -17,7 +17,7 @@ caller: ContextVar[Principal] = ContextVar("caller")
 def author() -> Author:
     """The caller, as the author of one action; where nobody calls it is the service itself."""
     principal = caller.get(None)
-    return _author("vouchsafe:service" if principal is None else principal.name)
+    return service_author("service") if principal is None else _author(principal.name)
 
 
 def service_author(part: str) -> Author:

@@ -29,7 +29,10 @@ with switched as (
             from events as e cross join json_to_record(e.body) as b (code text)
             where e.partition = s.partition and e.kind in ('redeemed', 'held')
                 and (e.epoch, e.ms, e.seq) > (s.epoch, s.ms, s.seq)
-                and (s.end_epoch is null or (e.epoch, e.ms, e.seq) < (s.end_epoch, s.end_ms, s.end_seq))
+                -- No OR for those without an end: with two bounds the index gives just the stretch.
+                and (e.epoch, e.ms, e.seq) < (
+                    coalesce(s.end_epoch, 2147483647), coalesce(s.end_ms, 9223372036854775807), coalesce(s.end_seq, 0)
+                )
                 and (
                     s.what in ('*', 'campaign:' || e.campaign_id, 'code:' || b.code)
                     or exists (

@@ -38,12 +38,14 @@ def dev(
 def serve() -> None:
     """Run the gRPC server: as many worker processes as the settings say, on one port."""
     from vouchsafe.supervisor import ProcessSpec, supervise
+    from vouchsafe.telemetry import server_metrics_served
 
     with errors():
         settings = read_settings()
-        raise typer.Exit(
-            supervise([ProcessSpec("worker", "vouchsafe.app:worker", settings.workers)], settings, port=settings.port)
-        )
+        workers = ProcessSpec("worker", "vouchsafe.app:worker", settings.workers)
+        with server_metrics_served(settings):
+            status = supervise([workers], settings, port=settings.port)
+    raise typer.Exit(status)
 
 
 @app.command()

@@ -22,6 +22,7 @@ from vouchsafe.client._errors import (
     PermissionDenied,
     RequestIdReused,
     ServerError,
+    Throttled,
     Unauthenticated,
     Unavailable,
 )
@@ -108,6 +109,7 @@ __all__ = [
     "Stacking",
     "Target",
     "TargetKind",
+    "Throttled",
     "Unauthenticated",
     "Unavailable",
     "ValidateAndRedeemResponse",

@@ -17,6 +17,7 @@ from vouchsafe.edge.interceptors import Guard
 from vouchsafe.edge.redemptions import RedemptionServicer
 from vouchsafe.service.campaigns import Campaigns
 from vouchsafe.service.codes import Codes
+from vouchsafe.service.guessing import Guessing
 from vouchsafe.service.keys import Keys
 from vouchsafe.service.kill_switch import KillSwitchboard
 from vouchsafe.service.redeem import Redeem
@@ -83,9 +84,18 @@ class Server:
         await self.set_ready(False, complete=False)
         await self._server.start()
 
-    def open(self, redeem: Redeem, campaigns: Campaigns, switches: KillSwitchboard, watch: Watch, codes: Codes) -> None:
+    def open(
+        self,
+        redeem: Redeem,
+        guessing: Guessing,
+        campaigns: Campaigns,
+        switches: KillSwitchboard,
+        watch: Watch,
+        codes: Codes,
+    ) -> None:
         """Lets calls through to the use cases."""
         self._redemptions.use_case = redeem
+        self._redemptions.guessing = guessing
         self._campaigns.use_case = campaigns
         self._campaigns.switches = switches
         self._campaigns.watch = watch

@@ -9,6 +9,7 @@ import time
 import urllib.request
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import grpc
@@ -333,6 +334,13 @@ async def test_the_client_says_when_to_come_back_and_does_not_try_meanwhile(guar
 # -- what they are told ------------------------------------------------------------------------------------------------
 
 
+WEEKDAYS = ("MONDAY", "TUESDAY", "WEDNESDAY", "THURSDAY", "FRIDAY", "SATURDAY", "SUNDAY")
+# Not open before three days from now.
+A_WINDOW = {
+    "weekdays": [f"WEEKDAY_{WEEKDAYS[(datetime.now(UTC).weekday() + 3) % 7]}"],
+    "start_time": "00:00",
+    "end_time": "24:00",
+}
 HIDDEN: dict[str, dict[str, Any] | None] = {
     "CODE_UNKNOWN": None,
     "KILL_SWITCH_ENGAGED": {},
@@ -340,9 +348,7 @@ HIDDEN: dict[str, dict[str, Any] | None] = {
     "CAMPAIGN_PAUSED": {},
     "CAMPAIGN_NOT_STARTED": {"start_time": "2090-01-01T00:00:00Z"},
     "CAMPAIGN_ENDED": {"end_time": "2020-01-01T00:00:00Z"},
-    "OUTSIDE_SCHEDULE": {
-        "schedule": {"time_zone": "UTC", "recurrences": [{"rrule": "FREQ=DAILY", "first_start": "2090-01-01T08:00"}]}
-    },
+    "OUTSIDE_SCHEDULE": {"schedule": {"time_zone": "UTC", "weekly": [A_WINDOW]}},
     "CODE_EXPIRED": {},
     "NOT_THE_HOLDER": {"conditions": [{"holder_only": {}}]},
     "CUSTOMER_NOT_ELIGIBLE": {"conditions": [{"segments": {"any": ["staff"]}, "message": "Staff only."}]},

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from vouchsafe.domain.reasons import HIDDEN, Reason, Refusal
+from vouchsafe.domain.reasons import Reason, Refusal
 from vouchsafe.domain.redemption import AppliedCode, CombinedClaim, Position, Redemption
 from vouchsafe.gate.attempts import Attempt, Held, Reserved, Standing
 from vouchsafe.gate.checkout import Checkout
@@ -148,11 +148,10 @@ def answer_of(redemption: Redemption) -> Answer:
 async def remember(
     checkout: Checkout, request_id: str, fingerprint: str, outcome: object, *, discreet: bool = False
 ) -> Refusal | Standing | Reserved | None:
-    """Remembers a refusal under its request id, but for an unknown code: that may be created later; nor of a discreet
-    request what is told as if it were one. Answers what stands under the id now: of two that ask at once, the first has
-    been told it. None: nothing does."""
-    forgotten = HIDDEN if discreet else (Reason.CODE_UNKNOWN,)
-    if not isinstance(outcome, Refusal) or outcome.reason in forgotten:
+    """Remembers a refusal under its request id, but for an unknown code: that may be created later; and of a discreet
+    request nothing, or the missing memory would tell that a code is unknown. Answers what stands under the id now: of
+    two that ask at once, the first has been told it. None: nothing does."""
+    if discreet or not isinstance(outcome, Refusal) or outcome.reason is Reason.CODE_UNKNOWN:
         return None
     told = await checkout.holds.remember(request_id, fingerprint, outcome)
     assert isinstance(told, Refusal | Standing | Reserved)

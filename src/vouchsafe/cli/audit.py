@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vouchsafe.cli.common import Json, errors, out, print_json, read_settings, time_text
+from vouchsafe.cli.common import ExitStatus, Json, errors, out, print_json, read_settings, time_text
 from vouchsafe.cli.tables import print_rows, progress_bar
 
 if TYPE_CHECKING:
     from vouchsafe.domain.audit import Audit
 
-DIFFERS = 4
 PAUSES_SHOWN = 200
 
 app = typer.Typer()
@@ -49,7 +48,7 @@ def audit(
     else:
         _show(found)
     if not found.agrees:
-        raise typer.Exit(DIFFERS)
+        raise typer.Exit(ExitStatus.NOT_AS_IT_SHOULD_BE)
 
 
 def _audit_pauses(as_json: bool) -> None:
@@ -75,7 +74,7 @@ def _audit_pauses(as_json: bool) -> None:
     else:
         out.print("nothing was ever stopped")
     if broken:
-        raise typer.Exit(DIFFERS)
+        raise typer.Exit(ExitStatus.NOT_AS_IT_SHOULD_BE)
 
 
 def _what(text: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vouchsafe.cli.common import Json, Target, as_dict, ask, err, out, print_json, print_message, span_ms
+from vouchsafe.cli.common import ExitStatus, Json, Target, as_dict, ask, err, out, print_json, print_message, span_ms
 from vouchsafe.cli.tables import print_rows, progress_bar
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def codes_import(
         for line in report.bad_lines:
             err.print(f"  line {line.line}: {line.reason}", markup=False)
     if report.bad_line_count:
-        raise typer.Exit(1)
+        raise typer.Exit(ExitStatus.FAILED)
 
 
 @app.command("export")

@@ -10,14 +10,13 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from vouchsafe.cli.common import Json, Target, ask, err, out, print_message, span_ms
+from vouchsafe.cli.common import ExitStatus, Json, Target, ask, err, out, print_message, span_ms
 from vouchsafe.cli.words import caps_text
 from vouchsafe.domain.money import format_minor
 
 if TYPE_CHECKING:
     from vouchsafe.client import Client, Customer, Order, Refusal
 
-REFUSED = 3
 
 app = typer.Typer()
 
@@ -90,7 +89,7 @@ def redeem(
     else:
         _print(response, basket)
     if response.HasField("refusal"):
-        raise typer.Exit(REFUSED)
+        raise typer.Exit(ExitStatus.REFUSED)
 
 
 def saved_text(found: Any) -> str:
@@ -114,7 +113,7 @@ def _asked(file: Path | None, customer: str, order: str | None, amount: int, cur
     except BadFile as error:
         for line in error.lines:
             err.print(f"error: {line}", markup=False)
-        raise typer.Exit(2) from None
+        raise typer.Exit(ExitStatus.USAGE) from None
     shopper.id = shopper.id or customer
     basket.id = basket.id or order_id
     basket.currency_code = basket.currency_code or currency

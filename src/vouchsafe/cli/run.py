@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from vouchsafe.cli.common import DEV_DATA, Json, err, errors, out, print_json, read_settings
+from vouchsafe.cli.common import DEV_DATA, ExitStatus, Json, err, errors, out, print_json, read_settings
 from vouchsafe.settings import Settings
 
 app = typer.Typer()
@@ -105,4 +105,4 @@ def demo(as_json: Json = False) -> None:
     else:
         out.print(report.table())
     if not report.kept_promises:
-        raise typer.Exit(1)
+        raise typer.Exit(ExitStatus.FAILED)

@@ -145,6 +145,9 @@ def codes_list(
     campaign: OnlyCampaign = "",
     state: OnlyState = "",
     customer: OnlyHolder = "",
+    used: Annotated[
+        bool | None, typer.Option("--used/--unused", help="Only those that are, or are not.", show_default=False)
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="No more than so many.")] = 100,
     target: Target = None,
     as_json: Json = False,
@@ -154,7 +157,7 @@ def codes_list(
 
     async def fetch(client: Client) -> list[Code]:
         found: list[Code] = []
-        async for code in client.list_codes(wanted, page_size=min(limit, 500)):
+        async for code in client.list_codes(wanted, is_used=used, page_size=min(limit, 500)):
             found.append(code)
             if len(found) == limit:
                 break

@@ -16,7 +16,7 @@ from vouchsafe.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
 from vouchsafe.ledger.migrate import migrate
 from vouchsafe.settings import Settings
 
-pytest_plugins = ["tests.service"]
+pytest_plugins = ["tests.service", "tests.guarded"]
 # What they assert is said as fully as what a test asserts.
 pytest.register_assert_rewrite("tests.gate")
 

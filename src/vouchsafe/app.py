@@ -38,6 +38,7 @@ from vouchsafe.service.campaigns import Campaigns
 from vouchsafe.service.codes import Codes
 from vouchsafe.service.committed import Committed
 from vouchsafe.service.generate import generate_forever
+from vouchsafe.service.guessing import Guessing
 from vouchsafe.service.keys import Keys, new_key
 from vouchsafe.service.kill_switch import KillSwitchboard
 from vouchsafe.service.monitor import monitor_forever
@@ -200,15 +201,17 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
                 await _persevere(keys.refresh, stop)
                 campaigns = Campaigns(stores.gate, stores.ledger, has_secret=bool(settings.secret))
                 watch = Watch(campaigns.stats, max_watchers=settings.max_watchers)
+                redeem = Redeem(
+                    checkout,
+                    stores.ledger,
+                    backlog,
+                    Committed(stores.ledger, settings),
+                    hold_ms=settings.combined_hold_ms,
+                    secret=settings.secret,
+                )
                 server.open(
-                    Redeem(
-                        checkout,
-                        stores.ledger,
-                        backlog,
-                        Committed(stores.ledger, settings),
-                        hold_ms=settings.combined_hold_ms,
-                        secret=settings.secret,
-                    ),
+                    redeem,
+                    Guessing(checkout, redeem.validate, settings),
                     campaigns,
                     KillSwitchboard(stores.gate, campaigns),
                     watch,

@@ -71,6 +71,33 @@ class Settings(BaseSettings):
         "and never changed while a campaign runs that needs it. At least 16 characters; without it there are no such "
         "campaigns.",
     )
+    guess_customer_burst: int = Field(
+        10,
+        ge=10,
+        le=1_000_000,
+        description="Codes of a customer that may fail in a row (docs/guessing.md); a request may have as many as 10.",
+    )
+    guess_customer_interval_ms: int = Field(
+        10_000, ge=1, le=3_600_000, description="How long it takes until one more may."
+    )
+    guess_source_burst: int = Field(
+        30,
+        ge=10,
+        le=1_000_000,
+        description="Codes from a source that may fail in a row, whoever the customer is.",
+    )
+    guess_source_interval_ms: int = Field(
+        2_000, ge=1, le=3_600_000, description="How long it takes until one more may."
+    )
+    guess_principal_burst: int = Field(
+        1_000,
+        ge=10,
+        le=1_000_000,
+        description="Codes of a caller that may fail in a row, whoever the customer is.",
+    )
+    guess_principal_interval_ms: int = Field(
+        20, ge=1, le=3_600_000, description="How long it takes until one more may."
+    )
     auth: Literal["required", "off"] = Field(
         "required",
         description="Whether callers need credentials (docs/access.md). off, on an address of this machine only: "
@@ -114,6 +141,9 @@ class Settings(BaseSettings):
     )
     metrics_port: int = Field(
         0, ge=0, le=65535, description="Port on which a persister tells Prometheus its metrics; 0: none."
+    )
+    server_metrics_port: int = Field(
+        0, ge=0, le=65535, description="Port on which a server tells those of its workers; 0: none."
     )
     audit_interval_ms: int = Field(
         3_600_000, ge=0, description="How often one of the persisters audits the counters of the gate; 0: never."

@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import structlog
-from prometheus_client import Counter, Gauge, disable_created_metrics, start_http_server
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, disable_created_metrics, start_http_server
+from prometheus_client.metrics_core import Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 from vouchsafe.domain.errors import Misconfigured
 from vouchsafe.settings import Settings
@@ -34,20 +38,57 @@ AUDIT_DRIFT = Gauge("vouchsafe_audit_drift", "Counters that differed in the last
 AUDIT_LAST_SUCCESS = Gauge(
     "vouchsafe_audit_last_success_timestamp_seconds", "When the last audit came to its end, 0 for never."
 )
+# Of the processes of a server, all of them together. No codes, customers or callers stand here.
+FAILED_CODES = Counter("vouchsafe_failed_codes", "Codes that were refused as a guess would be.")
+FAILED_CREDENTIALS = Counter("vouchsafe_failed_credentials", "Calls without credentials, or with wrong ones.")
+THROTTLED = Counter("vouchsafe_throttled", "Calls refused because of failures before, by what counts.", ["by"])
+
+
+OF_WORKERS = {"vouchsafe_failed_codes", "vouchsafe_failed_credentials", "vouchsafe_throttled"}
 
 
 @contextmanager
 def metrics_served(settings: Settings) -> Iterator[None]:
     """Answers Prometheus on a port of its own, if there is to be one. Raises Misconfigured when it is taken."""
-    if not settings.metrics_port:
+    with _served(settings.metrics_port, settings.host, REGISTRY, "VOUCHSAFE_METRICS_PORT"):
+        yield
+
+
+@contextmanager
+def server_metrics_served(settings: Settings) -> Iterator[None]:
+    """The same for the workers that are started meanwhile, all of them together: each keeps its metrics in a file of a
+    directory that goes when the server does, so they outlive a worker."""
+    if not settings.server_metrics_port:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="vouchsafe-metrics-") as directory:
+        # What they import reads it.
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
+        registry = CollectorRegistry()
+        registry.register(_OfWorkers(directory))
+        with _served(settings.server_metrics_port, settings.host, registry, "VOUCHSAFE_SERVER_METRICS_PORT"):
+            yield
+
+
+class _OfWorkers(Collector):
+    def __init__(self, directory: str) -> None:
+        self._files = MultiProcessCollector(None, directory)  # type: ignore[no-untyped-call]  # it has no types there
+
+    def collect(self) -> Iterator[Metric]:
+        """What workers count; they know nothing of the rest."""
+        return (metric for metric in self._files.collect() if metric.name in OF_WORKERS)  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _served(port: int, host: str, registry: CollectorRegistry, variable: str) -> Iterator[None]:
+    if not port:
         yield
         return
     try:
-        server, thread = start_http_server(settings.metrics_port, settings.host)
+        server, thread = start_http_server(port, host, registry)
     except OSError as error:
         raise Misconfigured(
-            f"cannot tell metrics on {settings.host}:{settings.metrics_port}: {error.strerror}; "
-            "choose another VOUCHSAFE_METRICS_PORT"
+            f"cannot tell metrics on {host}:{port}: {error.strerror}; choose another {variable}"
         ) from None
     try:
         yield

@@ -63,6 +63,23 @@ async def pieces(text: str | bytes, size: int = 7) -> AsyncIterator[bytes]:
         yield data[at : at + size]
 
 
+async def test_used_codes_and_the_others_are_listed_page_by_page(client: Client) -> None:
+    campaign, code = await a_campaign(client, single_use=1_234)
+    used = {f"{code}-{number}" for number in (0, 7, 300, 1_233)}
+    for one in used:
+        assert isinstance(await client.redeem(one, Customer(id="c"), an_order(f"o-{one}")), Redemption)
+    held = f"{code}-500"
+    assert (await client.reserve([held], Customer(id="c"), an_order(f"o-{held}"), ttl_s=600)).reservation.id
+    wanted = CodeFilter(campaign_id=campaign)
+    for page_size in (1, 3, 500):
+        found = [one.code async for one in client.list_codes(wanted, is_used=True, page_size=page_size)]
+        assert found == sorted({*used, held})
+    everything = [one.code async for one in client.list_codes(wanted, page_size=500)]
+    for page_size in (97, 500):
+        others = [one.code async for one in client.list_codes(wanted, is_used=False, page_size=page_size)]
+        assert others == [one for one in everything if one not in {*used, held}]
+
+
 async def test_generated_codes_are_exactly_as_many_and_in_the_form_asked_for(client: Client) -> None:
     campaign, _ = await a_campaign(client)
     form = CodeForm(charset="abcdef23456789", prefix="gift-", pattern="######-######", postfix="_x")

@@ -332,6 +332,9 @@ class Nobody:
     def auth_context(self) -> dict[str, Any]:
         return {}
 
+    def peer(self) -> str:
+        return "ipv4:192.0.2.1:4711"
+
 
 def admit(access: Access, *sent: str | bytes, method: str = REDEEM) -> Principal:
     return access.admit(method, [("authorization", value) for value in sent], Nobody())  # type: ignore[arg-type]

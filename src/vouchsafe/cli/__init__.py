@@ -1,8 +1,7 @@
 """The command line: reads arguments, calls, prints. Modules that load gRPC or a store's driver are imported where
 they are used, so that help and completion stay quick.
 
-Exit status: 0 done, 1 it failed, 2 wrong arguments, 3 the answer was a refusal, 4 an audit found what
-differs, partitions are closed, or it cannot be known.
+`common.ExitStatus` is what commands end with.
 """
 
 from __future__ import annotations

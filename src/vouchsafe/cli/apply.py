@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from vouchsafe.cli.common import Json, Target, ask, err, out, print_json
+from vouchsafe.cli.common import ExitStatus, Json, Target, ask, err, out, print_json
 
 if TYPE_CHECKING:
     from vouchsafe.cli.cases import Result
@@ -51,7 +51,7 @@ def campaign_test(files: Files, as_json: Json = False) -> None:
         for report in reports:
             _print_report(report)
     if any(report["failed"] or not report["cases"] for report in reports):
-        raise typer.Exit(1)
+        raise typer.Exit(ExitStatus.FAILED)
 
 
 @app.command("apply")
@@ -79,7 +79,7 @@ def campaign_apply(
         if as_json:
             print_json(reports)
     if any("error" in report for report in reports):
-        raise typer.Exit(1)
+        raise typer.Exit(ExitStatus.FAILED)
 
 
 @app.command("export")
@@ -114,7 +114,7 @@ def _read(paths: Sequence[Path]) -> list[CampaignFile]:
             for line in error.lines:
                 err.print(f"error: {line}", markup=False)
     if wrong:
-        raise typer.Exit(2)
+        raise typer.Exit(ExitStatus.USAGE)
     return files
 
 
@@ -124,7 +124,7 @@ def _refuse_twins(files: Sequence[CampaignFile]) -> None:
         other = seen.setdefault(file.campaign_id, file.path)
         if other is not file.path:
             err.print(f"error: {file.path}: campaign: {file.campaign_id} stands in {other}, too", markup=False)
-            raise typer.Exit(2)
+            raise typer.Exit(ExitStatus.USAGE)
 
 
 # -- testing -----------------------------------------------------------------------------------------------------------

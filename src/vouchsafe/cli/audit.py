@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vouchsafe.cli.common import Json, errors, out, print_json, read_settings, time_text
+from vouchsafe.cli.common import ExitStatus, Json, errors, out, print_json, read_settings, time_text
 from vouchsafe.cli.tables import print_rows, progress_bar
 from vouchsafe.cli.trail import verify_trail
 
 if TYPE_CHECKING:
     from vouchsafe.domain.audit import Audit
 
-DIFFERS = 4
 PAUSES_SHOWN = 200
 
 app = typer.Typer()
@@ -67,7 +66,7 @@ def audit(
     else:
         _show(found)
     if not found.agrees:
-        raise typer.Exit(DIFFERS)
+        raise typer.Exit(ExitStatus.NOT_AS_IT_SHOULD_BE)
 
 
 def _audit_pauses(as_json: bool) -> None:
@@ -93,7 +92,7 @@ def _audit_pauses(as_json: bool) -> None:
     else:
         out.print("nothing was ever stopped")
     if broken:
-        raise typer.Exit(DIFFERS)
+        raise typer.Exit(ExitStatus.NOT_AS_IT_SHOULD_BE)
 
 
 def _what(text: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vouchsafe.cli.common import Json, Target, as_dict, ask, err, out, print_json, print_message, span_ms
+from vouchsafe.cli.common import ExitStatus, Json, Target, as_dict, ask, err, out, print_json, print_message, span_ms
 from vouchsafe.cli.tables import print_rows, progress_bar
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def codes_import(
         for line in report.bad_lines:
             err.print(f"  line {line.line}: {line.reason}", markup=False)
     if report.bad_line_count:
-        raise typer.Exit(1)
+        raise typer.Exit(ExitStatus.FAILED)
 
 
 @app.command("export")
@@ -150,6 +150,9 @@ def codes_list(
     campaign: OnlyCampaign = "",
     state: OnlyState = "",
     customer: OnlyHolder = "",
+    used: Annotated[
+        bool | None, typer.Option("--used/--unused", help="Only those that are, or are not.", show_default=False)
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="No more than so many.")] = 100,
     target: Target = None,
     as_json: Json = False,
@@ -159,7 +162,7 @@ def codes_list(
 
     async def fetch(client: Client) -> list[Code]:
         found: list[Code] = []
-        async for code in client.list_codes(wanted, page_size=min(limit, 500)):
+        async for code in client.list_codes(wanted, is_used=used, page_size=min(limit, 500)):
             found.append(code)
             if len(found) == limit:
                 break

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from enum import IntEnum
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -18,11 +20,11 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from vouchsafe.domain.errors import VouchsafeError
+from vouchsafe.domain.errors import InvalidRequest, VouchsafeError
 from vouchsafe.settings import Settings
 
 if TYPE_CHECKING:
-    from vouchsafe.client import Client
+    from vouchsafe.client import Client, ClientError
 
 # Lines are never broken for a pipe or a file, only a terminal has a width.
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
@@ -40,6 +42,28 @@ LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 Result = TypeVar("Result")
 
 
+class ExitStatus(IntEnum):
+    """What a command ends with (docs/cli.md)."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    REFUSED = 3
+    NOT_AS_IT_SHOULD_BE = 4
+
+
+# What to do when a call fails, by its status: one line behind what the server says.
+HINTS = {
+    "UNAUTHENTICATED": "set VOUCHSAFE_API_KEY; `vouchsafe keys create` makes a key",
+    "PERMISSION_DENIED": "ask with a key that has one of those roles; `vouchsafe keys list` says what each has",
+    "DEADLINE_EXCEEDED": "whether it was done is not known; look, or do it again, which is safe",
+    "UNAVAILABLE": "`vouchsafe status` says what is away",
+}
+STORES = {"PostgreSQL": "VOUCHSAFE_POSTGRES_URL", "Valkey": "VOUCHSAFE_VALKEY_URL"}
+# What gRPC says when nobody is there.
+NOBODY = re.compile(r"failed to connect|errors resolving|Socket closed")
+
+
 def read_settings() -> Settings:
     """The settings, or exit status 2 with a line for each that is wrong."""
     try:
@@ -48,19 +72,26 @@ def read_settings() -> Settings:
         for problem in error.errors():
             name = "_".join(str(part) for part in problem["loc"]).upper()
             err.print(f"error: VOUCHSAFE_{name}: {problem['msg']} (given: {problem['input']!r})", markup=False)
-        raise typer.Exit(2) from None
+        raise typer.Exit(ExitStatus.USAGE) from None
 
 
 @contextmanager
 def errors() -> Iterator[None]:
-    """What goes wrong on purpose is one line on stderr and exit status 1."""
+    """What goes wrong on purpose is a line on stderr, and another that says what to do if the first does not."""
     try:
         yield
+    except InvalidRequest as error:
+        err.print(f"error: {error}", markup=False)
+        raise typer.Exit(ExitStatus.USAGE) from None
     except VouchsafeError as error:
         err.print(f"error: {error}", markup=False)
-        if error.__cause__ is not None:
-            err.print(f"  {error.__cause__}", markup=False)
-        raise typer.Exit(1) from None
+        cause = error.__cause__
+        if cause is not None and str(cause) not in str(error):
+            err.print(f"  {cause}", markup=False)
+        for store, variable in STORES.items():
+            if str(error).startswith(f"{store} is out of reach"):
+                err.print(f"  start it, or correct {variable}", markup=False)
+        raise typer.Exit(ExitStatus.FAILED) from None
 
 
 def ask(target: str | None, question: Callable[[Client], Awaitable[Result]]) -> Result:
@@ -69,6 +100,7 @@ def ask(target: str | None, question: Callable[[Client], Awaitable[Result]]) -> 
 
     current = read_settings()
     address = target or f"{current.host}:{current.port}"
+    _check_address(address)
 
     async def run() -> Result:
         key = current.api_key or _dev_key(address)
@@ -79,16 +111,35 @@ def ask(target: str | None, question: Callable[[Client], Awaitable[Result]]) -> 
         return asyncio.run(run())
     except OSError as error:
         err.print(f"error: VOUCHSAFE_TLS_CA_FILE: {error}", markup=False)
-        raise typer.Exit(2) from None
+        raise typer.Exit(ExitStatus.USAGE) from None
     except ClientError as error:
-        err.print(f"error: {error.code.name}" + ("" if error.violations else f": {error}"), markup=False)
-        for field, description in error.violations.items():
-            err.print(f"  {field}: {description}", markup=False)
-        if error.code.name == "UNAVAILABLE":
-            err.print(f"  is a server running at {address}? `vouchsafe dev` starts one", markup=False)
-        if error.code.name == "UNAUTHENTICATED":
-            err.print("  set VOUCHSAFE_API_KEY; `vouchsafe keys create` makes a key", markup=False)
-        raise typer.Exit(1) from None
+        _tell(error, address)
+        raise typer.Exit(ExitStatus.FAILED) from None
+
+
+def _tell(error: ClientError, address: str) -> None:
+    """Why a call has failed, and what to do."""
+    name = error.code.name
+    if name == "UNAVAILABLE" and "andshake" in str(error):
+        err.print(f"error: {name}: {error}", markup=False)
+        err.print("  VOUCHSAFE_TLS_CA_FILE has to name who signed the server's certificate", markup=False)
+        return
+    if name == "UNAVAILABLE" and NOBODY.search(str(error)):
+        err.print(f"error: {name}: nobody answers at {address}", markup=False)
+        err.print(f"  is a server running at {address}? `vouchsafe dev` starts one", markup=False)
+        return
+    err.print(f"error: {name}" + ("" if error.violations else f": {error}"), markup=False)
+    for field, description in error.violations.items():
+        err.print(f"  {field}: {description}", markup=False)
+    if name in HINTS:
+        err.print(f"  {HINTS[name]}", markup=False)
+
+
+def _check_address(address: str) -> None:
+    port = address.rpartition(":")[2]
+    if not (port.isascii() and port.isdecimal() and 1 <= int(port) <= 65535 and address != port):
+        err.print(f"error: --target {address}: give host:port, for example 127.0.0.1:50051", markup=False)
+        raise typer.Exit(ExitStatus.USAGE)
 
 
 def end_by_ctrl_c() -> None:
@@ -137,7 +188,7 @@ def span_ms(option: str, text: str) -> int:
         return duration_ms(text)
     except ValueError as error:
         err.print(f"error: {option}: {error}", markup=False)
-        raise typer.Exit(2) from None
+        raise typer.Exit(ExitStatus.USAGE) from None
 
 
 def print_json(value: Any) -> None:

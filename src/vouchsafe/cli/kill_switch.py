@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vouchsafe.cli.common import Json, Target, ask, out, print_message
+from vouchsafe.cli.common import ExitStatus, Json, Target, ask, out, print_message
 from vouchsafe.cli.tables import print_rows
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ Code = Annotated[str | None, typer.Option(help="One code.", show_default=False)]
 Reason = Annotated[str, typer.Option(help="Why, for those who look later.")]
 
 # Exit status of `status` where nobody can say for certain.
-NOT_KNOWN = 4
 
 app = typer.Typer(help="Stop redeeming at once, and let it go on.", no_args_is_help=True)
 
@@ -70,7 +69,7 @@ def status(target: Target = None, as_json: Json = False) -> None:
                 "they redeem nothing now, and nobody can say whether they will when they are back"
             )
     if found.state == KillSwitchState.KILL_SWITCH_STATE_UNKNOWN:
-        raise typer.Exit(NOT_KNOWN)
+        raise typer.Exit(ExitStatus.NOT_AS_IT_SHOULD_BE)
 
 
 def _scope(everything: bool, label: str | None, code: str | None) -> KillSwitchScope:

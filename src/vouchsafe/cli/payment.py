@@ -9,8 +9,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from vouchsafe.cli.common import Json, Target, ask, err, out, print_message
-from vouchsafe.cli.redeem import REFUSED, reason_text, saved_text
+from vouchsafe.cli.common import ExitStatus, Json, Target, ask, err, out, print_message
+from vouchsafe.cli.redeem import reason_text, saved_text
 from vouchsafe.domain.money import format_minor
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _answered(outcome: Any, as_json: bool) -> Any:
     elif refused:
         out.print(f"refused: {reason_text(outcome)}", markup=False)
     if refused:
-        raise typer.Exit(REFUSED)
+        raise typer.Exit(ExitStatus.REFUSED)
     return None if as_json else outcome
 
 
@@ -111,7 +111,7 @@ def _lines(units: Any, amounts: Any) -> list[ReturnedLine]:
             line, _, number = text.partition("=")
             if not (line.isdecimal() and number.isdecimal()):
                 err.print(f"error: {option} {text}: give the line and a number, for example 0=1", markup=False)
-                raise typer.Exit(2)
+                raise typer.Exit(ExitStatus.USAGE)
             found.append(ReturnedLine(line_index=min(int(line), 2**31 - 1), **{field: min(int(number), 2**63 - 1)}))
     return found
 
@@ -126,7 +126,7 @@ def _order(file: Path | None) -> Order | None:
     except BadFile as error:
         for line in error.lines:
             err.print(f"error: {line}", markup=False)
-        raise typer.Exit(2) from None
+        raise typer.Exit(ExitStatus.USAGE) from None
 
 
 def _print_rollback(found: Rollback) -> None:

@@ -10,14 +10,13 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from vouchsafe.cli.common import Json, Target, ask, err, instant, out, print_message, span_ms, time_text
+from vouchsafe.cli.common import ExitStatus, Json, Target, ask, err, instant, out, print_message, span_ms, time_text
 from vouchsafe.cli.words import caps_text
 from vouchsafe.domain.money import format_minor
 
 if TYPE_CHECKING:
     from vouchsafe.client import Client, Customer, Order, Refusal, TrialReport
 
-REFUSED = 3
 
 app = typer.Typer()
 
@@ -101,7 +100,7 @@ def redeem(
             _print_trial(response.trial)
         _print(response, basket)
     if response.HasField("refusal"):
-        raise typer.Exit(REFUSED)
+        raise typer.Exit(ExitStatus.REFUSED)
 
 
 def saved_text(found: Any) -> str:
@@ -125,7 +124,7 @@ def _asked(file: Path | None, customer: str, order: str | None, amount: int, cur
     except BadFile as error:
         for line in error.lines:
             err.print(f"error: {line}", markup=False)
-        raise typer.Exit(2) from None
+        raise typer.Exit(ExitStatus.USAGE) from None
     shopper.id = shopper.id or customer
     basket.id = basket.id or order_id
     basket.currency_code = basket.currency_code or currency

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from vouchsafe.cli.common import DEV_DATA, Json, err, errors, out, print_json, read_settings
+from vouchsafe.cli.common import DEV_DATA, ExitStatus, Json, err, errors, out, print_json, read_settings
 from vouchsafe.settings import Settings
 
 app = typer.Typer()
@@ -38,12 +38,14 @@ def dev(
 def serve() -> None:
     """Run the gRPC server: as many worker processes as the settings say, on one port."""
     from vouchsafe.supervisor import ProcessSpec, supervise
+    from vouchsafe.telemetry import server_metrics_served
 
     with errors():
         settings = read_settings()
-        raise typer.Exit(
-            supervise([ProcessSpec("worker", "vouchsafe.app:worker", settings.workers)], settings, port=settings.port)
-        )
+        workers = ProcessSpec("worker", "vouchsafe.app:worker", settings.workers)
+        with server_metrics_served(settings):
+            status = supervise([workers], settings, port=settings.port)
+    raise typer.Exit(status)
 
 
 @app.command()
@@ -103,4 +105,4 @@ def demo(as_json: Json = False) -> None:
     else:
         out.print(report.table())
     if not report.kept_promises:
-        raise typer.Exit(1)
+        raise typer.Exit(ExitStatus.FAILED)

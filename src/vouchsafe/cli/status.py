@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from vouchsafe.cli.common import Json, errors, out, print_json, read_settings, time_text
+from vouchsafe.cli.common import ExitStatus, Json, errors, out, print_json, read_settings, time_text
 from vouchsafe.cli.tables import progress_bar
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from vouchsafe.ledger.ledger import RecoveryNoted
     from vouchsafe.service.status import Status
 
-CLOSED = 4
 
 app = typer.Typer()
 
@@ -61,7 +60,7 @@ def _finish(found: Status, as_json: bool) -> None:
     else:
         _show(found)
     if found.closed:
-        raise typer.Exit(CLOSED)
+        raise typer.Exit(ExitStatus.NOT_AS_IT_SHOULD_BE)
 
 
 def _show(found: Status) -> None:

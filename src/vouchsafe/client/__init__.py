@@ -22,6 +22,7 @@ from vouchsafe.client._errors import (
     PermissionDenied,
     RequestIdReused,
     ServerError,
+    Throttled,
     Unauthenticated,
     Unavailable,
 )
@@ -112,6 +113,7 @@ __all__ = [
     "Stacking",
     "Target",
     "TargetKind",
+    "Throttled",
     "TrialReport",
     "Unauthenticated",
     "Unavailable",

@@ -12,7 +12,7 @@ from typing import Self, TypeVar
 import grpc
 
 from vouchsafe.client._channels import File, channel_to
-from vouchsafe.client._errors import from_rpc_error, retry_delay_s
+from vouchsafe.client._errors import Throttled, from_rpc_error, retry_delay_s
 from vouchsafe.v1.audit_service_pb2_grpc import AuditServiceStub
 from vouchsafe.v1.campaign_service_pb2_grpc import CampaignServiceStub
 from vouchsafe.v1.code_service_pb2_grpc import CodeServiceStub
@@ -114,7 +114,8 @@ class Tries:
         # Half of the pause is chance, so that many callers do not come back all at once; never before the server asks.
         pause_s = max(self._pause_s, 2 * retry_delay_s(error))
         wait_s = pause_s * random.uniform(0.5, 1)  # noqa: S311  # nobody needs to be unable to guess it
-        if not repeat or error.code() not in REPEATED or wait_s >= self.remaining_s:
-            raise from_rpc_error(error) from None
+        typed = from_rpc_error(error)
+        if not repeat or error.code() not in REPEATED or isinstance(typed, Throttled) or wait_s >= self.remaining_s:
+            raise typed from None
         await asyncio.sleep(wait_s)
         self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)

@@ -11,7 +11,7 @@ import grpc
 from vouchsafe.client._calls import Calls
 from vouchsafe.client._errors import from_rpc_error
 from vouchsafe.v1 import code_service_pb2 as pb
-from vouchsafe.v1.code_pb2 import Code, CodeForm, Operation, OperationState
+from vouchsafe.v1.code_pb2 import Code, CodeForm, CodeUse, Operation, OperationState
 from vouchsafe.v1.code_service_pb2 import CodeFilter, ImportCodesResponse, ImportMode
 
 # What a message of an import may bring.
@@ -108,11 +108,16 @@ class CodeCalls(Calls):
         """A code as of now. Raises NotFound."""
         return (await self._call(lambda: next(self._codes).GetCode, pb.GetCodeRequest(code=code))).code
 
-    async def list_codes(self, wanted: CodeFilter | None = None, *, page_size: int = 100) -> AsyncIterator[Code]:
-        """All codes that fit, in their order, fetched page by page."""
+    async def list_codes(
+        self, wanted: CodeFilter | None = None, *, is_used: bool | None = None, page_size: int = 100
+    ) -> AsyncIterator[Code]:
+        """All codes that fit, in their order, fetched page by page; with `is_used` only those that are, or are not."""
+        use = CodeUse.CODE_USE_UNSPECIFIED
+        if is_used is not None:
+            use = CodeUse.CODE_USE_USED if is_used else CodeUse.CODE_USE_UNUSED
         token = ""
         while True:
-            request = pb.ListCodesRequest(filter=wanted, page_size=page_size, page_token=token)
+            request = pb.ListCodesRequest(filter=wanted, use=use, page_size=page_size, page_token=token)
             response = await self._call(lambda: next(self._codes).ListCodes, request)
             for code in response.codes:
                 yield code

@@ -8,6 +8,7 @@ ClientError
 ├── AlreadyExists        the id or the code is taken
 │   └── RequestIdReused  the request id was used for another request
 ├── Changed              it is not any more as it was read; read it again
+├── Throttled            too many codes, or credentials, were wrong; `retry_after_s` says when to come back
 ├── Unavailable          the service could not answer, in spite of repetitions; repeat with the same request id
 ├── DeadlineExceeded     no answer in time; repeat with the same request id to learn the outcome
 └── ServerError          anything else; `code` says what
@@ -61,6 +62,13 @@ class Changed(ClientError):
     """It is not any more as it was read."""
 
 
+class Throttled(ClientError):
+    """Too many codes of this customer, source or caller, or too many credentials, were wrong: see docs/guessing.md. Not
+    repeated by itself; `retry_after_s` is how long to wait."""
+
+    retry_after_s = 0.0
+
+
 class Unavailable(ClientError):
     """The service could not answer."""
 
@@ -85,6 +93,7 @@ _BY_CODE: Mapping[grpc.StatusCode, type[ClientError]] = {
     grpc.StatusCode.CANCELLED: Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
 }
+_BY_REASON: Mapping[str, type[ClientError]] = {"REQUEST_ID_REUSED": RequestIdReused, "THROTTLED": Throttled}
 
 
 def retry_delay_s(error: grpc.aio.AioRpcError) -> float:
@@ -105,8 +114,11 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> ClientError:
     status = rpc_status.from_call(error)
     for detail in status.details if status is not None else ():
         info, bad_request = ErrorInfo(), BadRequest()
-        if detail.Unpack(info) and info.reason == "REQUEST_ID_REUSED":
-            kind = RequestIdReused
+        if detail.Unpack(info):
+            kind = _BY_REASON.get(info.reason, kind)
         elif detail.Unpack(bad_request):
             violations = {violation.field: violation.description for violation in bad_request.field_violations}
-    return kind(error.code(), error.details() or error.code().name, violations)
+    found = kind(error.code(), error.details() or error.code().name, violations)
+    if isinstance(found, Throttled):
+        found.retry_after_s = retry_delay_s(error)
+    return found

@@ -11,6 +11,7 @@ class Role(StrEnum):
     """What a caller may do; the protos say which methods each may call. None includes another, but for ADMIN."""
 
     CHECKOUT = "checkout"
+    STOREFRONT = "storefront"
     VIEWER = "viewer"
     SUPPORT = "support"
     OPERATOR = "operator"
@@ -24,6 +25,14 @@ class Principal:
     name: str
     roles: frozenset[Role]
 
+    @property
+    def is_trusted(self) -> bool:
+        """Whether they may be told what is wrong with a code; a storefront alone is not."""
+        return not self.roles.isdisjoint(TRUSTED)
+
+
+# They ask for shoppers, and keep what they are told from who guesses.
+TRUSTED = frozenset((Role.CHECKOUT, Role.SUPPORT, Role.OPERATOR, Role.ADMIN))
 
 # Everybody, where nobody is asked for credentials.
 ANYBODY = Principal("anybody", frozenset(Role))

@@ -8,6 +8,7 @@ VouchsafeError
 ├── AlreadyExists        the id or the code is taken
 ├── Changed              it is not any more as the caller has read it
 ├── RequestIdReused      the request id was used for another request
+├── Throttled            too many codes or credentials of this caller were wrong; come back later
 ├── Overloaded           more is waiting than the server takes on; come back later
 ├── Unavailable          a store is out of reach or not to be trusted; nothing was decided, or it is not known
 │   └── OutboxFull       too much waits for the ledger; what was begun can be ended, and nothing new begins
@@ -64,6 +65,15 @@ class Changed(VouchsafeError):
 
 class RequestIdReused(VouchsafeError):
     """The request id was used for another request."""
+
+
+class Throttled(VouchsafeError):
+    """Too many codes or credentials of a caller were wrong. `retry_ms` is when to come back, `by` what is counted."""
+
+    def __init__(self, what: str, retry_ms: int, by: str) -> None:
+        super().__init__(f"too many {what} of this {by} were wrong; try again in {-(-retry_ms // 1_000)} s")
+        self.retry_ms = retry_ms
+        self.by = by
 
 
 class Overloaded(VouchsafeError):

@@ -11,6 +11,7 @@ import msgspec
 class Reason(IntEnum):
     """Refusal reasons in order of precedence: when several hold, the lowest number is answered."""
 
+    CODE_NOT_USABLE = 5
     CODE_UNKNOWN = 10
     ORDER_ALREADY_REDEEMED = 20
     RESERVATION_EXPIRED = 30
@@ -51,7 +52,19 @@ class Reason(IntEnum):
     TOO_MANY_CODES = 420
 
 
+# What a caller who is not trusted is told in the same words as that there is no such code: who may use it, and when.
+# What comes behind depends on the order or on limits; by the precedence it is only told of a code that is for this
+# shopper, now.
+HIDDEN = frozenset(
+    reason
+    for reason in Reason
+    if reason is Reason.CODE_UNKNOWN or Reason.KILL_SWITCH_ENGAGED <= reason <= Reason.DATE_NOT_ELIGIBLE
+)
+# What only a wrong code is refused for. That a campaign is over, or stopped, is nobody's guess.
+GUESSED = frozenset((Reason.CODE_UNKNOWN, Reason.NOT_THE_HOLDER))
+
 MESSAGES: Mapping[Reason, str] = {
+    Reason.CODE_NOT_USABLE: "This code cannot be used.",
     Reason.CODE_UNKNOWN: "No campaign has this code.",
     Reason.ORDER_ALREADY_REDEEMED: "This order has redeemed this code already, with other contents.",
     Reason.RESERVATION_EXPIRED: "The reservation's time was over before it was confirmed.",

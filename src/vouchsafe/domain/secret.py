@@ -11,6 +11,7 @@ class Purpose(StrEnum):
 
     IDENTITIES = "identities"
     QUOTES = "quotes"
+    BUCKETS = "buckets"
 
 
 def derived_key(secret: str, purpose: Purpose) -> bytes:

@@ -13,6 +13,7 @@ from grpc.aio import ServicerContext
 from vouchsafe.domain.access import ANYBODY, Principal, Role
 from vouchsafe.domain.errors import Misconfigured, PermissionDenied, Unauthenticated
 from vouchsafe.edge.certificates import Certificates
+from vouchsafe.edge.peers import Strangers
 from vouchsafe.edge.tokens import Tokens
 from vouchsafe.service.caller import caller
 from vouchsafe.service.keys import NOT_VALID, PREFIX, Keys
@@ -59,6 +60,7 @@ class Access:
     def __init__(self, settings: Settings, keys: Keys) -> None:
         self._roles = roles_by_method()
         self._keys = keys
+        self._strangers = Strangers()
         self._tokens = Tokens(settings) if settings.jwt_keys_file else None
         self._certificates = Certificates(settings) if settings.tls_client_ca_file else None
         self._is_off = settings.auth == "off"
@@ -76,8 +78,13 @@ class Access:
             )
 
     def admit(self, method: str, metadata: Iterable[tuple[str, Any]], context: ServicerContext[Any, Any]) -> Principal:
-        """Who calls. Raises Unauthenticated, PermissionDenied, and Unavailable while the keys could not be read yet."""
-        principal = ANYBODY if self._is_off else self._principal(metadata, context)
+        """Who calls. Raises Unauthenticated, PermissionDenied, Throttled when credentials from one address were wrong
+        too often, and Unavailable while the keys could not be read yet."""
+        try:
+            principal = ANYBODY if self._is_off else self._principal(metadata, context)
+        except Unauthenticated:
+            self._strangers.note(context.peer())
+            raise
         allowed = self._roles.get(method, frozenset())
         if allowed.isdisjoint(principal.roles):
             raise PermissionDenied(

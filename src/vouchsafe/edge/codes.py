@@ -90,7 +90,10 @@ class CodeServicer(CodeServiceServicer):
         """A page of codes."""
         after = decode_text(request.page_token, r"[A-Z0-9_-]{1,64}") if request.page_token else ""
         codes, following = await self.use_case.list_codes(
-            convert.code_filter(request.filter), request.page_size or DEFAULT_PAGE_SIZE, after
+            convert.code_filter(request.filter),
+            request.page_size or DEFAULT_PAGE_SIZE,
+            after,
+            is_used=convert.IS_USED[request.use],
         )
         return pb.ListCodesResponse(codes=map(convert.code_message, codes), next_page_token=encode_token(following))
 

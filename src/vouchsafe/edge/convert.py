@@ -45,6 +45,8 @@ CAPS = {cap: redemption_pb2.DiscountCap.Value(f"DISCOUNT_CAP_{cap.value}") for c
 
 def redeem_request(
     message: AnyRequest,
+    *,
+    discreet: bool = False,
 ) -> RedeemRequest:
     """What a checkout asks. A ValidateRequest has no request id: it is empty then. Raises InvalidRequest."""
     codes = tuple([normalise_code(code) for code in message.codes])
@@ -59,6 +61,7 @@ def redeem_request(
         order=_order(message.order),
         combining=from_message(message.combining, Combining) if message.HasField("combining") else ALONE,
         quote_token=getattr(message, "quote_token", ""),
+        discreet=discreet,
     )
 
 
@@ -66,10 +69,15 @@ def _fingerprint(
     codes: tuple[str, ...],
     message: AnyRequest,
 ) -> str:
-    """32 hex digits over what a request asks for, so not its id nor a quote. Spelling a code differently changes
-    nothing."""
+    """32 hex digits over what a request asks for, so not its id nor a quote, nor where it comes from: a phone that
+    repeats it may have another address by then. Spelling a code differently changes nothing."""
     digest = hashlib.blake2b(" ".join(codes).encode(), digest_size=16)
-    for part in (message.customer, message.order, message.combining):
+    customer = message.customer
+    if customer.source:
+        customer = order_pb2.Customer()
+        customer.CopyFrom(message.customer)
+        customer.source = ""
+    for part in (customer, message.order, message.combining):
         data = part.SerializeToString(deterministic=True)
         digest.update(len(data).to_bytes(4, "big"))
         digest.update(data)

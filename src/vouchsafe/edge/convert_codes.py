@@ -20,6 +20,7 @@ STATES = {
     CodeState.DISABLED: code_pb2.CODE_STATE_DISABLED,
 }
 FILTERED_STATES = {number: state for state, number in STATES.items()}
+IS_USED = {code_pb2.CODE_USE_UNSPECIFIED: None, code_pb2.CODE_USE_UNUSED: False, code_pb2.CODE_USE_USED: True}
 OPERATION_STATES = {
     OperationState.RUNNING: code_pb2.OPERATION_STATE_RUNNING,
     OperationState.SUCCEEDED: code_pb2.OPERATION_STATE_SUCCEEDED,

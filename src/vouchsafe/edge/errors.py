@@ -34,6 +34,7 @@ TABLE: Mapping[type[Exception], WireError] = {
     errors.AlreadyExists: WireError(Code.ALREADY_EXISTS, "ALREADY_EXISTS"),
     errors.Changed: WireError(Code.ABORTED, "ETAG_MISMATCH"),
     errors.RequestIdReused: WireError(Code.ALREADY_EXISTS, "REQUEST_ID_REUSED"),
+    errors.Throttled: WireError(Code.RESOURCE_EXHAUSTED, "THROTTLED"),
     errors.Overloaded: WireError(Code.RESOURCE_EXHAUSTED, "OVERLOADED", retry_ms=100),
     errors.Unavailable: WireError(Code.UNAVAILABLE, "STORE_UNAVAILABLE", retry_ms=100),
     errors.OutboxFull: WireError(Code.UNAVAILABLE, "OUTBOX_FULL", retry_ms=1_000),
@@ -62,9 +63,13 @@ def status_of(error: Exception, error_id: str) -> Status:
         return _status(
             wire.code, f"the request breaks {len(violations)} rule(s); the details name the fields", *details
         )
-    if wire.retry_ms is not None:
+    retry_ms = wire.retry_ms
+    if isinstance(error, errors.Throttled):
+        details[0] = ErrorInfo(reason=wire.reason, domain=DOMAIN, metadata={"by": error.by})
+        retry_ms = error.retry_ms
+    if retry_ms is not None:
         delay = Duration()
-        delay.FromMilliseconds(wire.retry_ms)
+        delay.FromMilliseconds(retry_ms)
         details.append(RetryInfo(retry_delay=delay))
     return _status(wire.code, str(error), *details)
 

@@ -7,8 +7,12 @@ from typing import Any
 from grpc.aio import ServicerContext
 
 from vouchsafe.domain.access import Role
+from vouchsafe.domain.errors import PermissionDenied
 from vouchsafe.edge import convert
 from vouchsafe.edge.access import require
+from vouchsafe.edge.peers import address_of
+from vouchsafe.service.caller import caller
+from vouchsafe.service.guessing import Asker, Guessing, told_to
 from vouchsafe.service.redeem import Redeem, Trial
 from vouchsafe.v1 import redemption_service_pb2 as pb
 from vouchsafe.v1.redemption_service_pb2_grpc import RedemptionServiceServicer
@@ -22,37 +26,47 @@ class RedemptionServicer(RedemptionServiceServicer):
     """Messages arrive validated, and errors leave through the interceptor (`edge.interceptors`)."""
 
     use_case: Redeem  # set before the first call is let through
+    guessing: Guessing
 
     async def Validate(self, request: pb.ValidateRequest, context: Context) -> pb.ValidateResponse:
         """Whether the codes could be redeemed now, or in a trial."""
+        asker = _asker(request, context)
+        if request.explain and not asker.principal.is_trusted:
+            raise PermissionDenied("explain is not for the role storefront; ask without it")
         trial = None
         if request.HasField("trial"):
             require("trial", Role.SUPPORT, Role.OPERATOR)
             trial = Trial(request.trial.time.ToMilliseconds())
-        asked = convert.redeem_request(request)
-        return convert.validation_message(
-            await self.use_case.validate(asked, explain=request.explain, trial=trial), trial
+        wanted = convert.redeem_request(request, discreet=not asker.principal.is_trusted)
+        validation = await self.guessing.ask(
+            asker, wanted, lambda: self.use_case.validate(wanted, explain=request.explain, trial=trial)
         )
+        return convert.validation_message(validation, trial)
 
     async def ValidateAndRedeem(
         self, request: pb.ValidateAndRedeemRequest, context: Context
     ) -> pb.ValidateAndRedeemResponse:
         """Takes the uses, or says why not."""
-        return convert.answer_message(await self.use_case.redeem(convert.redeem_request(request)))
+        asker = _asker(request, context)
+        wanted = convert.redeem_request(request, discreet=not asker.principal.is_trusted)
+        return convert.answer_message(await self.guessing.ask(asker, wanted, lambda: self.use_case.redeem(wanted)))
 
     async def ReserveRedemption(
         self, request: pb.ReserveRedemptionRequest, context: Context
     ) -> pb.ReserveRedemptionResponse:
         """Holds the uses, or says why not."""
         ttl_ms = request.ttl.ToMilliseconds() if request.HasField("ttl") else DEFAULT_TTL_MS
-        answer = await self.use_case.reservations.reserve(convert.redeem_request(request), ttl_ms)
+        asker = _asker(request, context)
+        wanted = convert.redeem_request(request, discreet=not asker.principal.is_trusted)
+        answer = await self.guessing.ask(asker, wanted, lambda: self.use_case.reservations.reserve(wanted, ttl_ms))
         return convert.reserved_message(answer)
 
     async def ConfirmRedemption(
         self, request: pb.ConfirmRedemptionRequest, context: Context
     ) -> pb.ConfirmRedemptionResponse:
         """Redeems what is held."""
-        return convert.confirmed_message(await self.use_case.reservations.confirm(request.reservation_id))
+        answer = await self.use_case.reservations.confirm(request.reservation_id)
+        return convert.confirmed_message(told_to(caller.get(), answer))
 
     async def ReleaseRedemption(
         self, request: pb.ReleaseRedemptionRequest, context: Context
@@ -71,3 +85,9 @@ class RedemptionServicer(RedemptionServiceServicer):
         """One redemption by its id."""
         redemption = await self.use_case.get(convert.position(request.redemption_id))
         return pb.GetRedemptionResponse(redemption=convert.redemption_message(redemption))
+
+
+def _asker(request: convert.AnyRequest, context: Context) -> Asker:
+    """Who asks. What a storefront does not say about the shopper, its connection does: there is no shop in between."""
+    principal, source = caller.get(), request.customer.source
+    return Asker(principal, source if source or principal.is_trusted else address_of(context.peer()))

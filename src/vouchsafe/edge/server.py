@@ -18,6 +18,7 @@ from vouchsafe.edge.interceptors import Guard
 from vouchsafe.edge.redemptions import RedemptionServicer
 from vouchsafe.service.campaigns import Campaigns
 from vouchsafe.service.codes import Codes
+from vouchsafe.service.guessing import Guessing
 from vouchsafe.service.keys import Keys
 from vouchsafe.service.kill_switch import KillSwitchboard
 from vouchsafe.service.redeem import Redeem
@@ -91,6 +92,7 @@ class Server:
     def open(
         self,
         redeem: Redeem,
+        guessing: Guessing,
         campaigns: Campaigns,
         switches: KillSwitchboard,
         watch: Watch,
@@ -99,6 +101,7 @@ class Server:
     ) -> None:
         """Lets calls through to the use cases."""
         self._redemptions.use_case = redeem
+        self._redemptions.guessing = guessing
         self._campaigns.use_case = campaigns
         self._campaigns.switches = switches
         self._campaigns.watch = watch

@@ -24,6 +24,7 @@ from vouchsafe.gate.attempts import (
 from vouchsafe.gate.codes import decode_entry, resolve_keys
 from vouchsafe.gate.connection import Command, function_call
 from vouchsafe.gate.gate import Gate
+from vouchsafe.gate.guesses import Guesses
 from vouchsafe.gate.holds import Holds
 from vouchsafe.gate.lanes import Function, Lanes
 from vouchsafe.gate.outbox import event_from_fields
@@ -36,7 +37,7 @@ from vouchsafe.settings import Settings
 class Checkout:
     """Decides redemptions. Every method raises Overloaded when too much waits, Unavailable when Valkey is out of
     reach or the partition is not open; after Unavailable it is not known what was decided, and repeating the same
-    request finds out. `holds` and `returns` are what else they ask for, over the same lanes.
+    request finds out. `holds`, `returns` and `guesses` are what else they ask for, over the same lanes.
     """
 
     def __init__(self, gate: Gate, settings: Settings) -> None:
@@ -45,6 +46,7 @@ class Checkout:
         self._lanes = Lanes(gate, settings)
         self.holds = Holds(gate, self._lanes, settings.request_ttl_ms)
         self.returns = Returns(gate, self._lanes, settings.request_ttl_ms)
+        self.guesses = Guesses(gate, self._lanes)
         self._resolve = Function(self._encode_resolve, _decode_resolve, decides=False)
         self._definition = Function(self._encode_definition, decode_definition, decides=False)
         self._claim = Function(self._encode_claim, _decode_claim)

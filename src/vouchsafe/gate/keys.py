@@ -125,6 +125,10 @@ class Keys:
         """String: fingerprint of the request, followed by its answer once there is one. Expires."""
         return f"{self._tag}:request:{request_id}"
 
+    def bucket(self, name: str) -> str:
+        """String: when a bucket of failed codes is full again, in ms; it expires then. The name is a hash."""
+        return f"{self._tag}:bucket:{name}"
+
     def transaction(self, transaction_id: str) -> str:
         """String: the place of the redemption that was decided, or empty when the transaction was undone."""
         return f"{self._tag}:transaction:{transaction_id}"

@@ -25,6 +25,7 @@ FILES = (
     "transaction",
     "reservation",
     "rollback",
+    "guesses",
     "stop",
     "audit",
     "rebuild",

@@ -97,9 +97,9 @@ async def connected(
     with domain_errors():
         try:
             connection = await asyncpg.connect(url, **connect_options(timeout_s, changed))
+        except (ValueError, OverflowError, asyncpg.ClientConfigurationError) as error:
+            raise Misconfigured(f"VOUCHSAFE_POSTGRES_URL is no address of a PostgreSQL: {error}") from error
         except (
-            ValueError,
-            OverflowError,
             asyncpg.InvalidAuthorizationSpecificationError,
             asyncpg.InvalidCatalogNameError,
         ) as error:

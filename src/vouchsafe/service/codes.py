@@ -23,6 +23,8 @@ from vouchsafe.service.imports import CodeImporter
 
 NO_CODE = "there is no such code"
 CODES_PER_READ = 2_000
+CODES_PER_LOOK = 500
+LOOKS_PER_PAGE = 20
 # A code that is drawn may be taken, by chance; twice in a row it is not.
 GIFT_TRIES = 3
 
@@ -97,8 +99,26 @@ class Codes:
         """A code as of now, by the gate. Raises NotFound."""
         return await self._status(await self._found(code))
 
-    async def list_codes(self, wanted: CodeFilter, limit: int, after: str) -> tuple[Sequence[CodeStatus], str | None]:
-        """At most `limit` codes in order, from behind `after` on, and where to go on (None: at the end)."""
+    async def list_codes(
+        self, wanted: CodeFilter, limit: int, after: str, *, is_used: bool | None = None
+    ) -> tuple[Sequence[CodeStatus], str | None]:
+        """At most `limit` codes in order, from behind `after` on, and where to go on (None: at the end). With `is_used`
+        only those that are, or are not: then there may be fewer of them, and more to come."""
+        if is_used is None:
+            return await self._page(wanted, limit, after)
+        # The ledger has no index to find used codes by: each redemption would pay for it. So the gate is asked.
+        shown: list[CodeStatus] = []
+        for _ in range(LOOKS_PER_PAGE):
+            found, following = await self._page(wanted, CODES_PER_LOOK, after)
+            shown += (status for status in found if (status.uses > 0) is is_used)
+            if len(shown) > limit:
+                return shown[:limit], shown[limit - 1].entry.code
+            if following is None:
+                return shown, None
+            after = following
+        return shown, after
+
+    async def _page(self, wanted: CodeFilter, limit: int, after: str) -> tuple[Sequence[CodeStatus], str | None]:
         found = await self._book.list_codes(wanted, after, limit + 1)
         entries = [kept.entry for kept in found[:limit]]
         shown = list(map(_status, entries, await self._directory.look(entries)))

@@ -57,7 +57,13 @@ class Combined:
         while told is None:
             plan = await self._plan(request)
             if isinstance(plan, Answer):
-                told = await remember(self._checkout, request.request_id, request.fingerprint, plan.outcome)
+                told = await remember(
+                    self._checkout,
+                    request.request_id,
+                    request.fingerprint,
+                    plan.outcome,
+                    discreet=request.discreet,
+                )
                 if told is None or told == plan.outcome:
                     return plan
                 break
@@ -140,11 +146,12 @@ def answer_of(redemption: Redemption) -> Answer:
 
 
 async def remember(
-    checkout: Checkout, request_id: str, fingerprint: str, outcome: object
+    checkout: Checkout, request_id: str, fingerprint: str, outcome: object, *, discreet: bool = False
 ) -> Refusal | Standing | Reserved | None:
-    """Remembers a refusal under its request id, but for an unknown code: that may be created later. Answers what stands
-    under the id now: of two that ask at once, the first has been told it. None: nothing does."""
-    if not isinstance(outcome, Refusal) or outcome.reason is Reason.CODE_UNKNOWN:
+    """Remembers a refusal under its request id, but for an unknown code: that may be created later; and of a discreet
+    request nothing, or the missing memory would tell that a code is unknown. Answers what stands under the id now: of
+    two that ask at once, the first has been told it. None: nothing does."""
+    if discreet or not isinstance(outcome, Refusal) or outcome.reason is Reason.CODE_UNKNOWN:
         return None
     told = await checkout.holds.remember(request_id, fingerprint, outcome)
     assert isinstance(told, Refusal | Standing | Reserved)

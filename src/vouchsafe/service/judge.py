@@ -27,7 +27,8 @@ Value = TypeVar("Value")
 @dataclass(frozen=True, slots=True)
 class RedeemRequest:
     """What a checkout asks. `codes` are normalised and different; `fingerprint` is 32 hex digits over everything but
-    the request id and the token of a quote, which is empty for none."""
+    the request id and the token of a quote, which is empty for none. `discreet`: whoever asks must not learn which
+    codes there are that they cannot use."""
 
     request_id: str
     fingerprint: str
@@ -36,6 +37,7 @@ class RedeemRequest:
     order: Order
     combining: Combining
     quote_token: str = ""
+    discreet: bool = False
 
 
 class Judge:

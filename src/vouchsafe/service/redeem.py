@@ -132,6 +132,9 @@ class Redeem:
     async def _redeem_one(self, request: RedeemRequest) -> Redemption | Refusal:
         entries, unknown = await self._judge.resolve(request.codes)
         if unknown:
+            if request.discreet:
+                # As for a code that there is: what became of the request id must not tell.
+                await self._checkout.claim_id(request.request_id, request.fingerprint)
             return unknown[0]
         claimed = False
         patience = Patience()

@@ -91,7 +91,9 @@ class Reservations:
             plan = await self._plan(request)
             if isinstance(plan, Answer):
                 assert isinstance(plan.outcome, Refusal)
-                standing = await remember(self._checkout, request.request_id, fingerprint, plan.outcome)
+                standing = await remember(
+                    self._checkout, request.request_id, fingerprint, plan.outcome, discreet=request.discreet
+                )
                 if standing is None or standing == plan.outcome:
                     return ReserveAnswer(plan.outcome, plan.inapplicable, plan.skipped)
                 assert isinstance(standing, Refusal | Reserved)

@@ -25,13 +25,13 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19vouchsafe/v1/access.proto\x12\x0cvouchsafe.v1\x1a google/protobuf/descriptor.proto*u\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x11\n\rROLE_CHECKOUT\x10\x01\x12\x0f\n\x0bROLE_VIEWER\x10\x02\x12\x10\n\x0cROLE_SUPPORT\x10\x03\x12\x11\n\rROLE_OPERATOR\x10\x04\x12\x0e\n\nROLE_ADMIN\x10\x05:C\n\x05roles\x12\x1e.google.protobuf.MethodOptions\x18\xd1\x86\x03 \x03(\x0e\x32\x12.vouchsafe.v1.Roleb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19vouchsafe/v1/access.proto\x12\x0cvouchsafe.v1\x1a google/protobuf/descriptor.proto*\x8a\x01\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x11\n\rROLE_CHECKOUT\x10\x01\x12\x0f\n\x0bROLE_VIEWER\x10\x02\x12\x10\n\x0cROLE_SUPPORT\x10\x03\x12\x11\n\rROLE_OPERATOR\x10\x04\x12\x0e\n\nROLE_ADMIN\x10\x05\x12\x13\n\x0fROLE_STOREFRONT\x10\x06:C\n\x05roles\x12\x1e.google.protobuf.MethodOptions\x18\xd1\x86\x03 \x03(\x0e\x32\x12.vouchsafe.v1.Roleb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vouchsafe.v1.access_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=77
-  _globals['_ROLE']._serialized_end=194
+  _globals['_ROLE']._serialized_start=78
+  _globals['_ROLE']._serialized_end=216
 # @@protoc_insertion_point(module_scope)

@@ -37,6 +37,10 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     """Runs campaigns, and does what support does."""
     ROLE_ADMIN: _Role.ValueType  # 5
     """May call every method that lets anybody in."""
+    ROLE_STOREFRONT: _Role.ValueType  # 6
+    """What shoppers can reach themselves, without a shop in between: validates, redeems and holds, and is not told what is
+    wrong with a code.
+    """
 
 class Role(_Role, metaclass=_RoleEnumTypeWrapper):
     """What a caller is trusted with. A caller has one role or several; none includes another, but for ROLE_ADMIN."""
@@ -53,6 +57,10 @@ ROLE_OPERATOR: Role.ValueType  # 4
 """Runs campaigns, and does what support does."""
 ROLE_ADMIN: Role.ValueType  # 5
 """May call every method that lets anybody in."""
+ROLE_STOREFRONT: Role.ValueType  # 6
+"""What shoppers can reach themselves, without a shop in between: validates, redeems and holds, and is not told what is
+wrong with a code.
+"""
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
 ROLES_FIELD_NUMBER: _builtins.int

@@ -46,6 +46,30 @@ CODE_STATE_DISABLED: CodeState.ValueType  # 3
 """It is not redeemed until it is enabled."""
 Global___CodeState: _TypeAlias = CodeState  # noqa: Y015
 
+class _CodeUse:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CodeUseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CodeUse.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CODE_USE_UNSPECIFIED: _CodeUse.ValueType  # 0
+    """Of a filter: either way."""
+    CODE_USE_UNUSED: _CodeUse.ValueType  # 1
+    """Not once."""
+    CODE_USE_USED: _CodeUse.ValueType  # 2
+    """At least once."""
+
+class CodeUse(_CodeUse, metaclass=_CodeUseEnumTypeWrapper):
+    """Whether a code is used: redeemed and not taken back, or held."""
+
+CODE_USE_UNSPECIFIED: CodeUse.ValueType  # 0
+"""Of a filter: either way."""
+CODE_USE_UNUSED: CodeUse.ValueType  # 1
+"""Not once."""
+CODE_USE_USED: CodeUse.ValueType  # 2
+"""At least once."""
+Global___CodeUse: _TypeAlias = CodeUse  # noqa: Y015
+
 class _OperationState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015

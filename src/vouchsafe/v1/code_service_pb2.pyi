@@ -470,10 +470,15 @@ class ListCodesRequest(_message.Message):
     FILTER_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    USE_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """Codes in an answer, from 1 to 500. 0: 50."""
     page_token: _builtins.str
     """next_page_token of the answer before, unchanged. Empty: from the first."""
+    use: _code_pb2.CodeUse.ValueType
+    """Only those that are used, or only those that are not, by Valkey as of now. UNSPECIFIED: all. A page may then have fewer
+    codes than it could, or none, and be followed by others: 10,000 codes are looked at for one.
+    """
     @_builtins.property
     def filter(self) -> Global___CodeFilter:
         """Which codes. Empty: all."""
@@ -484,10 +489,11 @@ class ListCodesRequest(_message.Message):
         filter: Global___CodeFilter | None = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        use: _code_pb2.CodeUse.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "page_size", b"page_size", "page_token", b"page_token", "use", b"use"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

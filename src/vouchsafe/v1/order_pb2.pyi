@@ -53,6 +53,7 @@ class Customer(_message.Message):
     ORDER_COUNT_FIELD_NUMBER: _builtins.int
     CARD_FINGERPRINT_FIELD_NUMBER: _builtins.int
     DEVICE_ID_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The checkout's id of the customer, 1 to 128 printable ASCII characters without spaces. Required: limits per
     customer count by it.
@@ -71,6 +72,11 @@ class Customer(_message.Message):
     """
     device_id: _builtins.str
     """The shopper's device, as the shop knows it again, at most 128 characters. Empty: not known."""
+    source: _builtins.str
+    """Where the request comes from, for example the IP address of the shopper's browser: failed codes are counted by it. 1
+    to 64 printable ASCII characters without spaces. Empty: not known; of a storefront then the address that it calls
+    from. It is not kept, and repeating a request need not repeat it.
+    """
     @_builtins.property
     def segments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The segments the customer is in, at most 64 of 1 to 64 characters each. Empty: in none."""
@@ -93,10 +99,11 @@ class Customer(_message.Message):
         order_count: _builtins.int | None = ...,
         card_fingerprint: _builtins.str = ...,
         device_id: _builtins.str = ...,
+        source: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_order_count", b"_order_count", "order_count", b"order_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_order_count", b"_order_count", "attributes", b"attributes", "card_fingerprint", b"card_fingerprint", "country_code", b"country_code", "device_id", b"device_id", "email", b"email", "id", b"id", "order_count", b"order_count", "region_code", b"region_code", "segments", b"segments"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_order_count", b"_order_count", "attributes", b"attributes", "card_fingerprint", b"card_fingerprint", "country_code", b"country_code", "device_id", b"device_id", "email", b"email", "id", b"id", "order_count", b"order_count", "region_code", b"region_code", "segments", b"segments", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__order_count: _TypeAlias = _typing.Literal["order_count"]  # noqa: Y015
     _WhichOneofArgType__order_count: _TypeAlias = _typing.Literal["_order_count", b"_order_count"]  # noqa: Y015

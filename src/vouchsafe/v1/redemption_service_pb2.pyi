@@ -39,7 +39,7 @@ class ValidateRequest(_message.Message):
     EXPLAIN_FIELD_NUMBER: _builtins.int
     TRIAL_FIELD_NUMBER: _builtins.int
     explain: _builtins.bool
-    """Whether to answer with what was looked at and decided, for support."""
+    """Whether to answer with what was looked at and decided, for support. Not for a storefront: PERMISSION_DENIED."""
     @_builtins.property
     def codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The codes to check, as typed by the shopper; capitals and small letters are the same. At most 10,

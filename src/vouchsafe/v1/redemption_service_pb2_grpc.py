@@ -27,6 +27,9 @@ if _version_not_supported:
 
 class RedemptionServiceStub:
     """For checkouts: may this shopper use this code on this order, and if so, take it.
+
+    Who tries too many codes that fail is answered RESOURCE_EXHAUSTED for a while, with ErrorInfo.reason THROTTLED and a
+    RetryInfo; docs/guessing.md says who, and when.
     """
 
     def __init__(self, channel):
@@ -74,6 +77,9 @@ class RedemptionServiceStub:
 
 class RedemptionServiceServicer:
     """For checkouts: may this shopper use this code on this order, and if so, take it.
+
+    Who tries too many codes that fail is answered RESOURCE_EXHAUSTED for a while, with ErrorInfo.reason THROTTLED and a
+    RetryInfo; docs/guessing.md says who, and when.
     """
 
     def Validate(self, request, context):
@@ -185,6 +191,9 @@ def add_RedemptionServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class RedemptionService:
     """For checkouts: may this shopper use this code on this order, and if so, take it.
+
+    Who tries too many codes that fail is answered RESOURCE_EXHAUSTED for a while, with ErrorInfo.reason THROTTLED and a
+    RetryInfo; docs/guessing.md says who, and when.
     """
 
     @staticmethod

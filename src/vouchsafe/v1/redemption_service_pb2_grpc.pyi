@@ -27,7 +27,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RedemptionServiceStub:
-    """For checkouts: may this shopper use this code on this order, and if so, take it."""
+    """For checkouts: may this shopper use this code on this order, and if so, take it.
+
+    Who tries too many codes that fail is answered RESOURCE_EXHAUSTED for a while, with ErrorInfo.reason THROTTLED and a
+    RetryInfo; docs/guessing.md says who, and when.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -68,7 +72,11 @@ class RedemptionServiceStub:
 
 @_typing.type_check_only
 class RedemptionServiceAsyncStub(RedemptionServiceStub):
-    """For checkouts: may this shopper use this code on this order, and if so, take it."""
+    """For checkouts: may this shopper use this code on this order, and if so, take it.
+
+    Who tries too many codes that fail is answered RESOURCE_EXHAUSTED for a while, with ErrorInfo.reason THROTTLED and a
+    RetryInfo; docs/guessing.md says who, and when.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Validate: _aio.UnaryUnaryMultiCallable[_redemption_service_pb2.ValidateRequest, _redemption_service_pb2.ValidateResponse]  # type: ignore[assignment]
@@ -105,7 +113,11 @@ class RedemptionServiceAsyncStub(RedemptionServiceStub):
     """Looks a redemption up by its id. NOT_FOUND when there is none."""
 
 class RedemptionServiceServicer(metaclass=_abc_1.ABCMeta):
-    """For checkouts: may this shopper use this code on this order, and if so, take it."""
+    """For checkouts: may this shopper use this code on this order, and if so, take it.
+
+    Who tries too many codes that fail is answered RESOURCE_EXHAUSTED for a while, with ErrorInfo.reason THROTTLED and a
+    RetryInfo; docs/guessing.md says who, and when.
+    """
 
     @_abc_1.abstractmethod
     def Validate(

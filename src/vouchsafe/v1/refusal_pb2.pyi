@@ -27,6 +27,11 @@ class _RefusalReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Refusal
     DESCRIPTOR: _descriptor.EnumDescriptor
     REFUSAL_REASON_UNSPECIFIED: _RefusalReason.ValueType  # 0
     """Never sent. A client that sees it is older than the server."""
+    REFUSAL_REASON_CODE_NOT_USABLE: _RefusalReason.ValueType  # 5
+    """The code cannot be used by this shopper, now. All that a caller who is not trusted (ROLE_STOREFRONT) is told in place of
+    REFUSAL_REASON_CODE_UNKNOWN and of the reasons from REFUSAL_REASON_KILL_SWITCH_ENGAGED to
+    REFUSAL_REASON_DATE_NOT_ELIGIBLE. Nobody else is told this.
+    """
     REFUSAL_REASON_CODE_UNKNOWN: _RefusalReason.ValueType  # 10
     """No campaign has this code. Not remembered under the request id: the code may be created later."""
     REFUSAL_REASON_ORDER_ALREADY_REDEEMED: _RefusalReason.ValueType  # 20
@@ -129,6 +134,11 @@ class RefusalReason(_RefusalReason, metaclass=_RefusalReasonEnumTypeWrapper):
 
 REFUSAL_REASON_UNSPECIFIED: RefusalReason.ValueType  # 0
 """Never sent. A client that sees it is older than the server."""
+REFUSAL_REASON_CODE_NOT_USABLE: RefusalReason.ValueType  # 5
+"""The code cannot be used by this shopper, now. All that a caller who is not trusted (ROLE_STOREFRONT) is told in place of
+REFUSAL_REASON_CODE_UNKNOWN and of the reasons from REFUSAL_REASON_KILL_SWITCH_ENGAGED to
+REFUSAL_REASON_DATE_NOT_ELIGIBLE. Nobody else is told this.
+"""
 REFUSAL_REASON_CODE_UNKNOWN: RefusalReason.ValueType  # 10
 """No campaign has this code. Not remembered under the request id: the code may be created later."""
 REFUSAL_REASON_ORDER_ALREADY_REDEEMED: RefusalReason.ValueType  # 20

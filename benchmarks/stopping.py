@@ -62,8 +62,8 @@ class Figures:
 
 @dataclass(frozen=True)
 class Report:
-    """What came of it; of each round the first three failures count. `behind` is how many uses stand inside of a pause or a kill switch, of which there were
-    `stops`, by the order of the streams."""
+    """What came of it; of each round the first three failures count. `behind` is how many uses stand inside of a pause
+    or a kill switch, of which there were `stops`, by the order of the streams."""
 
     figures: Sequence[Figures]
     stops: int

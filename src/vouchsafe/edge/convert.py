@@ -320,7 +320,7 @@ def refusal_message(refusal: Refusal) -> refusal_pb2.Refusal:
     )
 
 
-def validation_message(validation: Validation, trial: Trial | None) -> redemption_service_pb2.ValidateResponse:
+def validation_message(validation: Validation, trial: Trial | None = None) -> redemption_service_pb2.ValidateResponse:
     """Whether the codes could be redeemed, and why those that could not; and of which trial that is the answer."""
     message = redemption_service_pb2.ValidateResponse(
         inapplicable=map(refusal_message, validation.inapplicable),

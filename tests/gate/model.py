@@ -25,11 +25,17 @@ UNDONE = -1
 
 @dataclass
 class CampaignModel:
-    """A campaign is active, paused, or pausing: it admits nothing then, but what is held of it is not settled yet."""
+    """A campaign is active, paused or archived; or pausing or archiving: it admits nothing then, but what is held of it
+    is not settled yet."""
 
     definition: Definition
     version: int = 1
     state: str = "active"
+
+    @property
+    def refusal(self) -> Reason:
+        """Why nothing is taken while it is not active."""
+        return Reason.CAMPAIGN_ENDED if self.state.startswith("archiv") else Reason.CAMPAIGN_PAUSED
 
 
 @dataclass(frozen=True)
@@ -124,7 +130,7 @@ class GateModel:
         if ask.version != campaign.version:
             return ("stale",)
         if campaign.state != "active":
-            return ("refused", Reason.CAMPAIGN_PAUSED)
+            return ("refused", campaign.refusal)
         now_so = outlook(campaign.definition, self.now_ms)
         if now_so != outlook(campaign.definition, ask.judged_ms):
             return ("moved", self.now_ms)
@@ -289,8 +295,9 @@ class GateModel:
             return ("gone", self.now_ms)
         if use.transaction:
             return use.held() if use.transaction == transaction else ("waiting", use.transaction)
-        if self.campaigns[spot[0]].state != "active":
-            return ("refused", Reason.CAMPAIGN_PAUSED)
+        campaign = self.campaigns[spot[0]]
+        if campaign.state != "active":
+            return ("refused", campaign.refusal)
         use.transaction, use.deadline_ms = transaction, deadline_ms
         return use.held()
 
@@ -320,24 +327,38 @@ class GateModel:
         if version > campaign.version:
             campaign.version, campaign.definition = version, definition
 
-    def begin_pause(self, campaign_id: str) -> list[Use]:
-        """Stops a campaign; the parts of transactions that must be settled before that is written down."""
+    def begin_stop(self, campaign_id: str, stopped: str) -> list[Use] | None:
+        """Makes a campaign paused or archived; the parts of transactions that must be settled before that is written
+        down, None when it cannot be done."""
         campaign = self.campaigns[campaign_id]
-        if campaign.state != "paused":
+        if campaign.state.startswith("archiv") and stopped != "archived":
+            return None
+        if stopped == "archived" and self._is_running(campaign):
+            return None
+        if campaign.state != stopped:
             if parts := [use for _, _, use in self.pending(campaign_id)]:
-                campaign.state = "pausing"
+                campaign.state = {"paused": "pausing", "archived": "archiving"}[stopped]
                 return parts
-            campaign.state = "paused"
-            self.events.append(("paused", campaign_id))
+            campaign.state = stopped
+            self.events.append((stopped, campaign_id))
         self.look_at(campaign_id)
         return []
 
-    def resume(self, campaign_id: str) -> None:
+    def _is_running(self, campaign: CampaignModel) -> bool:
+        start_ms, end_ms = campaign.definition.start_time_ms, campaign.definition.end_time_ms
+        is_within = (start_ms is None or self.now_ms >= start_ms) and (end_ms is None or self.now_ms < end_ms)
+        return campaign.state == "active" and is_within
+
+    def resume(self, campaign_id: str) -> bool:
+        """Answers whether it can be done."""
         campaign = self.campaigns[campaign_id]
+        if campaign.state.startswith("archiv"):
+            return False
         if campaign.state != "active":
             campaign.state = "active"
             self.events.append(("resumed", campaign_id))
         self.look_at(campaign_id)
+        return True
 
     # -- rollbacks ---------------------------------------------------------------------------------------------------
 

@@ -150,6 +150,9 @@ class Steps:
         for use in chosen(self._twins.model.uses, pick):
             await self._twins.pause(use.ask.spot[0])
 
+    async def archive(self, campaign_id: str) -> None:
+        await self._twins.archive(campaign_id)
+
     async def begin_pause(self, pick: int) -> None:
         for use in chosen(self._twins.model.uses, pick):
             await self._twins.begin_pause(use.ask.spot[0])

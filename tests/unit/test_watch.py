@@ -38,7 +38,6 @@ class Looks:
             raise self.error
         status = CampaignStatus(
             campaign=Campaign(campaign_id, 1, a_definition("Sale"), 0),
-            paused=False,
             pause_reason="",
             redeemed_count=self._redeemed(number),
             discount_minor=0,

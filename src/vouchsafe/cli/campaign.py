@@ -19,6 +19,7 @@ from vouchsafe.cli import apply
 from vouchsafe.cli.common import Json, Target, as_dict, ask, out, print_json, print_message
 from vouchsafe.cli.tables import print_rows
 from vouchsafe.cli.words import effect_text
+from vouchsafe.domain.campaign import CampaignState as Life
 
 if TYPE_CHECKING:
     from vouchsafe.client import Campaign, CampaignCounters, CampaignDefinition, CampaignState, CampaignStats, Client
@@ -73,10 +74,11 @@ def campaign_create(
     end: Annotated[
         str | None, typer.Option(help="First moment after the last use, spelled as --start.", show_default=False)
     ] = None,
+    draft: Annotated[bool, typer.Option("--draft", help="Nothing can be redeemed before it is scheduled.")] = False,
     target: Target = None,
     as_json: Json = False,
 ) -> None:
-    """Create a campaign. Its codes can be redeemed as soon as this returns, from --start on."""
+    """Create a campaign. Unless it is a draft, its codes can be redeemed as soon as this returns, from --start on."""
     from vouchsafe.client import CampaignDefinition, Limits
 
     if (percent is None) == (amount is None):
@@ -101,7 +103,7 @@ def campaign_create(
         ask(
             target,
             lambda client: client.create_campaign(
-                campaign_id, definition, shared_codes=code or [], single_use_codes=once
+                campaign_id, definition, shared_codes=code or [], single_use_codes=once, draft=draft
             ),
         ),
         as_json,
@@ -140,15 +142,29 @@ def _stats_row(store: str, counters: CampaignCounters, moment: str) -> dict[str,
 
 
 @app.command("list")
-def campaign_list(target: Target = None, as_json: Json = False) -> None:
-    """List all campaigns, newest first."""
+def campaign_list(
+    show_archived: Annotated[bool, typer.Option("--archived", help="Those that are archived, too.")] = False,
+    state: Annotated[
+        Life | None, typer.Option(help="Only those that are in this state now.", show_default=False)
+    ] = None,
+    label: Label = None,
+    target: Target = None,
+    as_json: Json = False,
+) -> None:
+    """List campaigns, newest first."""
+    from vouchsafe.client import CampaignState
+
+    wanted = CampaignState.Value(f"CAMPAIGN_STATE_{state.name if state else 'UNSPECIFIED'}")
 
     async def fetch(client: Client) -> list[Campaign]:
-        return [campaign async for campaign in client.list_campaigns()]
+        listing = client.list_campaigns(show_archived=show_archived, state=wanted, label=label or "")
+        return [campaign async for campaign in listing]
 
     campaigns = ask(target, fetch)
     if as_json or campaigns:
         _show_campaigns(campaigns, as_json)
+    elif state or label:
+        out.print("no such campaigns")
     else:
         out.print("no campaigns yet; create one with `vouchsafe campaign create`")
 
@@ -187,6 +203,14 @@ def campaign_resume(
         raise typer.BadParameter("give a campaign or --label, not both")
     else:
         _show_campaigns(ask(target, lambda client: client.resume_campaigns(label, reason)), as_json)
+
+
+@app.command("archive")
+def campaign_archive(
+    campaign_id: CampaignId, reason: Reason = "", target: Target = None, as_json: Json = False
+) -> None:
+    """Put a campaign away for good. One that is active has to be paused first."""
+    _show_campaign(ask(target, lambda client: client.archive_campaign(campaign_id, reason)), as_json)
 
 
 @app.command("watch")

@@ -8,7 +8,7 @@ import grpc
 
 from vouchsafe.client._calls import Calls, Tries
 from vouchsafe.v1 import campaign_service_pb2 as campaigns_pb
-from vouchsafe.v1.campaign_pb2 import Campaign, CampaignStats
+from vouchsafe.v1.campaign_pb2 import Campaign, CampaignState, CampaignStats
 from vouchsafe.v1.campaign_service_pb2 import AssignedCode
 from vouchsafe.v1.definition_pb2 import CampaignDefinition
 from vouchsafe.v1.kill_switch_pb2 import KillSwitch, KillSwitchScope
@@ -25,10 +25,12 @@ class CampaignCalls(Calls):
         shared_codes: Sequence[str] = (),
         single_use_codes: Sequence[str] = (),
         assigned_codes: Sequence[AssignedCode] = (),
+        draft: bool = False,
         validate_only: bool = False,
     ) -> Campaign:
-        """Creates a campaign with its codes. Raises AlreadyExists when the id or a code is taken. With `validate_only`
-        nothing is created, and the answer has only the id and the definition.
+        """Creates a campaign with its codes; nothing of a `draft` is redeemed before it is scheduled. Raises
+        AlreadyExists when the id or a code is taken. With `validate_only` nothing is created, and the answer has only
+        the id and the definition.
 
         Not repeated: after `Unavailable` the campaign may exist already, and a second call would only find it taken.
         """
@@ -38,6 +40,7 @@ class CampaignCalls(Calls):
             shared_codes=shared_codes,
             single_use_codes=single_use_codes,
             assigned_codes=assigned_codes,
+            draft=draft,
             validate_only=validate_only,
         )
         return (await self._call(lambda: next(self._campaigns).CreateCampaign, request, repeat=False)).campaign
@@ -89,11 +92,20 @@ class CampaignCalls(Calls):
             finally:
                 call.cancel()
 
-    async def list_campaigns(self, *, page_size: int = 100) -> AsyncIterator[Campaign]:
-        """All campaigns, newest first, fetched page by page."""
+    async def list_campaigns(
+        self,
+        *,
+        show_archived: bool = False,
+        state: CampaignState.ValueType = CampaignState.CAMPAIGN_STATE_UNSPECIFIED,
+        label: str = "",
+        page_size: int = 100,
+    ) -> AsyncIterator[Campaign]:
+        """All campaigns, or those in a state or with a label, newest first, fetched page by page."""
         token = ""
         while True:
-            request = campaigns_pb.ListCampaignsRequest(page_size=page_size, page_token=token)
+            request = campaigns_pb.ListCampaignsRequest(
+                page_size=page_size, page_token=token, show_archived=show_archived, state=state, label=label
+            )
             response = await self._call(lambda: next(self._campaigns).ListCampaigns, request)
             for campaign in response.campaigns:
                 yield campaign
@@ -102,14 +114,19 @@ class CampaignCalls(Calls):
                 return
 
     async def pause_campaign(self, campaign_id: str, reason: str = "") -> Campaign:
-        """Stops a campaign: once this returns, no later redemption of it succeeds. Raises NotFound."""
+        """Stops a campaign: once this returns, no later redemption of it succeeds. Raises NotFound, NotAllowed."""
         request = campaigns_pb.PauseCampaignRequest(campaign_id=campaign_id, reason=reason)
         return (await self._call(lambda: next(self._campaigns).PauseCampaign, request)).campaign
 
     async def resume_campaign(self, campaign_id: str, reason: str = "") -> Campaign:
-        """Lets a paused campaign go on. Raises NotFound."""
+        """Lets a paused campaign go on. Raises NotFound, NotAllowed."""
         request = campaigns_pb.ResumeCampaignRequest(campaign_id=campaign_id, reason=reason)
         return (await self._call(lambda: next(self._campaigns).ResumeCampaign, request)).campaign
+
+    async def archive_campaign(self, campaign_id: str, reason: str = "") -> Campaign:
+        """Puts a campaign away for good. Raises NotFound, and NotAllowed for one that is active."""
+        request = campaigns_pb.ArchiveCampaignRequest(campaign_id=campaign_id, reason=reason)
+        return (await self._call(lambda: next(self._campaigns).ArchiveCampaign, request)).campaign
 
     async def pause_campaigns(self, label: str, reason: str = "") -> list[Campaign]:
         """Stops all campaigns that have a label now. Raises NotFound when there is none; Unavailable when not all are

@@ -42,7 +42,7 @@ class CampaignServicer(CampaignServiceServicer):
             campaign.id = request.campaign_id
             campaign.definition.CopyFrom(convert.definition_message(definition))
             return pb.CreateCampaignResponse(campaign=campaign)
-        status = await self.use_case.create(request.campaign_id, definition, codes)
+        status = await self.use_case.create(request.campaign_id, definition, codes, is_draft=request.draft)
         return pb.CreateCampaignResponse(campaign=convert.campaign_message(status))
 
     async def UpdateCampaign(self, request: pb.UpdateCampaignRequest, context: Context) -> pb.UpdateCampaignResponse:
@@ -80,7 +80,11 @@ class CampaignServicer(CampaignServiceServicer):
 
     async def ListCampaigns(self, request: pb.ListCampaignsRequest, context: Context) -> pb.ListCampaignsResponse:
         """A page of campaigns."""
-        page = await self.use_case.list(request.page_size or DEFAULT_PAGE_SIZE, convert.page_key(request.page_token))
+        page = await self.use_case.list(
+            request.page_size or DEFAULT_PAGE_SIZE,
+            convert.page_key(request.page_token),
+            convert.campaign_filter(request),
+        )
         return pb.ListCampaignsResponse(
             campaigns=[convert.campaign_message(status) for status in page.campaigns],
             next_page_token=convert.page_token(page.next),
@@ -95,6 +99,11 @@ class CampaignServicer(CampaignServiceServicer):
         """Lets a paused campaign go on."""
         status = await self.use_case.resume(request.campaign_id, request.reason)
         return pb.ResumeCampaignResponse(campaign=convert.campaign_message(status))
+
+    async def ArchiveCampaign(self, request: pb.ArchiveCampaignRequest, context: Context) -> pb.ArchiveCampaignResponse:
+        """Puts a campaign away for good."""
+        status = await self.use_case.archive(request.campaign_id, request.reason)
+        return pb.ArchiveCampaignResponse(campaign=convert.campaign_message(status))
 
     async def PauseCampaigns(self, request: pb.PauseCampaignsRequest, context: Context) -> pb.PauseCampaignsResponse:
         """Stops all campaigns with a label."""

@@ -8,7 +8,14 @@ from collections.abc import Iterator
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from vouchsafe.domain.campaign import CampaignState, CampaignStatus, CodeEntry, Definition, normalise_code
+from vouchsafe.domain.campaign import (
+    CampaignFilter,
+    CampaignState,
+    CampaignStatus,
+    CodeEntry,
+    Definition,
+    normalise_code,
+)
 from vouchsafe.domain.check import check
 from vouchsafe.domain.errors import InvalidRequest, Violation
 from vouchsafe.edge.convert import GIVEN_TWICE, timestamp
@@ -16,16 +23,19 @@ from vouchsafe.edge.convert_pages import decode_time_and_id, encode_token
 from vouchsafe.edge.mirror import from_message, to_message
 from vouchsafe.service.campaigns import CampaignStats, PageKey
 from vouchsafe.v1 import campaign_pb2, definition_pb2
-from vouchsafe.v1.campaign_service_pb2 import CreateCampaignRequest
+from vouchsafe.v1.campaign_service_pb2 import CreateCampaignRequest, ListCampaignsRequest
 
 MAX_DEFINITION_BYTES = 65_536
 
 STATES = {
+    CampaignState.DRAFT: campaign_pb2.CAMPAIGN_STATE_DRAFT,
     CampaignState.SCHEDULED: campaign_pb2.CAMPAIGN_STATE_SCHEDULED,
     CampaignState.ACTIVE: campaign_pb2.CAMPAIGN_STATE_ACTIVE,
     CampaignState.PAUSED: campaign_pb2.CAMPAIGN_STATE_PAUSED,
     CampaignState.ENDED: campaign_pb2.CAMPAIGN_STATE_ENDED,
+    CampaignState.ARCHIVED: campaign_pb2.CAMPAIGN_STATE_ARCHIVED,
 }
+_STATES_BY_NUMBER = {number: state for state, number in STATES.items()}
 
 
 def new_codes(request: CreateCampaignRequest, now_ms: int) -> list[CodeEntry]:
@@ -142,6 +152,12 @@ def definition_message(value: Definition) -> definition_pb2.CampaignDefinition:
 
 
 # -- pages -----------------------------------------------------------------------------------------------------------
+
+
+def campaign_filter(request: ListCampaignsRequest) -> CampaignFilter:
+    """Which campaigns are asked for."""
+    state = _STATES_BY_NUMBER.get(request.state)
+    return CampaignFilter(request.show_archived or state is CampaignState.ARCHIVED, state, request.label)
 
 
 def page_token(key: PageKey | None) -> str:

@@ -55,14 +55,16 @@ def storable(event: Event) -> str:
 
 
 def campaign_states(events: Sequence[Event]) -> Iterable[Sequence[str]]:
-    """The campaigns that were paused or resumed, column by column: id, state by the last event, reason of the pause.
+    """The campaigns that took a step of their life, column by column: id, state by the last event, reason of the pause.
     Raises Rejected."""
     states: dict[str, tuple[CampaignState, str]] = {}
     for event in events:
         if event.kind is EventKind.PAUSED:
             states[event.campaign_id] = (CampaignState.PAUSED, _text(event, "reason"))
-        elif event.kind is EventKind.RESUMED:
+        elif event.kind in (EventKind.RESUMED, EventKind.SCHEDULED):
             states[event.campaign_id] = (CampaignState.ACTIVE, "")
+        elif event.kind is EventKind.ARCHIVED:
+            states[event.campaign_id] = (CampaignState.ARCHIVED, "")
     values = states.values()
     return list(states), [state for state, _ in values], [reason for _, reason in values]
 

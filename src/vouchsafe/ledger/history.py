@@ -23,10 +23,9 @@ CODES_PER_PIECE = 10_000
 
 @dataclass(frozen=True, slots=True)
 class CampaignKept:
-    """A campaign as the ledger defines it, with the state that its last event says."""
+    """A campaign as the ledger defines it, and why it is paused by its last event."""
 
     campaign: Campaign
-    state: str
     pause_reason: str
 
 
@@ -77,7 +76,7 @@ class History:
     async def campaigns(self) -> AsyncIterator[list[CampaignKept]]:
         """All campaigns, some at a time."""
         async for piece in self._pieces("history_campaigns", ROWS_PER_PIECE):
-            yield [CampaignKept(campaign_of(row), row["state"], row["pause_reason"]) for row in piece]
+            yield [CampaignKept(campaign_of(row), row["pause_reason"]) for row in piece]
 
     async def codes(self) -> AsyncIterator[list[CodeEntry]]:
         """All codes, some at a time."""

@@ -14,7 +14,7 @@ import msgspec
 from asyncpg.pool import PoolConnectionProxy
 
 from vouchsafe.domain.audit import Audit, LastAudit
-from vouchsafe.domain.campaign import Campaign, CodeEntry, Definition
+from vouchsafe.domain.campaign import ANY_CAMPAIGN, Campaign, CampaignFilter, CampaignState, CodeEntry, Definition
 from vouchsafe.domain.errors import AlreadyExists, Misconfigured, VouchsafeError
 from vouchsafe.domain.partitions import PartitionState
 from vouchsafe.domain.pricing import Discount
@@ -208,13 +208,20 @@ class Ledger:
 
     # -- campaigns and codes -----------------------------------------------------------------------------------------
 
-    async def create_campaign(self, campaign_id: str, definition: Definition, codes: Sequence[CodeEntry]) -> Campaign:
-        """Writes a campaign with its codes, all or nothing. Raises AlreadyExists naming the id or the code."""
+    async def create_campaign(
+        self,
+        campaign_id: str,
+        definition: Definition,
+        codes: Sequence[CodeEntry],
+        kept: CampaignState = CampaignState.ACTIVE,
+    ) -> Campaign:
+        """Writes a campaign, ACTIVE or a DRAFT, with its codes, all or nothing. Raises AlreadyExists naming the id or
+        the code."""
         names, limits = [entry.code for entry in codes], [entry.use_limit for entry in codes]
         if len(set(names)) < len(names) or any(entry.campaign_id != campaign_id for entry in codes):
             raise ValueError("codes must be different, and of this campaign")
         async with self.connection() as connection, transaction(connection):
-            row = await connection.fetchrow(SQL["create_campaign"], campaign_id, definition.to_json())
+            row = await connection.fetchrow(SQL["create_campaign"], campaign_id, definition.to_json(), kept)
             if row is None:
                 raise AlreadyExists(f"there is a campaign {campaign_id} already")
             holders = [entry.holder_id for entry in codes]
@@ -241,10 +248,14 @@ class Ledger:
         row = await self.fetchrow("get_campaign", campaign_id)
         return campaign_of(row) if row else None
 
-    async def list_campaigns(self, limit: int, after: tuple[int, str] | None) -> list[Campaign]:
+    async def list_campaigns(
+        self, limit: int, after: tuple[int, str] | None, wanted: CampaignFilter = ANY_CAMPAIGN
+    ) -> list[Campaign]:
         """At most `limit` campaigns, newest first by (create_time_ms, id), from behind that pair on."""
         created_at, campaign_id = (None, "") if after is None else (time_of(after[0]), after[1])
-        return [campaign_of(row) for row in await self.fetch("list_campaigns", limit, created_at, campaign_id)]
+        chosen = (wanted.is_archived_shown, wanted.state, wanted.label or None)
+        rows = await self.fetch("list_campaigns", limit, created_at, campaign_id, *chosen)
+        return [campaign_of(row) for row in rows]
 
     async def unpublished(self, limit: int, after: str = "") -> list[Campaign]:
         """At most `limit` campaigns that the gate may not have in this version, by id, from behind `after` on."""

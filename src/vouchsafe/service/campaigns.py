@@ -1,7 +1,7 @@
 """Running campaigns: the use cases that operators call.
 
 Definitions are written to the ledger first and then published to the gate; `service.publish` repairs a crash in
-between. Pausing and resuming go to the gate first, so that they work while PostgreSQL is away.
+between. Pausing, resuming and archiving go to the gate first, so that they work while PostgreSQL is away.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vouchsafe.domain.campaign import Campaign, CampaignStatus, CodeEntry, Definition
+from vouchsafe.domain.campaign import Campaign, CampaignFilter, CampaignState, CampaignStatus, CodeEntry, Definition
 from vouchsafe.domain.errors import AlreadyExists, Changed, InvalidRequest, NotFound, Unavailable, Violation
+from vouchsafe.domain.life import check_not_archived
 from vouchsafe.gate.gate import Gate
+from vouchsafe.gate.states import States
 from vouchsafe.ledger.ledger import CampaignCounters, Ledger
 from vouchsafe.service.publish import publish
 
@@ -40,6 +42,7 @@ class Campaigns:
 
     def __init__(self, gate: Gate, ledger: Ledger, *, has_secret: bool) -> None:
         self._gate = gate
+        self._states = States(gate)
         self._ledger = ledger
         self._has_secret = has_secret
 
@@ -54,13 +57,16 @@ class Campaigns:
         if needs and not self._has_secret:
             raise InvalidRequest(*needs)
 
-    async def create(self, campaign_id: str, definition: Definition, codes: Sequence[CodeEntry]) -> CampaignStatus:
+    async def create(
+        self, campaign_id: str, definition: Definition, codes: Sequence[CodeEntry], *, is_draft: bool = False
+    ) -> CampaignStatus:
         """Creates a campaign with its codes. Raises AlreadyExists when the id or a code is taken.
 
         After Unavailable the campaign may exist already; it goes live by itself then, as soon as the gate is back.
         """
         self.check_supported(definition)
-        campaign = await self._ledger.create_campaign(campaign_id, definition, codes)
+        kept = CampaignState.DRAFT if is_draft else CampaignState.ACTIVE
+        campaign = await self._ledger.create_campaign(campaign_id, definition, codes, kept)
         await publish(self._gate, self._ledger, campaign)
         return await self.get(campaign_id)
 
@@ -73,11 +79,12 @@ class Campaigns:
 
     async def update(self, campaign_id: str, definition: Definition, version: int | None) -> CampaignStatus:
         """Puts a new definition in the place of this version, or of whatever stands with None. Once this returns, every
-        later decision is made by it. Raises NotFound, Changed.
+        later decision is made by it. Raises NotFound, Changed, NotAllowed.
 
         After Unavailable it may stand already; the gate gets it by itself then.
         """
         self.check_supported(definition)
+        check_not_archived(campaign_id, (await self.get(campaign_id)).state)
         campaign = await self._ledger.update_campaign(campaign_id, definition, version)
         if campaign is None:
             await self.check_version(campaign_id, version)
@@ -108,24 +115,30 @@ class Campaigns:
             ledger = None
         return CampaignStats(status, ledger)
 
-    async def list(self, limit: int, after: PageKey | None) -> CampaignPage:
+    async def list(self, limit: int, after: PageKey | None, wanted: CampaignFilter) -> CampaignPage:
         """At most `limit` campaigns, newest first, from behind `after` on."""
-        campaigns = await self._ledger.list_campaigns(limit + 1, after)
+        campaigns = await self._ledger.list_campaigns(limit + 1, after, wanted)
         shown = campaigns[:limit]
         found = await self._gate.describe([campaign.id for campaign in shown])
         return CampaignPage(
-            # One that the gate does not have is being published at this moment; its turn comes in the next listing.
-            campaigns=[status for status in found if status is not None],
+            # One that the gate does not have is being published at this moment; its turn comes in the next listing. Of
+            # states, the gate has the last word.
+            campaigns=[status for status in found if status is not None and wanted.shows(status.state)],
             next=(shown[-1].create_time_ms, shown[-1].id) if len(campaigns) > limit else None,
         )
 
     async def pause(self, campaign_id: str, reason: str) -> CampaignStatus:
-        """Stops a campaign: once this returns, no later redemption of it succeeds on any server. Raises NotFound."""
-        return await self._gate.pause(campaign_id, reason) or await self._missing(campaign_id)
+        """Stops a campaign: once this returns, no later redemption of it succeeds on any server. Raises NotFound,
+        NotAllowed."""
+        return await self._states.pause(campaign_id, reason) or await self._missing(campaign_id)
 
     async def resume(self, campaign_id: str, reason: str) -> CampaignStatus:
-        """Lets a paused campaign go on. Raises NotFound."""
-        return await self._gate.resume(campaign_id, reason) or await self._missing(campaign_id)
+        """Lets a paused campaign go on. Raises NotFound, NotAllowed."""
+        return await self._states.resume(campaign_id, reason) or await self._missing(campaign_id)
+
+    async def archive(self, campaign_id: str, reason: str) -> CampaignStatus:
+        """Ends a campaign for ever: once this returns, nothing of it is redeemed again. Raises NotFound, NotAllowed."""
+        return await self._states.archive(campaign_id, reason) or await self._missing(campaign_id)
 
     async def _missing(self, campaign_id: str) -> CampaignStatus:
         """Never returns: tells a campaign that does not exist from one that the gate lacks."""

@@ -212,7 +212,7 @@ class _Run:
                         "definition": campaign.definition.to_json(),
                         "created_ms": str(campaign.create_time_ms),
                         "labels": labels,
-                        "state": kept.state,
+                        "state": campaign.kept.value,
                         "pause_reason": kept.pause_reason,
                     }
                     changes.counters[campaign.id]["uses"] = 0

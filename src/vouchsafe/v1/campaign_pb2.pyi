@@ -27,6 +27,8 @@ class _CampaignStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Campaig
     DESCRIPTOR: _descriptor.EnumDescriptor
     CAMPAIGN_STATE_UNSPECIFIED: _CampaignState.ValueType  # 0
     """Never sent; in a filter: any state."""
+    CAMPAIGN_STATE_DRAFT: _CampaignState.ValueType  # 10
+    """It is being written: nothing is redeemed until ScheduleCampaign takes it into life."""
     CAMPAIGN_STATE_SCHEDULED: _CampaignState.ValueType  # 20
     """Its start time is still to come."""
     CAMPAIGN_STATE_ACTIVE: _CampaignState.ValueType  # 30
@@ -35,12 +37,16 @@ class _CampaignStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Campaig
     """An operator has paused it: nothing is redeemed until it is resumed."""
     CAMPAIGN_STATE_ENDED: _CampaignState.ValueType  # 50
     """Its end time has passed."""
+    CAMPAIGN_STATE_ARCHIVED: _CampaignState.ValueType  # 60
+    """An operator has put it away for good: it can be looked at, and what it has given taken back."""
 
 class CampaignState(_CampaignState, metaclass=_CampaignStateEnumTypeWrapper):
     """Where a campaign is in its life, by the store's clock."""
 
 CAMPAIGN_STATE_UNSPECIFIED: CampaignState.ValueType  # 0
 """Never sent; in a filter: any state."""
+CAMPAIGN_STATE_DRAFT: CampaignState.ValueType  # 10
+"""It is being written: nothing is redeemed until ScheduleCampaign takes it into life."""
 CAMPAIGN_STATE_SCHEDULED: CampaignState.ValueType  # 20
 """Its start time is still to come."""
 CAMPAIGN_STATE_ACTIVE: CampaignState.ValueType  # 30
@@ -49,6 +55,8 @@ CAMPAIGN_STATE_PAUSED: CampaignState.ValueType  # 40
 """An operator has paused it: nothing is redeemed until it is resumed."""
 CAMPAIGN_STATE_ENDED: CampaignState.ValueType  # 50
 """Its end time has passed."""
+CAMPAIGN_STATE_ARCHIVED: CampaignState.ValueType  # 60
+"""An operator has put it away for good: it can be looked at, and what it has given taken back."""
 Global___CampaignState: _TypeAlias = CampaignState  # noqa: Y015
 
 @_typing.final

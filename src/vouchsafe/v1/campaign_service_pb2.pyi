@@ -33,12 +33,15 @@ class CreateCampaignRequest(_message.Message):
     SINGLE_USE_CODES_FIELD_NUMBER: _builtins.int
     ASSIGNED_CODES_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    DRAFT_FIELD_NUMBER: _builtins.int
     campaign_id: _builtins.str
     """The id the campaign shall have: 1 to 63 small letters, digits and hyphens, beginning with a letter or digit.
     Required.
     """
     validate_only: _builtins.bool
     """Only checks the definition and the codes, and creates nothing."""
+    draft: _builtins.bool
+    """Whether it begins as a draft, of which nothing is redeemed before ScheduleCampaign."""
     @_builtins.property
     def definition(self) -> _definition_pb2.CampaignDefinition:
         """What the campaign is. Required."""
@@ -66,10 +69,11 @@ class CreateCampaignRequest(_message.Message):
         single_use_codes: _abc.Iterable[_builtins.str] | None = ...,
         assigned_codes: _abc.Iterable[Global___AssignedCode] | None = ...,
         validate_only: _builtins.bool = ...,
+        draft: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["definition", b"definition"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assigned_codes", b"assigned_codes", "campaign_id", b"campaign_id", "definition", b"definition", "shared_codes", b"shared_codes", "single_use_codes", b"single_use_codes", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assigned_codes", b"assigned_codes", "campaign_id", b"campaign_id", "definition", b"definition", "draft", b"draft", "shared_codes", b"shared_codes", "single_use_codes", b"single_use_codes", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -331,19 +335,31 @@ class ListCampaignsRequest(_message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    SHOW_ARCHIVED_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """Campaigns in an answer, from 1 to 500. 0: 50."""
     page_token: _builtins.str
     """next_page_token of the answer before, unchanged. Empty: from the newest."""
+    show_archived: _builtins.bool
+    """Whether those that are archived are listed, too."""
+    state: _campaign_pb2.CampaignState.ValueType
+    """The state that they are in now. Unset: any."""
+    label: _builtins.str
+    """A label that they have. Empty: any."""
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        show_archived: _builtins.bool = ...,
+        state: _campaign_pb2.CampaignState.ValueType = ...,
+        label: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["label", b"label", "page_size", b"page_size", "page_token", b"page_token", "show_archived", b"show_archived", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -361,7 +377,7 @@ class ListCampaignsResponse(_message.Message):
     """Give it as page_token to go on. Empty: this was the last page."""
     @_builtins.property
     def campaigns(self) -> _containers.RepeatedCompositeFieldContainer[_campaign_pb2.Campaign]:
-        """At most page_size campaigns, newest first."""
+        """At most page_size campaigns, newest first. There may be fewer, and still more to come."""
 
     def __init__(
         self,
@@ -476,6 +492,56 @@ class ResumeCampaignResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ResumeCampaignResponse: _TypeAlias = ResumeCampaignResponse  # noqa: Y015
+
+@_typing.final
+class ArchiveCampaignRequest(_message.Message):
+    """Request of ArchiveCampaign."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    campaign_id: _builtins.str
+    """Campaign.id. Required."""
+    reason: _builtins.str
+    """Why, for those who look later, at most 500 characters, none of them a control character."""
+    def __init__(
+        self,
+        *,
+        campaign_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchiveCampaignRequest: _TypeAlias = ArchiveCampaignRequest  # noqa: Y015
+
+@_typing.final
+class ArchiveCampaignResponse(_message.Message):
+    """Response of ArchiveCampaign."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def campaign(self) -> _campaign_pb2.Campaign:
+        """The campaign, archived."""
+
+    def __init__(
+        self,
+        *,
+        campaign: _campaign_pb2.Campaign | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchiveCampaignResponse: _TypeAlias = ArchiveCampaignResponse  # noqa: Y015
 
 @_typing.final
 class PauseCampaignsRequest(_message.Message):

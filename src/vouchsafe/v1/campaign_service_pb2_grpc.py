@@ -75,6 +75,11 @@ class CampaignServiceStub:
                 request_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ResumeCampaignRequest.SerializeToString,
                 response_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ResumeCampaignResponse.FromString,
                 _registered_method=True)
+        self.ArchiveCampaign = channel.unary_unary(
+                '/vouchsafe.v1.CampaignService/ArchiveCampaign',
+                request_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ArchiveCampaignRequest.SerializeToString,
+                response_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ArchiveCampaignResponse.FromString,
+                _registered_method=True)
         self.PauseCampaigns = channel.unary_unary(
                 '/vouchsafe.v1.CampaignService/PauseCampaigns',
                 request_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.PauseCampaignsRequest.SerializeToString,
@@ -117,7 +122,7 @@ class CampaignServiceServicer:
     def UpdateCampaign(self, request, context):
         """Puts a new definition in the place of a campaign's old one, as its next version. When it has answered, every later
         decision is made by it. Uses that were taken, codes and the state stay. NOT_FOUND when there is no such campaign,
-        ABORTED when it has changed since etag was read.
+        ABORTED when it has changed since etag was read, FAILED_PRECONDITION when it is archived.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -150,7 +155,7 @@ class CampaignServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListCampaigns(self, request, context):
-        """Lists campaigns, newest first.
+        """Lists campaigns, newest first; those that are archived only when asked.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -158,21 +163,32 @@ class CampaignServiceServicer:
 
     def PauseCampaign(self, request, context):
         """Stops a campaign. When it has answered, no later redemption of the campaign succeeds on any server.
-        Pausing a paused campaign changes nothing and succeeds.
+        Pausing a paused campaign changes nothing and succeeds. FAILED_PRECONDITION for a draft, and for one that is archived.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResumeCampaign(self, request, context):
-        """Lets a paused campaign go on. Resuming one that is not paused changes nothing and succeeds.
+        """Lets a paused campaign go on. Resuming one that is not paused changes nothing and succeeds. FAILED_PRECONDITION for a
+        draft, and for one that is archived.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ArchiveCampaign(self, request, context):
+        """Puts a campaign away for good: nothing of it is redeemed again, and nothing about it changes; it can be looked at, and
+        what it has given rolled back. Needs Valkey only. FAILED_PRECONDITION when it is active: pause it first. Archiving
+        one that is archived changes nothing and succeeds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PauseCampaigns(self, request, context):
-        """Stops all campaigns that have a label at the moment, as PauseCampaign does with one. UNAVAILABLE when that failed for
+        """Stops all campaigns that have a label at the moment, as PauseCampaign does with one; drafts and those that are archived
+        are left out. UNAVAILABLE when that failed for
         one of them: the others are paused; call again. A campaign that gets the label later is not paused; EngageKillSwitch
         with a label stops those, too.
         """
@@ -253,6 +269,11 @@ def add_CampaignServiceServicer_to_server(servicer, server):
                     servicer.ResumeCampaign,
                     request_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ResumeCampaignRequest.FromString,
                     response_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ResumeCampaignResponse.SerializeToString,
+            ),
+            'ArchiveCampaign': grpc.unary_unary_rpc_method_handler(
+                    servicer.ArchiveCampaign,
+                    request_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ArchiveCampaignRequest.FromString,
+                    response_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ArchiveCampaignResponse.SerializeToString,
             ),
             'PauseCampaigns': grpc.unary_unary_rpc_method_handler(
                     servicer.PauseCampaigns,
@@ -497,6 +518,33 @@ class CampaignService:
             '/vouchsafe.v1.CampaignService/ResumeCampaign',
             vouchsafe_dot_v1_dot_campaign__service__pb2.ResumeCampaignRequest.SerializeToString,
             vouchsafe_dot_v1_dot_campaign__service__pb2.ResumeCampaignResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ArchiveCampaign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vouchsafe.v1.CampaignService/ArchiveCampaign',
+            vouchsafe_dot_v1_dot_campaign__service__pb2.ArchiveCampaignRequest.SerializeToString,
+            vouchsafe_dot_v1_dot_campaign__service__pb2.ArchiveCampaignResponse.FromString,
             options,
             channel_credentials,
             insecure,

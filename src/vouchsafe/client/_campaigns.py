@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 import grpc
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from vouchsafe.client._calls import Calls, Tries
 from vouchsafe.v1 import campaign_service_pb2 as campaigns_pb
@@ -46,12 +47,23 @@ class CampaignCalls(Calls):
         return (await self._call(lambda: next(self._campaigns).CreateCampaign, request, repeat=False)).campaign
 
     async def update_campaign(
-        self, campaign_id: str, definition: CampaignDefinition, *, etag: str = "", validate_only: bool = False
+        self,
+        campaign_id: str,
+        definition: CampaignDefinition,
+        *,
+        update_mask: Sequence[str] = (),
+        etag: str = "",
+        validate_only: bool = False,
     ) -> Campaign:
-        """Puts a definition in the place of the one that stands. Raises NotFound, and Changed when it is not the one
-        that `etag` was read with. Not repeated, as `create_campaign`."""
+        """Puts a definition in the place of the one that stands, or with `update_mask` only the fields that it names,
+        such as "limits.total". Raises NotFound, NotAllowed, and Changed when it is not the one that `etag` was read
+        with. Not repeated, as `create_campaign`."""
         request = campaigns_pb.UpdateCampaignRequest(
-            campaign_id=campaign_id, definition=definition, etag=etag, validate_only=validate_only
+            campaign_id=campaign_id,
+            definition=definition,
+            update_mask=FieldMask(paths=update_mask),
+            etag=etag,
+            validate_only=validate_only,
         )
         return (await self._call(lambda: next(self._campaigns).UpdateCampaign, request, repeat=False)).campaign
 

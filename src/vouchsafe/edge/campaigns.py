@@ -9,8 +9,10 @@ from typing import Any
 
 from grpc.aio import ServicerContext
 
+from vouchsafe.domain.campaign import Definition
 from vouchsafe.edge import convert_campaigns as convert
 from vouchsafe.edge.convert_switches import scope_text, switch_message, switches_message
+from vouchsafe.edge.masks import merged
 from vouchsafe.service.campaigns import Campaigns
 from vouchsafe.service.kill_switch import KillSwitchboard
 from vouchsafe.service.watch import Watch
@@ -46,16 +48,19 @@ class CampaignServicer(CampaignServiceServicer):
         return pb.CreateCampaignResponse(campaign=convert.campaign_message(status))
 
     async def UpdateCampaign(self, request: pb.UpdateCampaignRequest, context: Context) -> pb.UpdateCampaignResponse:
-        """Puts a new definition in the place of the old one."""
+        """Puts a new definition, or some fields of one, in the place of the old."""
         definition, version = convert.definition(request.definition), convert.etag_version(request.etag)
+        paths = list(request.update_mask.paths)
+
+        def change(current: Definition) -> Definition:
+            return merged(current, definition, paths) if paths else definition
+
         if request.validate_only:
-            self.use_case.check_supported(definition)
-            await self.use_case.check_version(request.campaign_id, version)
-            status = await self.use_case.get(request.campaign_id)
-            message = convert.campaign_message(status)
-            message.definition.CopyFrom(convert.definition_message(definition))
+            changed = await self.use_case.check_update(request.campaign_id, change, version)
+            message = convert.campaign_message(await self.use_case.get(request.campaign_id))
+            message.definition.CopyFrom(convert.definition_message(changed))
             return pb.UpdateCampaignResponse(campaign=message)
-        status = await self.use_case.update(request.campaign_id, definition, version)
+        status = await self.use_case.update(request.campaign_id, change, version)
         return pb.UpdateCampaignResponse(campaign=convert.campaign_message(status))
 
     async def GetCampaign(self, request: pb.GetCampaignRequest, context: Context) -> pb.GetCampaignResponse:

@@ -64,13 +64,14 @@ def definition(message: definition_pb2.CampaignDefinition) -> Definition:
     return from_message(message, Definition)
 
 
-def definition_violations(message: definition_pb2.CampaignDefinition) -> list[Violation]:
-    """What contradicts itself in a definition, or is not known here; the rules of the protos are asked beside these."""
+def definition_violations(message: definition_pb2.CampaignDefinition, *, is_part: bool = False) -> list[Violation]:
+    """What contradicts itself in a definition, or is not known here; the rules of the protos are asked beside these. Of
+    a part of one, the definition that it is laid over has a say in what contradicts itself, so that comes later."""
     if message.ByteSize() > MAX_DEFINITION_BYTES:
         return [Violation("definition", f"has {message.ByteSize()} bytes; at most {MAX_DEFINITION_BYTES} are accepted")]
     return [
         Violation(f"definition.{violation.field}" if violation.field else "definition", violation.description)
-        for violation in (*_unknown_fields(message, ""), *check(definition(message)))
+        for violation in (*_unknown_fields(message, ""), *(() if is_part else check(definition(message))))
     ]
 
 

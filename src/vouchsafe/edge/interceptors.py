@@ -18,6 +18,8 @@ from vouchsafe.domain.errors import InvalidRequest, Unavailable, Violation
 from vouchsafe.edge.access import Access
 from vouchsafe.edge.convert_campaigns import definition_violations
 from vouchsafe.edge.errors import is_known, status_of
+from vouchsafe.edge.masks import complete, mask_violations
+from vouchsafe.edge.paths import field_path
 from vouchsafe.service.caller import caller
 from vouchsafe.v1.campaign_service_pb2 import CreateCampaignRequest, UpdateCampaignRequest
 
@@ -112,6 +114,11 @@ class Guard(grpc.aio.ServerInterceptor):
             request = deserialize(data)
         except DecodeError:
             raise InvalidRequest(Violation("request", "is not a message of the type that the method takes")) from None
+        paths = list(request.update_mask.paths) if isinstance(request, UpdateCampaignRequest) else []
+        if wrong := mask_violations(paths, "update_mask"):
+            raise InvalidRequest(*wrong[:TOLD_VIOLATIONS])
+        if paths:
+            complete(request.definition, paths)
         # A large message may break more rules than there is time to collect, or room to tell.
         has_definition = isinstance(request, WITH_DEFINITION)
         large = LARGE_DEFINITION_BYTES if has_definition else LARGE_MESSAGE_BYTES
@@ -120,7 +127,7 @@ class Guard(grpc.aio.ServerInterceptor):
             for violation in self._validator.collect_violations(request, fail_fast=len(data) > large)
         ]
         if has_definition:
-            violations += definition_violations(request.definition)
+            violations += definition_violations(request.definition, is_part=bool(paths))
         if len(violations) > TOLD_VIOLATIONS:
             untold = len(violations) - TOLD_VIOLATIONS
             violations[TOLD_VIOLATIONS:] = [Violation("request", f"breaks {untold} more rules; mend these first")]
@@ -152,16 +159,3 @@ async def _read_to_the_end(pieces: AsyncIterator[bytes]) -> None:
 async def _refuse_while_starting(_request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
     starting = Unavailable("the server is starting: it waits for its stores")
     return await context.abort(*rpc_status.to_status(status_of(starting, "")))
-
-
-def field_path(path: Any) -> str:
-    """A violated field as it is written in the protos, for example `order.lines[3].quantity`."""
-    text = ""
-    for element in path.elements if path else ():
-        text += f".{element.field_name}" if text else element.field_name
-        match element.subscript:
-            case None:
-                pass
-            case subscript:
-                text += f"[{subscript.value!r}]"
-    return text or "request"

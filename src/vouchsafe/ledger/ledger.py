@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +24,7 @@ from vouchsafe.ledger.bodies import campaign_states, code_states, storable
 from vouchsafe.ledger.connection import (
     ENDED_SOON,
     RECOVERY_LOCK,
+    Connection,
     Rejected,
     check_server,
     connect_options,
@@ -237,11 +238,14 @@ class Ledger:
         """Which of these codes exist already, in order."""
         return [row["code"] for row in await self.fetch("taken_codes", codes)]
 
-    async def update_campaign(self, campaign_id: str, definition: Definition, version: int | None) -> Campaign | None:
-        """Puts a definition in the place of this version, or of whatever stands with None. None: there is no such
-        campaign, or it is at another version."""
-        row = await self.fetchrow("update_campaign", campaign_id, definition.to_json(), version)
-        return campaign_of(row) if row else None
+    async def update_campaign(
+        self, campaign_id: str, change: Callable[[Definition], Definition], version: int | None
+    ) -> Campaign | None:
+        """Puts what `change` makes of a definition in its place, as the next version; nobody else changes it between.
+        None: there is no such campaign, or it is not at `version`, unless that is None. What `change` raises is raised,
+        and nothing changes then."""
+        async with self.connection() as connection, transaction(connection):
+            return await changed_campaign(connection, campaign_id, change, version)
 
     async def get_campaign(self, campaign_id: str) -> Campaign | None:
         """A definition, or None."""
@@ -359,6 +363,18 @@ class Ledger:
             return None
         _, began_at, ended_at, *numbers = row
         return LastAudit(milliseconds(began_at), milliseconds(ended_at), *numbers)
+
+
+async def changed_campaign(
+    connection: Connection, campaign_id: str, change: Callable[[Definition], Definition], version: int | None = None
+) -> Campaign | None:
+    """What `Ledger.update_campaign` does, as a part of the transaction that the connection is in."""
+    row = await connection.fetchrow(SQL["lock_campaign"], campaign_id)
+    if row is None or version not in (None, row["version"]):
+        return None
+    changed = change(campaign_of(row).definition)
+    (updated,) = await connection.fetch(SQL["update_campaign"], campaign_id, changed.to_json())
+    return campaign_of(updated)
 
 
 def columns(partition: int, offset: StreamId, events: Sequence[Event]) -> Iterable[Sequence[object]]:

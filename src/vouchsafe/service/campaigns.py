@@ -6,7 +6,7 @@ between. Pausing, resuming and archiving go to the gate first, so that they work
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vouchsafe.domain.campaign import Campaign, CampaignFilter, CampaignState, CampaignStatus, CodeEntry, Definition
@@ -19,6 +19,8 @@ from vouchsafe.service.publish import publish
 
 # Where a page ends: create_time_ms and id of its last campaign.
 PageKey = tuple[int, str]
+# What is to become of a definition.
+Change = Callable[[Definition], Definition]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,22 +79,35 @@ class Campaigns:
         if taken := await self._ledger.taken_codes([entry.code for entry in codes]):
             raise AlreadyExists(f"the code {taken[0]} belongs to another campaign")
 
-    async def update(self, campaign_id: str, definition: Definition, version: int | None) -> CampaignStatus:
-        """Puts a new definition in the place of this version, or of whatever stands with None. Once this returns, every
-        later decision is made by it. Raises NotFound, Changed, NotAllowed.
+    async def update(self, campaign_id: str, change: Change, version: int | None) -> CampaignStatus:
+        """Puts what `change` makes of a campaign's definition in its place, if it is at this version; None is whatever
+        stands. Nobody else's change is lost between. Once this returns, every later decision is made by it. Raises
+        NotFound, Changed, NotAllowed and what `change` raises.
 
         After Unavailable it may stand already; the gate gets it by itself then.
         """
-        self.check_supported(definition)
+
+        def supported(current: Definition) -> Definition:
+            changed = change(current)
+            self.check_supported(changed)
+            return changed
+
         check_not_archived(campaign_id, (await self.get(campaign_id)).state)
-        campaign = await self._ledger.update_campaign(campaign_id, definition, version)
+        campaign = await self._ledger.update_campaign(campaign_id, supported, version)
         if campaign is None:
-            await self.check_version(campaign_id, version)
+            await self._get_at(campaign_id, version)
             raise Changed(f"campaign {campaign_id} has just been changed; read it again")
         await publish(self._gate, self._ledger, campaign)
         return await self.get(campaign_id)
 
-    async def check_version(self, campaign_id: str, version: int | None) -> Campaign:
+    async def check_update(self, campaign_id: str, change: Change, version: int | None) -> Definition:
+        """The definition that `update` would put there. Raises what `update` raises."""
+        check_not_archived(campaign_id, (await self.get(campaign_id)).state)
+        changed = change((await self._get_at(campaign_id, version)).definition)
+        self.check_supported(changed)
+        return changed
+
+    async def _get_at(self, campaign_id: str, version: int | None) -> Campaign:
         """The campaign's definition as it stands. Raises NotFound, and Changed when it is not at this version."""
         campaign = await self._ledger.get_campaign(campaign_id)
         if campaign is None:

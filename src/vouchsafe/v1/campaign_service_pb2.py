@@ -23,13 +23,14 @@ _sym_db = _symbol_database.Default()
 
 
 from vouchsafe.v1.buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from vouchsafe.v1 import access_pb2 as vouchsafe_dot_v1_dot_access__pb2
 from vouchsafe.v1 import campaign_pb2 as vouchsafe_dot_v1_dot_campaign__pb2
 from vouchsafe.v1 import definition_pb2 as vouchsafe_dot_v1_dot_definition__pb2
 from vouchsafe.v1 import kill_switch_pb2 as vouchsafe_dot_v1_dot_kill__switch__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#vouchsafe/v1/campaign_service.proto\x12\x0cvouchsafe.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x19vouchsafe/v1/access.proto\x1a\x1bvouchsafe/v1/campaign.proto\x1a\x1dvouchsafe/v1/definition.proto\x1a\x1evouchsafe/v1/kill_switch.proto\"\xec\x02\n\x15\x43reateCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12<\n\ndefinition\x18\x02 \x01(\x0b\x32 .vouchsafe.v1.CampaignDefinitionB\x06\xbaH\x03\xc8\x01\x01\x12\x39\n\x0cshared_codes\x18\x03 \x03(\tB#\xbaH \x92\x01\x1d\x10\x64\"\x19r\x17\x32\x15^[A-Za-z0-9_-]{3,64}$\x12>\n\x10single_use_codes\x18\x04 \x03(\tB$\xbaH!\x92\x01\x1e\x10\x90N\"\x19r\x17\x32\x15^[A-Za-z0-9_-]{3,64}$\x12=\n\x0e\x61ssigned_codes\x18\x05 \x03(\x0b\x32\x1a.vouchsafe.v1.AssignedCodeB\t\xbaH\x06\x92\x01\x03\x10\x90N\x12\x15\n\rvalidate_only\x18\x06 \x01(\x08\x12\r\n\x05\x64raft\x18\x07 \x01(\x08\"f\n\x0c\x41ssignedCode\x12*\n\x04\x63ode\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{3,64}$\x12*\n\x0b\x63ustomer_id\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[!-~]{1,128}$\"B\n\x16\x43reateCampaignResponse\x12(\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.Campaign\"\xba\x01\n\x15UpdateCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12<\n\ndefinition\x18\x02 \x01(\x0b\x32 .vouchsafe.v1.CampaignDefinitionB\x06\xbaH\x03\xc8\x01\x01\x12\x15\n\x04\x65tag\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"B\n\x16UpdateCampaignResponse\x12(\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.Campaign\"K\n\x12GetCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\"?\n\x13GetCampaignResponse\x12(\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.Campaign\"P\n\x17GetCampaignStatsRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\"F\n\x18GetCampaignStatsResponse\x12*\n\x05stats\x18\x01 \x01(\x0b\x32\x1b.vouchsafe.v1.CampaignStats\"M\n\x14WatchCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\"C\n\x15WatchCampaignResponse\x12*\n\x05stats\x18\x01 \x01(\x0b\x32\x1b.vouchsafe.v1.CampaignStats\"\xd4\x01\n\x14ListCampaignsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xf4\x03(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x15\n\rshow_archived\x18\x03 \x01(\x08\x12\x34\n\x05state\x18\x04 \x01(\x0e\x32\x1b.vouchsafe.v1.CampaignStateB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x32\n\x05label\x18\x05 \x01(\tB#\xbaH r\x1e\x32\x1c^([a-z0-9][a-z0-9-]{0,62})?$\"[\n\x15ListCampaignsResponse\x12)\n\tcampaigns\x18\x01 \x03(\x0b\x32\x16.vouchsafe.v1.Campaign\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"{\n\x14PauseCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12,\n\x06reason\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[^[:cntrl:]]{0,500}$\"A\n\x15PauseCampaignResponse\x12(\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.Campaign\"|\n\x15ResumeCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12,\n\x06reason\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[^[:cntrl:]]{0,500}$\"B\n\x16ResumeCampaignResponse\x12(\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.Campaign\"}\n\x16\x41rchiveCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12,\n\x06reason\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[^[:cntrl:]]{0,500}$\"C\n\x17\x41rchiveCampaignResponse\x12(\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.Campaign\"v\n\x15PauseCampaignsRequest\x12/\n\x05label\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12,\n\x06reason\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[^[:cntrl:]]{0,500}$\"C\n\x16PauseCampaignsResponse\x12)\n\tcampaigns\x18\x01 \x03(\x0b\x32\x16.vouchsafe.v1.Campaign\"w\n\x16ResumeCampaignsRequest\x12/\n\x05label\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12,\n\x06reason\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[^[:cntrl:]]{0,500}$\"D\n\x17ResumeCampaignsResponse\x12)\n\tcampaigns\x18\x01 \x03(\x0b\x32\x16.vouchsafe.v1.Campaign\"}\n\x17\x45ngageKillSwitchRequest\x12\x34\n\x05scope\x18\x01 \x01(\x0b\x32\x1d.vouchsafe.v1.KillSwitchScopeB\x06\xbaH\x03\xc8\x01\x01\x12,\n\x06reason\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[^[:cntrl:]]{0,500}$\"I\n\x18\x45ngageKillSwitchResponse\x12-\n\x0bkill_switch\x18\x01 \x01(\x0b\x32\x18.vouchsafe.v1.KillSwitch\"~\n\x18ReleaseKillSwitchRequest\x12\x34\n\x05scope\x18\x01 \x01(\x0b\x32\x1d.vouchsafe.v1.KillSwitchScopeB\x06\xbaH\x03\xc8\x01\x01\x12,\n\x06reason\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[^[:cntrl:]]{0,500}$\"J\n\x19ReleaseKillSwitchResponse\x12-\n\x0bkill_switch\x18\x01 \x01(\x0b\x32\x18.vouchsafe.v1.KillSwitch\"\x16\n\x14GetKillSwitchRequest\"\xaa\x01\n\x15GetKillSwitchResponse\x12,\n\x05state\x18\x01 \x01(\x0e\x32\x1d.vouchsafe.v1.KillSwitchState\x12/\n\rkill_switches\x18\x02 \x03(\x0b\x32\x18.vouchsafe.v1.KillSwitch\x12\x1e\n\x16unreachable_partitions\x18\x03 \x01(\x05\x12\x12\n\npartitions\x18\x04 \x01(\x05\x32\x9b\x0b\n\x0f\x43\x61mpaignService\x12\x62\n\x0e\x43reateCampaign\x12#.vouchsafe.v1.CreateCampaignRequest\x1a$.vouchsafe.v1.CreateCampaignResponse\"\x05\x8a\xb5\x18\x01\x04\x12\x62\n\x0eUpdateCampaign\x12#.vouchsafe.v1.UpdateCampaignRequest\x1a$.vouchsafe.v1.UpdateCampaignResponse\"\x05\x8a\xb5\x18\x01\x04\x12[\n\x0bGetCampaign\x12 .vouchsafe.v1.GetCampaignRequest\x1a!.vouchsafe.v1.GetCampaignResponse\"\x07\x8a\xb5\x18\x03\x02\x03\x04\x12j\n\x10GetCampaignStats\x12%.vouchsafe.v1.GetCampaignStatsRequest\x1a&.vouchsafe.v1.GetCampaignStatsResponse\"\x07\x8a\xb5\x18\x03\x02\x03\x04\x12\x63\n\rWatchCampaign\x12\".vouchsafe.v1.WatchCampaignRequest\x1a#.vouchsafe.v1.WatchCampaignResponse\"\x07\x8a\xb5\x18\x03\x02\x03\x04\x30\x01\x12\x61\n\rListCampaigns\x12\".vouchsafe.v1.ListCampaignsRequest\x1a#.vouchsafe.v1.ListCampaignsResponse\"\x07\x8a\xb5\x18\x03\x02\x03\x04\x12_\n\rPauseCampaign\x12\".vouchsafe.v1.PauseCampaignRequest\x1a#.vouchsafe.v1.PauseCampaignResponse\"\x05\x8a\xb5\x18\x01\x04\x12\x62\n\x0eResumeCampaign\x12#.vouchsafe.v1.ResumeCampaignRequest\x1a$.vouchsafe.v1.ResumeCampaignResponse\"\x05\x8a\xb5\x18\x01\x04\x12\x65\n\x0f\x41rchiveCampaign\x12$.vouchsafe.v1.ArchiveCampaignRequest\x1a%.vouchsafe.v1.ArchiveCampaignResponse\"\x05\x8a\xb5\x18\x01\x04\x12\x62\n\x0ePauseCampaigns\x12#.vouchsafe.v1.PauseCampaignsRequest\x1a$.vouchsafe.v1.PauseCampaignsResponse\"\x05\x8a\xb5\x18\x01\x04\x12\x65\n\x0fResumeCampaigns\x12$.vouchsafe.v1.ResumeCampaignsRequest\x1a%.vouchsafe.v1.ResumeCampaignsResponse\"\x05\x8a\xb5\x18\x01\x04\x12h\n\x10\x45ngageKillSwitch\x12%.vouchsafe.v1.EngageKillSwitchRequest\x1a&.vouchsafe.v1.EngageKillSwitchResponse\"\x05\x8a\xb5\x18\x01\x04\x12k\n\x11ReleaseKillSwitch\x12&.vouchsafe.v1.ReleaseKillSwitchRequest\x1a\'.vouchsafe.v1.ReleaseKillSwitchResponse\"\x05\x8a\xb5\x18\x01\x04\x12\x61\n\rGetKillSwitch\x12\".vouchsafe.v1.GetKillSwitchRequest\x1a#.vouchsafe.v1.GetKillSwitchResponse\"\x07\x8a\xb5\x18\x03\x02\x03\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#vouchsafe/v1/campaign_service.proto\x12\x0cvouchsafe.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x19vouchsafe/v1/access.proto\x1a\x1bvouchsafe/v1/campaign.proto\x1a\x1dvouchsafe/v1/definition.proto\x1a\x1evouchsafe/v1/kill_switch.proto\"\xec\x02\n\x15\x43reateCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12<\n\ndefinition\x18\x02 \x01(\x0b\x32 .vouchsafe.v1.CampaignDefinitionB\x06\xbaH\x03\xc8\x01\x01\x12\x39\n\x0cshared_codes\x18\x03 \x03(\tB#\xbaH \x92\x01\x1d\x10\x64\"\x19r\x17\x32\x15^[A-Za-z0-9_-]{3,64}$\x12>\n\x10single_use_codes\x18\x04 \x03(\tB$\xbaH!\x92\x01\x1e\x10\x90N\"\x19r\x17\x32\x15^[A-Za-z0-9_-]{3,64}$\x12=\n\x0e\x61ssigned_codes\x18\x05 \x03(\x0b\x32\x1a.vouchsafe.v1.AssignedCodeB\t\xbaH\x06\x92\x01\x03\x10\x90N\x12\x15\n\rvalidate_only\x18\x06 \x01(\x08\x12\r\n\x05\x64raft\x18\x07 \x01(\x08\"f\n\x0c\x41ssignedCode\x12*\n\x04\x63ode\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[A-Za-z0-9_-]{3,64}$\x12*\n\x0b\x63ustomer_id\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[!-~]{1,128}$\"B\n\x16\x43reateCampaignResponse\x12(\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.Campaign\"\xeb\x01\n\x15UpdateCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12<\n\ndefinition\x18\x02 \x01(\x0b\x32 .vouchsafe.v1.CampaignDefinitionB\x06\xbaH\x03\xc8\x01\x01\x12\x15\n\x04\x65tag\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x12/\n\x0bupdate_mask\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"B\n\x16UpdateCampaignResponse\x12(\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.Campaign\"K\n\x12GetCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\"?\n\x13GetCampaignResponse\x12(\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.Campaign\"P\n\x17GetCampaignStatsRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\"F\n\x18GetCampaignStatsResponse\x12*\n\x05stats\x18\x01 \x01(\x0b\x32\x1b.vouchsafe.v1.CampaignStats\"M\n\x14WatchCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\"C\n\x15WatchCampaignResponse\x12*\n\x05stats\x18\x01 \x01(\x0b\x32\x1b.vouchsafe.v1.CampaignStats\"\xd4\x01\n\x14ListCampaignsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xf4\x03(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x15\n\rshow_archived\x18\x03 \x01(\x08\x12\x34\n\x05state\x18\x04 \x01(\x0e\x32\x1b.vouchsafe.v1.CampaignStateB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x32\n\x05label\x18\x05 \x01(\tB#\xbaH r\x1e\x32\x1c^([a-z0-9][a-z0-9-]{0,62})?$\"[\n\x15ListCampaignsResponse\x12)\n\tcampaigns\x18\x01 \x03(\x0b\x32\x16.vouchsafe.v1.Campaign\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"{\n\x14PauseCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12,\n\x06reason\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[^[:cntrl:]]{0,500}$\"A\n\x15PauseCampaignResponse\x12(\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.Campaign\"|\n\x15ResumeCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12,\n\x06reason\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[^[:cntrl:]]{0,500}$\"B\n\x16ResumeCampaignResponse\x12(\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.Campaign\"}\n\x16\x41rchiveCampaignRequest\x12\x35\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12,\n\x06reason\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[^[:cntrl:]]{0,500}$\"C\n\x17\x41rchiveCampaignResponse\x12(\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.Campaign\"v\n\x15PauseCampaignsRequest\x12/\n\x05label\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12,\n\x06reason\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[^[:cntrl:]]{0,500}$\"C\n\x16PauseCampaignsResponse\x12)\n\tcampaigns\x18\x01 \x03(\x0b\x32\x16.vouchsafe.v1.Campaign\"w\n\x16ResumeCampaignsRequest\x12/\n\x05label\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[a-z0-9][a-z0-9-]{0,62}$\x12,\n\x06reason\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[^[:cntrl:]]{0,500}$\"D\n\x17ResumeCampaignsResponse\x12)\n\tcampaigns\x18\x01 \x03(\x0b\x32\x16.vouchsafe.v1.Campaign\"}\n\x17\x45ngageKillSwitchRequest\x12\x34\n\x05scope\x18\x01 \x01(\x0b\x32\x1d.vouchsafe.v1.KillSwitchScopeB\x06\xbaH\x03\xc8\x01\x01\x12,\n\x06reason\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[^[:cntrl:]]{0,500}$\"I\n\x18\x45ngageKillSwitchResponse\x12-\n\x0bkill_switch\x18\x01 \x01(\x0b\x32\x18.vouchsafe.v1.KillSwitch\"~\n\x18ReleaseKillSwitchRequest\x12\x34\n\x05scope\x18\x01 \x01(\x0b\x32\x1d.vouchsafe.v1.KillSwitchScopeB\x06\xbaH\x03\xc8\x01\x01\x12,\n\x06reason\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[^[:cntrl:]]{0,500}$\"J\n\x19ReleaseKillSwitchResponse\x12-\n\x0bkill_switch\x18\x01 \x01(\x0b\x32\x18.vouchsafe.v1.KillSwitch\"\x16\n\x14GetKillSwitchRequest\"\xaa\x01\n\x15GetKillSwitchResponse\x12,\n\x05state\x18\x01 \x01(\x0e\x32\x1d.vouchsafe.v1.KillSwitchState\x12/\n\rkill_switches\x18\x02 \x03(\x0b\x32\x18.vouchsafe.v1.KillSwitch\x12\x1e\n\x16unreachable_partitions\x18\x03 \x01(\x05\x12\x12\n\npartitions\x18\x04 \x01(\x05\x32\x9b\x0b\n\x0f\x43\x61mpaignService\x12\x62\n\x0e\x43reateCampaign\x12#.vouchsafe.v1.CreateCampaignRequest\x1a$.vouchsafe.v1.CreateCampaignResponse\"\x05\x8a\xb5\x18\x01\x04\x12\x62\n\x0eUpdateCampaign\x12#.vouchsafe.v1.UpdateCampaignRequest\x1a$.vouchsafe.v1.UpdateCampaignResponse\"\x05\x8a\xb5\x18\x01\x04\x12[\n\x0bGetCampaign\x12 .vouchsafe.v1.GetCampaignRequest\x1a!.vouchsafe.v1.GetCampaignResponse\"\x07\x8a\xb5\x18\x03\x02\x03\x04\x12j\n\x10GetCampaignStats\x12%.vouchsafe.v1.GetCampaignStatsRequest\x1a&.vouchsafe.v1.GetCampaignStatsResponse\"\x07\x8a\xb5\x18\x03\x02\x03\x04\x12\x63\n\rWatchCampaign\x12\".vouchsafe.v1.WatchCampaignRequest\x1a#.vouchsafe.v1.WatchCampaignResponse\"\x07\x8a\xb5\x18\x03\x02\x03\x04\x30\x01\x12\x61\n\rListCampaigns\x12\".vouchsafe.v1.ListCampaignsRequest\x1a#.vouchsafe.v1.ListCampaignsResponse\"\x07\x8a\xb5\x18\x03\x02\x03\x04\x12_\n\rPauseCampaign\x12\".vouchsafe.v1.PauseCampaignRequest\x1a#.vouchsafe.v1.PauseCampaignResponse\"\x05\x8a\xb5\x18\x01\x04\x12\x62\n\x0eResumeCampaign\x12#.vouchsafe.v1.ResumeCampaignRequest\x1a$.vouchsafe.v1.ResumeCampaignResponse\"\x05\x8a\xb5\x18\x01\x04\x12\x65\n\x0f\x41rchiveCampaign\x12$.vouchsafe.v1.ArchiveCampaignRequest\x1a%.vouchsafe.v1.ArchiveCampaignResponse\"\x05\x8a\xb5\x18\x01\x04\x12\x62\n\x0ePauseCampaigns\x12#.vouchsafe.v1.PauseCampaignsRequest\x1a$.vouchsafe.v1.PauseCampaignsResponse\"\x05\x8a\xb5\x18\x01\x04\x12\x65\n\x0fResumeCampaigns\x12$.vouchsafe.v1.ResumeCampaignsRequest\x1a%.vouchsafe.v1.ResumeCampaignsResponse\"\x05\x8a\xb5\x18\x01\x04\x12h\n\x10\x45ngageKillSwitch\x12%.vouchsafe.v1.EngageKillSwitchRequest\x1a&.vouchsafe.v1.EngageKillSwitchResponse\"\x05\x8a\xb5\x18\x01\x04\x12k\n\x11ReleaseKillSwitch\x12&.vouchsafe.v1.ReleaseKillSwitchRequest\x1a\'.vouchsafe.v1.ReleaseKillSwitchResponse\"\x05\x8a\xb5\x18\x01\x04\x12\x61\n\rGetKillSwitch\x12\".vouchsafe.v1.GetKillSwitchRequest\x1a#.vouchsafe.v1.GetKillSwitchResponse\"\x07\x8a\xb5\x18\x03\x02\x03\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -126,64 +127,64 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CAMPAIGNSERVICE'].methods_by_name['ReleaseKillSwitch']._serialized_options = b'\212\265\030\001\004'
   _globals['_CAMPAIGNSERVICE'].methods_by_name['GetKillSwitch']._loaded_options = None
   _globals['_CAMPAIGNSERVICE'].methods_by_name['GetKillSwitch']._serialized_options = b'\212\265\030\003\002\003\004'
-  _globals['_CREATECAMPAIGNREQUEST']._serialized_start=202
-  _globals['_CREATECAMPAIGNREQUEST']._serialized_end=566
-  _globals['_ASSIGNEDCODE']._serialized_start=568
-  _globals['_ASSIGNEDCODE']._serialized_end=670
-  _globals['_CREATECAMPAIGNRESPONSE']._serialized_start=672
-  _globals['_CREATECAMPAIGNRESPONSE']._serialized_end=738
-  _globals['_UPDATECAMPAIGNREQUEST']._serialized_start=741
-  _globals['_UPDATECAMPAIGNREQUEST']._serialized_end=927
-  _globals['_UPDATECAMPAIGNRESPONSE']._serialized_start=929
-  _globals['_UPDATECAMPAIGNRESPONSE']._serialized_end=995
-  _globals['_GETCAMPAIGNREQUEST']._serialized_start=997
-  _globals['_GETCAMPAIGNREQUEST']._serialized_end=1072
-  _globals['_GETCAMPAIGNRESPONSE']._serialized_start=1074
-  _globals['_GETCAMPAIGNRESPONSE']._serialized_end=1137
-  _globals['_GETCAMPAIGNSTATSREQUEST']._serialized_start=1139
-  _globals['_GETCAMPAIGNSTATSREQUEST']._serialized_end=1219
-  _globals['_GETCAMPAIGNSTATSRESPONSE']._serialized_start=1221
-  _globals['_GETCAMPAIGNSTATSRESPONSE']._serialized_end=1291
-  _globals['_WATCHCAMPAIGNREQUEST']._serialized_start=1293
-  _globals['_WATCHCAMPAIGNREQUEST']._serialized_end=1370
-  _globals['_WATCHCAMPAIGNRESPONSE']._serialized_start=1372
-  _globals['_WATCHCAMPAIGNRESPONSE']._serialized_end=1439
-  _globals['_LISTCAMPAIGNSREQUEST']._serialized_start=1442
-  _globals['_LISTCAMPAIGNSREQUEST']._serialized_end=1654
-  _globals['_LISTCAMPAIGNSRESPONSE']._serialized_start=1656
-  _globals['_LISTCAMPAIGNSRESPONSE']._serialized_end=1747
-  _globals['_PAUSECAMPAIGNREQUEST']._serialized_start=1749
-  _globals['_PAUSECAMPAIGNREQUEST']._serialized_end=1872
-  _globals['_PAUSECAMPAIGNRESPONSE']._serialized_start=1874
-  _globals['_PAUSECAMPAIGNRESPONSE']._serialized_end=1939
-  _globals['_RESUMECAMPAIGNREQUEST']._serialized_start=1941
-  _globals['_RESUMECAMPAIGNREQUEST']._serialized_end=2065
-  _globals['_RESUMECAMPAIGNRESPONSE']._serialized_start=2067
-  _globals['_RESUMECAMPAIGNRESPONSE']._serialized_end=2133
-  _globals['_ARCHIVECAMPAIGNREQUEST']._serialized_start=2135
-  _globals['_ARCHIVECAMPAIGNREQUEST']._serialized_end=2260
-  _globals['_ARCHIVECAMPAIGNRESPONSE']._serialized_start=2262
-  _globals['_ARCHIVECAMPAIGNRESPONSE']._serialized_end=2329
-  _globals['_PAUSECAMPAIGNSREQUEST']._serialized_start=2331
-  _globals['_PAUSECAMPAIGNSREQUEST']._serialized_end=2449
-  _globals['_PAUSECAMPAIGNSRESPONSE']._serialized_start=2451
-  _globals['_PAUSECAMPAIGNSRESPONSE']._serialized_end=2518
-  _globals['_RESUMECAMPAIGNSREQUEST']._serialized_start=2520
-  _globals['_RESUMECAMPAIGNSREQUEST']._serialized_end=2639
-  _globals['_RESUMECAMPAIGNSRESPONSE']._serialized_start=2641
-  _globals['_RESUMECAMPAIGNSRESPONSE']._serialized_end=2709
-  _globals['_ENGAGEKILLSWITCHREQUEST']._serialized_start=2711
-  _globals['_ENGAGEKILLSWITCHREQUEST']._serialized_end=2836
-  _globals['_ENGAGEKILLSWITCHRESPONSE']._serialized_start=2838
-  _globals['_ENGAGEKILLSWITCHRESPONSE']._serialized_end=2911
-  _globals['_RELEASEKILLSWITCHREQUEST']._serialized_start=2913
-  _globals['_RELEASEKILLSWITCHREQUEST']._serialized_end=3039
-  _globals['_RELEASEKILLSWITCHRESPONSE']._serialized_start=3041
-  _globals['_RELEASEKILLSWITCHRESPONSE']._serialized_end=3115
-  _globals['_GETKILLSWITCHREQUEST']._serialized_start=3117
-  _globals['_GETKILLSWITCHREQUEST']._serialized_end=3139
-  _globals['_GETKILLSWITCHRESPONSE']._serialized_start=3142
-  _globals['_GETKILLSWITCHRESPONSE']._serialized_end=3312
-  _globals['_CAMPAIGNSERVICE']._serialized_start=3315
-  _globals['_CAMPAIGNSERVICE']._serialized_end=4750
+  _globals['_CREATECAMPAIGNREQUEST']._serialized_start=236
+  _globals['_CREATECAMPAIGNREQUEST']._serialized_end=600
+  _globals['_ASSIGNEDCODE']._serialized_start=602
+  _globals['_ASSIGNEDCODE']._serialized_end=704
+  _globals['_CREATECAMPAIGNRESPONSE']._serialized_start=706
+  _globals['_CREATECAMPAIGNRESPONSE']._serialized_end=772
+  _globals['_UPDATECAMPAIGNREQUEST']._serialized_start=775
+  _globals['_UPDATECAMPAIGNREQUEST']._serialized_end=1010
+  _globals['_UPDATECAMPAIGNRESPONSE']._serialized_start=1012
+  _globals['_UPDATECAMPAIGNRESPONSE']._serialized_end=1078
+  _globals['_GETCAMPAIGNREQUEST']._serialized_start=1080
+  _globals['_GETCAMPAIGNREQUEST']._serialized_end=1155
+  _globals['_GETCAMPAIGNRESPONSE']._serialized_start=1157
+  _globals['_GETCAMPAIGNRESPONSE']._serialized_end=1220
+  _globals['_GETCAMPAIGNSTATSREQUEST']._serialized_start=1222
+  _globals['_GETCAMPAIGNSTATSREQUEST']._serialized_end=1302
+  _globals['_GETCAMPAIGNSTATSRESPONSE']._serialized_start=1304
+  _globals['_GETCAMPAIGNSTATSRESPONSE']._serialized_end=1374
+  _globals['_WATCHCAMPAIGNREQUEST']._serialized_start=1376
+  _globals['_WATCHCAMPAIGNREQUEST']._serialized_end=1453
+  _globals['_WATCHCAMPAIGNRESPONSE']._serialized_start=1455
+  _globals['_WATCHCAMPAIGNRESPONSE']._serialized_end=1522
+  _globals['_LISTCAMPAIGNSREQUEST']._serialized_start=1525
+  _globals['_LISTCAMPAIGNSREQUEST']._serialized_end=1737
+  _globals['_LISTCAMPAIGNSRESPONSE']._serialized_start=1739
+  _globals['_LISTCAMPAIGNSRESPONSE']._serialized_end=1830
+  _globals['_PAUSECAMPAIGNREQUEST']._serialized_start=1832
+  _globals['_PAUSECAMPAIGNREQUEST']._serialized_end=1955
+  _globals['_PAUSECAMPAIGNRESPONSE']._serialized_start=1957
+  _globals['_PAUSECAMPAIGNRESPONSE']._serialized_end=2022
+  _globals['_RESUMECAMPAIGNREQUEST']._serialized_start=2024
+  _globals['_RESUMECAMPAIGNREQUEST']._serialized_end=2148
+  _globals['_RESUMECAMPAIGNRESPONSE']._serialized_start=2150
+  _globals['_RESUMECAMPAIGNRESPONSE']._serialized_end=2216
+  _globals['_ARCHIVECAMPAIGNREQUEST']._serialized_start=2218
+  _globals['_ARCHIVECAMPAIGNREQUEST']._serialized_end=2343
+  _globals['_ARCHIVECAMPAIGNRESPONSE']._serialized_start=2345
+  _globals['_ARCHIVECAMPAIGNRESPONSE']._serialized_end=2412
+  _globals['_PAUSECAMPAIGNSREQUEST']._serialized_start=2414
+  _globals['_PAUSECAMPAIGNSREQUEST']._serialized_end=2532
+  _globals['_PAUSECAMPAIGNSRESPONSE']._serialized_start=2534
+  _globals['_PAUSECAMPAIGNSRESPONSE']._serialized_end=2601
+  _globals['_RESUMECAMPAIGNSREQUEST']._serialized_start=2603
+  _globals['_RESUMECAMPAIGNSREQUEST']._serialized_end=2722
+  _globals['_RESUMECAMPAIGNSRESPONSE']._serialized_start=2724
+  _globals['_RESUMECAMPAIGNSRESPONSE']._serialized_end=2792
+  _globals['_ENGAGEKILLSWITCHREQUEST']._serialized_start=2794
+  _globals['_ENGAGEKILLSWITCHREQUEST']._serialized_end=2919
+  _globals['_ENGAGEKILLSWITCHRESPONSE']._serialized_start=2921
+  _globals['_ENGAGEKILLSWITCHRESPONSE']._serialized_end=2994
+  _globals['_RELEASEKILLSWITCHREQUEST']._serialized_start=2996
+  _globals['_RELEASEKILLSWITCHREQUEST']._serialized_end=3122
+  _globals['_RELEASEKILLSWITCHRESPONSE']._serialized_start=3124
+  _globals['_RELEASEKILLSWITCHRESPONSE']._serialized_end=3198
+  _globals['_GETKILLSWITCHREQUEST']._serialized_start=3200
+  _globals['_GETKILLSWITCHREQUEST']._serialized_end=3222
+  _globals['_GETKILLSWITCHRESPONSE']._serialized_start=3225
+  _globals['_GETKILLSWITCHRESPONSE']._serialized_end=3395
+  _globals['_CAMPAIGNSERVICE']._serialized_start=3398
+  _globals['_CAMPAIGNSERVICE']._serialized_end=4833
 # @@protoc_insertion_point(module_scope)

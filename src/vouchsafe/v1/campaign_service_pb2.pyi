@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from vouchsafe.v1 import campaign_pb2 as _campaign_pb2
@@ -139,15 +140,24 @@ class UpdateCampaignRequest(_message.Message):
     DEFINITION_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
     campaign_id: _builtins.str
     """Campaign.id. Required."""
     etag: _builtins.str
-    """Campaign.etag as it was read, so that nobody else's change is lost. Empty: whatever it is now."""
+    """Campaign.etag as it was read, so that nobody else's change is lost. Empty: whatever it is now; changes of different
+    fields with an update_mask never lose each other.
+    """
     validate_only: _builtins.bool
     """Only checks the definition, and changes nothing."""
     @_builtins.property
     def definition(self) -> _definition_pb2.CampaignDefinition:
-        """The whole new definition. Required."""
+        """The whole new definition; or with update_mask what it names of one. Required."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """The fields that change, as paths below CampaignDefinition, for example "limits.total" and "end_time": what is named
+        here and unset in definition is cleared, everything else stays. Lists change as a whole. Empty: the whole definition.
+        """
 
     def __init__(
         self,
@@ -156,10 +166,11 @@ class UpdateCampaignRequest(_message.Message):
         definition: _definition_pb2.CampaignDefinition | None = ...,
         etag: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["definition", b"definition"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["definition", b"definition", "update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "definition", b"definition", "etag", b"etag", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "definition", b"definition", "etag", b"etag", "update_mask", b"update_mask", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

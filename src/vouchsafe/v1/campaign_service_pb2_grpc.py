@@ -120,7 +120,7 @@ class CampaignServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateCampaign(self, request, context):
-        """Puts a new definition in the place of a campaign's old one, as its next version. When it has answered, every later
+        """Puts a new definition, or some fields of one, in the place of a campaign's old one, as its next version. When it has answered, every later
         decision is made by it. Uses that were taken, codes and the state stay. NOT_FOUND when there is no such campaign,
         ABORTED when it has changed since etag was read, FAILED_PRECONDITION when it is archived.
         """

@@ -38,7 +38,7 @@ class CampaignServiceStub:
     ALREADY_EXISTS when the id or one of the codes is taken; nothing is created then.
     """
     UpdateCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.UpdateCampaignRequest, _campaign_service_pb2.UpdateCampaignResponse]
-    """Puts a new definition in the place of a campaign's old one, as its next version. When it has answered, every later
+    """Puts a new definition, or some fields of one, in the place of a campaign's old one, as its next version. When it has answered, every later
     decision is made by it. Uses that were taken, codes and the state stay. NOT_FOUND when there is no such campaign,
     ABORTED when it has changed since etag was read, FAILED_PRECONDITION when it is archived.
     """
@@ -100,7 +100,7 @@ class CampaignServiceAsyncStub(CampaignServiceStub):
     ALREADY_EXISTS when the id or one of the codes is taken; nothing is created then.
     """
     UpdateCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.UpdateCampaignRequest, _campaign_service_pb2.UpdateCampaignResponse]  # type: ignore[assignment]
-    """Puts a new definition in the place of a campaign's old one, as its next version. When it has answered, every later
+    """Puts a new definition, or some fields of one, in the place of a campaign's old one, as its next version. When it has answered, every later
     decision is made by it. Uses that were taken, codes and the state stay. NOT_FOUND when there is no such campaign,
     ABORTED when it has changed since etag was read, FAILED_PRECONDITION when it is archived.
     """
@@ -171,7 +171,7 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _campaign_service_pb2.UpdateCampaignRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_campaign_service_pb2.UpdateCampaignResponse, _abc.Awaitable[_campaign_service_pb2.UpdateCampaignResponse]]:
-        """Puts a new definition in the place of a campaign's old one, as its next version. When it has answered, every later
+        """Puts a new definition, or some fields of one, in the place of a campaign's old one, as its next version. When it has answered, every later
         decision is made by it. Uses that were taken, codes and the state stay. NOT_FOUND when there is no such campaign,
         ABORTED when it has changed since etag was read, FAILED_PRECONDITION when it is archived.
         """

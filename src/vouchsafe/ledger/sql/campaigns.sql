@@ -7,11 +7,17 @@ on conflict do nothing
 returning id, version, definition, created_at, state;
 
 -- name: update_campaign
--- Puts a definition in the place of version $3, or of any version with null for $3. Answers nothing when there is no
--- such campaign, or it is at another version.
+-- Puts a definition in the place of the one that stands.
 update campaigns set definition = $2, version = version + 1
-where id = $1 and version = coalesce($3, version)
+where id = $1
 returning id, version, definition, created_at, state;
+
+-- name: lock_campaign
+-- A definition by its id, which nobody else changes until the end of the transaction.
+select id, version, definition, created_at, state
+from campaigns
+where id = $1
+for no key update;
 
 -- name: get_campaign
 -- A definition by its id.

@@ -15,10 +15,12 @@ from tests.grpc.test_combined import reason
 from tests.grpc.test_kill_switch import a_label, outcome
 from tests.service import Service, an_order, rows_once_settled, settle, until
 from vouchsafe.client import (
+    AlreadyExists,
     Campaign,
     CampaignDefinition,
     CampaignState,
     Client,
+    CodeFilter,
     Customer,
     NotAllowed,
     NotFound,
@@ -103,6 +105,27 @@ async def test_every_step_from_every_state_leads_where_the_docs_say(client: Clie
 async def test_what_is_no_campaign_cannot_be_archived(client: Client) -> None:
     with pytest.raises(NotFound):
         await client.archive_campaign("no-such-campaign")
+
+
+async def test_a_clone_is_a_draft_without_times_codes_or_uses(client: Client) -> None:
+    label = a_label()
+    id_ = await campaign_in(client, "ACTIVE", "ACTIVE", label)
+    await client.redeem(id_, SHOPPER, an_order(id_))
+    await client.pause_campaign(id_)
+    await client.archive_campaign(id_)
+    clone = await client.clone_campaign(id_, f"{id_}-2")
+    definition = (await client.get_campaign(id_)).definition
+    assert definition.HasField("end_time")
+    definition.ClearField("end_time")
+    assert (clone.id, clone.definition) == (f"{id_}-2", definition)
+    assert (state_of(clone), clone.version, clone.redeemed_count) == ("DRAFT", 1, 0)
+    assert [code async for code in client.list_codes(CodeFilter(campaign_id=clone.id))] == []
+    named = await client.clone_campaign(id_, f"{id_}-3", display_name="Again")
+    assert named.definition.display_name == "Again"
+    with pytest.raises(AlreadyExists):
+        await client.clone_campaign(id_, clone.id)
+    with pytest.raises(NotFound):
+        await client.clone_campaign("no-such-campaign", f"{id_}-4")
 
 
 async def test_a_refusal_says_what_to_do_first(client: Client) -> None:

@@ -213,6 +213,22 @@ def campaign_archive(
     _show_campaign(ask(target, lambda client: client.archive_campaign(campaign_id, reason)), as_json)
 
 
+@app.command("clone")
+def campaign_clone(
+    campaign_id: CampaignId,
+    new_campaign_id: Annotated[str, typer.Argument(help="The id of the new one.", show_default=False)],
+    name: Annotated[
+        str | None, typer.Option(help="Its name for people; the same without it.", show_default=False)
+    ] = None,
+    target: Target = None,
+    as_json: Json = False,
+) -> None:
+    """Make a draft with the definition of another campaign, without its start and end, codes and uses."""
+    _show_campaign(
+        ask(target, lambda client: client.clone_campaign(campaign_id, new_campaign_id, display_name=name)), as_json
+    )
+
+
 @app.command("watch")
 def campaign_watch(campaign_id: CampaignId, target: Target = None, as_json: Json = False) -> None:
     """Follow what a campaign gives until Ctrl-C: a line for each change; with --json an object a line."""

@@ -140,6 +140,16 @@ class CampaignCalls(Calls):
         request = campaigns_pb.ArchiveCampaignRequest(campaign_id=campaign_id, reason=reason)
         return (await self._call(lambda: next(self._campaigns).ArchiveCampaign, request)).campaign
 
+    async def clone_campaign(
+        self, campaign_id: str, new_campaign_id: str, *, display_name: str | None = None
+    ) -> Campaign:
+        """Makes a draft with the definition of another campaign, without its start and end. Raises NotFound,
+        AlreadyExists. Not repeated, as `create_campaign`."""
+        request = campaigns_pb.CloneCampaignRequest(
+            campaign_id=campaign_id, new_campaign_id=new_campaign_id, display_name=display_name
+        )
+        return (await self._call(lambda: next(self._campaigns).CloneCampaign, request, repeat=False)).campaign
+
     async def pause_campaigns(self, label: str, reason: str = "") -> list[Campaign]:
         """Stops all campaigns that have a label now. Raises NotFound when there is none; Unavailable when not all are
         paused: call again."""

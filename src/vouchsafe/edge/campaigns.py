@@ -110,6 +110,12 @@ class CampaignServicer(CampaignServiceServicer):
         status = await self.use_case.archive(request.campaign_id, request.reason)
         return pb.ArchiveCampaignResponse(campaign=convert.campaign_message(status))
 
+    async def CloneCampaign(self, request: pb.CloneCampaignRequest, context: Context) -> pb.CloneCampaignResponse:
+        """Makes a draft out of another campaign."""
+        name = request.display_name if request.HasField("display_name") else None
+        status = await self.use_case.clone(request.campaign_id, request.new_campaign_id, name)
+        return pb.CloneCampaignResponse(campaign=convert.campaign_message(status))
+
     async def PauseCampaigns(self, request: pb.PauseCampaignsRequest, context: Context) -> pb.PauseCampaignsResponse:
         """Stops all campaigns with a label."""
         statuses = await self.switches.pause(request.label, request.reason)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from vouchsafe.domain.campaign import Campaign, CampaignFilter, CampaignState, CampaignStatus, CodeEntry, Definition
 from vouchsafe.domain.errors import AlreadyExists, Changed, InvalidRequest, NotFound, Unavailable, Violation
 from vouchsafe.domain.life import check_not_archived
@@ -71,6 +73,14 @@ class Campaigns:
         campaign = await self._ledger.create_campaign(campaign_id, definition, codes, kept)
         await publish(self._gate, self._ledger, campaign)
         return await self.get(campaign_id)
+
+    async def clone(self, campaign_id: str, new_id: str, display_name: str | None) -> CampaignStatus:
+        """Creates a draft with the definition of another campaign, but for its start and end; under its name with None.
+        Raises NotFound, AlreadyExists."""
+        definition = (await self._get_at(campaign_id, None)).definition
+        name = definition.display_name if display_name is None else display_name
+        draft = msgspec.structs.replace(definition, display_name=name, start_time_ms=None, end_time_ms=None)
+        return await self.create(new_id, draft, [], is_draft=True)
 
     async def check_new(self, campaign_id: str, codes: Sequence[CodeEntry]) -> None:
         """Raises AlreadyExists when a campaign of this id and these codes cannot be created."""

@@ -555,6 +555,62 @@ class ArchiveCampaignResponse(_message.Message):
 Global___ArchiveCampaignResponse: _TypeAlias = ArchiveCampaignResponse  # noqa: Y015
 
 @_typing.final
+class CloneCampaignRequest(_message.Message):
+    """Request of CloneCampaign."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    NEW_CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    campaign_id: _builtins.str
+    """Campaign.id of the one that is cloned. Required."""
+    new_campaign_id: _builtins.str
+    """The id that the new one shall have, in the same form. Required."""
+    display_name: _builtins.str
+    """Its name for people, as CampaignDefinition.display_name. Unset: the same name."""
+    def __init__(
+        self,
+        *,
+        campaign_id: _builtins.str = ...,
+        new_campaign_id: _builtins.str = ...,
+        display_name: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_display_name", b"_display_name", "display_name", b"display_name"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_display_name", b"_display_name", "campaign_id", b"campaign_id", "display_name", b"display_name", "new_campaign_id", b"new_campaign_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__display_name: _TypeAlias = _typing.Literal["display_name"]  # noqa: Y015
+    _WhichOneofArgType__display_name: _TypeAlias = _typing.Literal["_display_name", b"_display_name"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__display_name) -> _WhichOneofReturnType__display_name | None: ...
+
+Global___CloneCampaignRequest: _TypeAlias = CloneCampaignRequest  # noqa: Y015
+
+@_typing.final
+class CloneCampaignResponse(_message.Message):
+    """Response of CloneCampaign."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def campaign(self) -> _campaign_pb2.Campaign:
+        """The new campaign."""
+
+    def __init__(
+        self,
+        *,
+        campaign: _campaign_pb2.Campaign | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloneCampaignResponse: _TypeAlias = CloneCampaignResponse  # noqa: Y015
+
+@_typing.final
 class PauseCampaignsRequest(_message.Message):
     """Request of PauseCampaigns."""
 

@@ -80,6 +80,11 @@ class CampaignServiceStub:
                 request_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ArchiveCampaignRequest.SerializeToString,
                 response_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ArchiveCampaignResponse.FromString,
                 _registered_method=True)
+        self.CloneCampaign = channel.unary_unary(
+                '/vouchsafe.v1.CampaignService/CloneCampaign',
+                request_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.CloneCampaignRequest.SerializeToString,
+                response_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.CloneCampaignResponse.FromString,
+                _registered_method=True)
         self.PauseCampaigns = channel.unary_unary(
                 '/vouchsafe.v1.CampaignService/PauseCampaigns',
                 request_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.PauseCampaignsRequest.SerializeToString,
@@ -186,6 +191,14 @@ class CampaignServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CloneCampaign(self, request, context):
+        """Makes a draft with the definition of another campaign, archived or not, but for its start_time and end_time, which are
+        unset: no codes, no uses. NOT_FOUND when there is no such campaign, ALREADY_EXISTS when the new id is taken.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PauseCampaigns(self, request, context):
         """Stops all campaigns that have a label at the moment, as PauseCampaign does with one; drafts and those that are archived
         are left out. UNAVAILABLE when that failed for
@@ -274,6 +287,11 @@ def add_CampaignServiceServicer_to_server(servicer, server):
                     servicer.ArchiveCampaign,
                     request_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ArchiveCampaignRequest.FromString,
                     response_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ArchiveCampaignResponse.SerializeToString,
+            ),
+            'CloneCampaign': grpc.unary_unary_rpc_method_handler(
+                    servicer.CloneCampaign,
+                    request_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.CloneCampaignRequest.FromString,
+                    response_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.CloneCampaignResponse.SerializeToString,
             ),
             'PauseCampaigns': grpc.unary_unary_rpc_method_handler(
                     servicer.PauseCampaigns,
@@ -545,6 +563,33 @@ class CampaignService:
             '/vouchsafe.v1.CampaignService/ArchiveCampaign',
             vouchsafe_dot_v1_dot_campaign__service__pb2.ArchiveCampaignRequest.SerializeToString,
             vouchsafe_dot_v1_dot_campaign__service__pb2.ArchiveCampaignResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CloneCampaign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vouchsafe.v1.CampaignService/CloneCampaign',
+            vouchsafe_dot_v1_dot_campaign__service__pb2.CloneCampaignRequest.SerializeToString,
+            vouchsafe_dot_v1_dot_campaign__service__pb2.CloneCampaignResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -70,6 +70,10 @@ class CampaignServiceStub:
     what it has given rolled back. Needs Valkey only. FAILED_PRECONDITION when it is active: pause it first. Archiving
     one that is archived changes nothing and succeeds.
     """
+    CloneCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.CloneCampaignRequest, _campaign_service_pb2.CloneCampaignResponse]
+    """Makes a draft with the definition of another campaign, archived or not, but for its start_time and end_time, which are
+    unset: no codes, no uses. NOT_FOUND when there is no such campaign, ALREADY_EXISTS when the new id is taken.
+    """
     PauseCampaigns: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.PauseCampaignsRequest, _campaign_service_pb2.PauseCampaignsResponse]
     """Stops all campaigns that have a label at the moment, as PauseCampaign does with one; drafts and those that are archived
     are left out. UNAVAILABLE when that failed for
@@ -131,6 +135,10 @@ class CampaignServiceAsyncStub(CampaignServiceStub):
     """Puts a campaign away for good: nothing of it is redeemed again, and nothing about it changes; it can be looked at, and
     what it has given rolled back. Needs Valkey only. FAILED_PRECONDITION when it is active: pause it first. Archiving
     one that is archived changes nothing and succeeds.
+    """
+    CloneCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.CloneCampaignRequest, _campaign_service_pb2.CloneCampaignResponse]  # type: ignore[assignment]
+    """Makes a draft with the definition of another campaign, archived or not, but for its start_time and end_time, which are
+    unset: no codes, no uses. NOT_FOUND when there is no such campaign, ALREADY_EXISTS when the new id is taken.
     """
     PauseCampaigns: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.PauseCampaignsRequest, _campaign_service_pb2.PauseCampaignsResponse]  # type: ignore[assignment]
     """Stops all campaigns that have a label at the moment, as PauseCampaign does with one; drafts and those that are archived
@@ -244,6 +252,16 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
         """Puts a campaign away for good: nothing of it is redeemed again, and nothing about it changes; it can be looked at, and
         what it has given rolled back. Needs Valkey only. FAILED_PRECONDITION when it is active: pause it first. Archiving
         one that is archived changes nothing and succeeds.
+        """
+
+    @_abc_1.abstractmethod
+    def CloneCampaign(
+        self,
+        request: _campaign_service_pb2.CloneCampaignRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaign_service_pb2.CloneCampaignResponse, _abc.Awaitable[_campaign_service_pb2.CloneCampaignResponse]]:
+        """Makes a draft with the definition of another campaign, archived or not, but for its start_time and end_time, which are
+        unset: no codes, no uses. NOT_FOUND when there is no such campaign, ALREADY_EXISTS when the new id is taken.
         """
 
     @_abc_1.abstractmethod

@@ -39,6 +39,7 @@ class Looks:
         status = CampaignStatus(
             campaign=Campaign(campaign_id, 1, a_definition("Sale"), 0),
             pause_reason="",
+            resume_time_ms=None,
             redeemed_count=self._redeemed(number),
             discount_minor=0,
             held_count=0,

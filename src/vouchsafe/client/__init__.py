@@ -36,6 +36,14 @@ from vouchsafe.v1.definition_pb2 import CampaignDefinition, Limits, Stacking
 from vouchsafe.v1.effect_pb2 import AmountOff, Effect, FreeShipping, PercentOff, Target, TargetKind
 from vouchsafe.v1.kill_switch_pb2 import KillSwitch, KillSwitchScope, KillSwitchState
 from vouchsafe.v1.order_pb2 import Customer, Order, OrderLine
+from vouchsafe.v1.planned_change_pb2 import (
+    ChangePlan,
+    PlannedChange,
+    PlannedChangeState,
+    PlannedPause,
+    PlannedResume,
+    PlannedUpdate,
+)
 from vouchsafe.v1.redemption_pb2 import AppliedCode, DiscountCap, LineDiscount, Offer, Redemption
 from vouchsafe.v1.redemption_service_pb2 import (
     CodeTrace,
@@ -60,6 +68,7 @@ __all__ = [
     "CampaignState",
     "CampaignStats",
     "CelExpression",
+    "ChangePlan",
     "Changed",
     "Client",
     "ClientError",
@@ -94,6 +103,11 @@ __all__ = [
     "OrderLine",
     "PercentOff",
     "PermissionDenied",
+    "PlannedChange",
+    "PlannedChangeState",
+    "PlannedPause",
+    "PlannedResume",
+    "PlannedUpdate",
     "Redemption",
     "Refusal",
     "RefusalReason",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from datetime import datetime
 
 import grpc
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from vouchsafe.client._calls import Calls, Tries
 from vouchsafe.v1 import campaign_service_pb2 as campaigns_pb
@@ -13,6 +15,7 @@ from vouchsafe.v1.campaign_pb2 import Campaign, CampaignState, CampaignStats
 from vouchsafe.v1.campaign_service_pb2 import AssignedCode
 from vouchsafe.v1.definition_pb2 import CampaignDefinition
 from vouchsafe.v1.kill_switch_pb2 import KillSwitch, KillSwitchScope
+from vouchsafe.v1.planned_change_pb2 import ChangePlan, PlannedChange
 
 
 class CampaignCalls(Calls):
@@ -125,9 +128,14 @@ class CampaignCalls(Calls):
             if not token:
                 return
 
-    async def pause_campaign(self, campaign_id: str, reason: str = "") -> Campaign:
-        """Stops a campaign: once this returns, no later redemption of it succeeds. Raises NotFound, NotAllowed."""
-        request = campaigns_pb.PauseCampaignRequest(campaign_id=campaign_id, reason=reason)
+    async def pause_campaign(
+        self, campaign_id: str, reason: str = "", *, resume_time: datetime | None = None
+    ) -> Campaign:
+        """Stops a campaign, until a time (aware, else UTC) or until it is resumed: once this returns, no later
+        redemption of it succeeds. Raises NotFound, NotAllowed."""
+        request = campaigns_pb.PauseCampaignRequest(
+            campaign_id=campaign_id, reason=reason, resume_time=_moment(resume_time)
+        )
         return (await self._call(lambda: next(self._campaigns).PauseCampaign, request)).campaign
 
     async def resume_campaign(self, campaign_id: str, reason: str = "") -> Campaign:
@@ -139,6 +147,58 @@ class CampaignCalls(Calls):
         """Puts a campaign away for good. Raises NotFound, and NotAllowed for one that is active."""
         request = campaigns_pb.ArchiveCampaignRequest(campaign_id=campaign_id, reason=reason)
         return (await self._call(lambda: next(self._campaigns).ArchiveCampaign, request)).campaign
+
+    async def schedule_campaign(
+        self,
+        campaign_id: str,
+        *,
+        start_time: datetime | None = None,
+        end_time: datetime | None = None,
+        planned_changes: Sequence[ChangePlan] = (),
+        etag: str = "",
+    ) -> campaigns_pb.ScheduleCampaignResponse:
+        """Says when a campaign starts and ends (None: at once, never) and all that is to happen in between; a draft
+        goes live. Raises NotFound, NotAllowed, and Changed when it is not as it was when `etag` was read. Not
+        repeated; after `Unavailable` a second call is safe."""
+        request = campaigns_pb.ScheduleCampaignRequest(
+            campaign_id=campaign_id,
+            start_time=_moment(start_time),
+            end_time=_moment(end_time),
+            planned_changes=planned_changes,
+            etag=etag,
+        )
+        return await self._call(lambda: next(self._campaigns).ScheduleCampaign, request, repeat=False)
+
+    async def list_planned_changes(
+        self,
+        campaign_id: str = "",
+        *,
+        from_time: datetime | None = None,
+        to_time: datetime | None = None,
+        page_size: int = 100,
+    ) -> AsyncIterator[PlannedChange]:
+        """Changes that are or were planned, of a campaign or of all, by their times, fetched page by page."""
+        token = ""
+        while True:
+            request = campaigns_pb.ListPlannedChangesRequest(
+                campaign_id=campaign_id,
+                from_time=_moment(from_time),
+                to_time=_moment(to_time),
+                page_size=page_size,
+                page_token=token,
+            )
+            response = await self._call(lambda: next(self._campaigns).ListPlannedChanges, request)
+            for planned in response.planned_changes:
+                yield planned
+            token = response.next_page_token
+            if not token:
+                return
+
+    async def cancel_planned_change(self, change_id: int, reason: str = "") -> PlannedChange:
+        """Cancels a change: once this returns, it is never carried out. Raises NotFound, and NotAllowed when it is too
+        late."""
+        request = campaigns_pb.CancelPlannedChangeRequest(change_id=change_id, reason=reason)
+        return (await self._call(lambda: next(self._campaigns).CancelPlannedChange, request)).planned_change
 
     async def clone_campaign(
         self, campaign_id: str, new_campaign_id: str, *, display_name: str | None = None
@@ -176,3 +236,11 @@ class CampaignCalls(Calls):
         """What is stopped; a state of UNKNOWN when that cannot be told for certain."""
         request = campaigns_pb.GetKillSwitchRequest()
         return await self._call(lambda: next(self._campaigns).GetKillSwitch, request)
+
+
+def _moment(time: datetime | None) -> Timestamp | None:
+    if time is None:
+        return None
+    message = Timestamp()
+    message.FromDatetime(time)
+    return message

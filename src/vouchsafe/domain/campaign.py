@@ -107,6 +107,7 @@ class CampaignStatus:
 
     campaign: Campaign
     pause_reason: str
+    resume_time_ms: int | None
     redeemed_count: int
     discount_minor: int
     held_count: int

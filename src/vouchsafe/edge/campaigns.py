@@ -11,10 +11,12 @@ from grpc.aio import ServicerContext
 
 from vouchsafe.domain.campaign import Definition
 from vouchsafe.edge import convert_campaigns as convert
+from vouchsafe.edge import convert_plans as plans
 from vouchsafe.edge.convert_switches import scope_text, switch_message, switches_message
 from vouchsafe.edge.masks import merged
 from vouchsafe.service.campaigns import Campaigns
 from vouchsafe.service.kill_switch import KillSwitchboard
+from vouchsafe.service.plans import Plans
 from vouchsafe.service.watch import Watch
 from vouchsafe.v1 import campaign_service_pb2 as pb
 from vouchsafe.v1.campaign_service_pb2_grpc import CampaignServiceServicer
@@ -31,6 +33,7 @@ class CampaignServicer(CampaignServiceServicer):
     use_case: Campaigns
     switches: KillSwitchboard
     watch: Watch
+    plans: Plans
 
     async def CreateCampaign(self, request: pb.CreateCampaignRequest, context: Context) -> pb.CreateCampaignResponse:
         """Creates a campaign with its codes."""
@@ -97,7 +100,8 @@ class CampaignServicer(CampaignServiceServicer):
 
     async def PauseCampaign(self, request: pb.PauseCampaignRequest, context: Context) -> pb.PauseCampaignResponse:
         """Stops a campaign at once, on every server."""
-        status = await self.use_case.pause(request.campaign_id, request.reason)
+        resume_ms = plans.time_ms(request.resume_time) if request.HasField("resume_time") else None
+        status = await self.use_case.pause(request.campaign_id, request.reason, resume_ms)
         return pb.PauseCampaignResponse(campaign=convert.campaign_message(status))
 
     async def ResumeCampaign(self, request: pb.ResumeCampaignRequest, context: Context) -> pb.ResumeCampaignResponse:
@@ -109,6 +113,46 @@ class CampaignServicer(CampaignServiceServicer):
         """Puts a campaign away for good."""
         status = await self.use_case.archive(request.campaign_id, request.reason)
         return pb.ArchiveCampaignResponse(campaign=convert.campaign_message(status))
+
+    async def ScheduleCampaign(
+        self, request: pb.ScheduleCampaignRequest, context: Context
+    ) -> pb.ScheduleCampaignResponse:
+        """Says when a campaign starts and ends, and what happens in between."""
+        start_ms, end_ms = (
+            plans.time_ms(getattr(request, name)) if request.HasField(name) else None
+            for name in ("start_time", "end_time")
+        )
+        status, planned = await self.plans.schedule(
+            request.campaign_id,
+            start_ms,
+            end_ms,
+            list(map(plans.plan, request.planned_changes)),
+            convert.etag_version(request.etag),
+        )
+        return pb.ScheduleCampaignResponse(
+            campaign=convert.campaign_message(status), planned_changes=map(plans.planned_message, planned)
+        )
+
+    async def ListPlannedChanges(
+        self, request: pb.ListPlannedChangesRequest, context: Context
+    ) -> pb.ListPlannedChangesResponse:
+        """A page of planned changes."""
+        page = await self.plans.list(
+            request.page_size or DEFAULT_PAGE_SIZE,
+            request.campaign_id or None,
+            *plans.span_ms(request),
+            plans.page_key(request.page_token),
+        )
+        return pb.ListPlannedChangesResponse(
+            planned_changes=map(plans.planned_message, page.changes), next_page_token=plans.page_token(page.next)
+        )
+
+    async def CancelPlannedChange(
+        self, request: pb.CancelPlannedChangeRequest, context: Context
+    ) -> pb.CancelPlannedChangeResponse:
+        """Cancels a change that is still planned."""
+        cancelled = await self.plans.cancel(request.change_id, request.reason)
+        return pb.CancelPlannedChangeResponse(planned_change=plans.planned_message(cancelled))
 
     async def CloneCampaign(self, request: pb.CloneCampaignRequest, context: Context) -> pb.CloneCampaignResponse:
         """Makes a draft out of another campaign."""

@@ -115,6 +115,7 @@ def campaign_message(status: CampaignStatus) -> campaign_pb2.Campaign:
         create_time=timestamp(campaign.create_time_ms),
         pause_reason=status.pause_reason,
         etag=etag(campaign.version),
+        resume_time=None if status.resume_time_ms is None else timestamp(status.resume_time_ms),
     )
 
 

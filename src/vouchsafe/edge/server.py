@@ -19,6 +19,7 @@ from vouchsafe.service.campaigns import Campaigns
 from vouchsafe.service.codes import Codes
 from vouchsafe.service.keys import Keys
 from vouchsafe.service.kill_switch import KillSwitchboard
+from vouchsafe.service.plans import Plans
 from vouchsafe.service.redeem import Redeem
 from vouchsafe.service.watch import Watch
 from vouchsafe.settings import Settings
@@ -83,10 +84,19 @@ class Server:
         await self.set_ready(False, complete=False)
         await self._server.start()
 
-    def open(self, redeem: Redeem, campaigns: Campaigns, switches: KillSwitchboard, watch: Watch, codes: Codes) -> None:
+    def open(
+        self,
+        redeem: Redeem,
+        campaigns: Campaigns,
+        plans: Plans,
+        switches: KillSwitchboard,
+        watch: Watch,
+        codes: Codes,
+    ) -> None:
         """Lets calls through to the use cases."""
         self._redemptions.use_case = redeem
         self._campaigns.use_case = campaigns
+        self._campaigns.plans = plans
         self._campaigns.switches = switches
         self._campaigns.watch = watch
         self._codes.use_case = codes

@@ -6,6 +6,7 @@ import json
 
 from vouchsafe.domain.campaign import CampaignState, CampaignStatus
 from vouchsafe.domain.life import cannot
+from vouchsafe.domain.plans import Turn
 from vouchsafe.domain.redemption import EventKind
 from vouchsafe.gate.connection import function_call
 from vouchsafe.gate.gate import Gate
@@ -20,17 +21,20 @@ class States:
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
 
-    async def pause(self, campaign_id: str, reason: str) -> CampaignStatus | None:
-        """Stops a campaign: once this returns, no later redemption of it succeeds anywhere.
+    async def pause(
+        self, campaign_id: str, reason: str, *, resume_time_ms: int | None = None, turn: Turn | None = None
+    ) -> CampaignStatus | None:
+        """Stops a campaign, until a time or until somebody resumes it: once this returns, no later redemption of it
+        succeeds anywhere. A turn is taken once.
 
         It admits nothing from its first step on; what was held before of transactions over several codes is settled
         before the second, so that none of them is decided later.
         """
-        return await self._stop(campaign_id, EventKind.PAUSED, reason)
+        return await self._stop(campaign_id, EventKind.PAUSED, reason, resume_time_ms, turn)
 
-    async def resume(self, campaign_id: str, reason: str) -> CampaignStatus | None:
-        """Lets a paused campaign go on."""
-        return await self._start(campaign_id, EventKind.RESUMED, reason)
+    async def resume(self, campaign_id: str, reason: str, *, turn: Turn | None = None) -> CampaignStatus | None:
+        """Lets a paused campaign go on. A turn is taken once."""
+        return await self._start(campaign_id, EventKind.RESUMED, reason, turn)
 
     async def go_live(self, campaign_id: str) -> CampaignStatus | None:
         """Ends a draft: its times say from now on where it is in its life."""
@@ -40,24 +44,45 @@ class States:
         """Ends a campaign for ever, as `pause` does for a while."""
         return await self._stop(campaign_id, EventKind.ARCHIVED, reason)
 
-    async def _stop(self, campaign_id: str, step: EventKind, reason: str) -> CampaignStatus | None:
+    async def _stop(
+        self,
+        campaign_id: str,
+        step: EventKind,
+        reason: str,
+        resume_time_ms: int | None = None,
+        turn: Turn | None = None,
+    ) -> CampaignStatus | None:
         while True:
-            found = await self._step(campaign_id, step, reason)
+            found = await self._step(campaign_id, step, reason, resume_time_ms, turn)
             if not isinstance(found, list):
                 return found
             await self._gate.settle_to_stop(found)
 
-    async def _start(self, campaign_id: str, step: EventKind, reason: str) -> CampaignStatus | None:
-        found = await self._step(campaign_id, step, reason)
+    async def _start(
+        self, campaign_id: str, step: EventKind, reason: str, turn: Turn | None = None
+    ) -> CampaignStatus | None:
+        found = await self._step(campaign_id, step, reason, None, turn)
         return None if isinstance(found, list) else found
 
-    async def _step(self, campaign_id: str, step: EventKind, reason: str) -> CampaignStatus | list[Part] | None:
+    async def _step(
+        self,
+        campaign_id: str,
+        step: EventKind,
+        reason: str,
+        resume_time_ms: int | None = None,
+        turn: Turn | None = None,
+    ) -> CampaignStatus | list[Part] | None:
         keys, token = self._gate.keys_and_token_to_stop(self._gate.partition_of(campaign_id))
-        body = json.dumps({"reason": reason}, ensure_ascii=False)
+        # As ledger/steps.py reads it.
+        body: dict[str, str | int] = {"reason": reason}
+        if resume_time_ms is not None:
+            body["resume_time_ms"] = resume_time_ms
+        if turn is not None:
+            body["change_id"] = turn.change_id
+        args: list[bytes | str | int] = [token, campaign_id, step.value, reason, json.dumps(body, ensure_ascii=False)]
+        args += ["" if resume_time_ms is None else resume_time_ms, "" if turn is None else turn.number]
         names = [keys.meta, keys.outbox, keys.pending, *keys.of_campaigns([campaign_id])]
-        (reply,) = await self._gate.write(
-            function_call("set_state", names, [token, campaign_id, step.value, reason, body])
-        )
+        (reply,) = await self._gate.write(function_call("set_state", names, args))
         self._gate.check_problem()
         if isinstance(reply, bytes):
             raise cannot(step, campaign_id, CampaignState(reply.decode()))

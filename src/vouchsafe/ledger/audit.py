@@ -11,8 +11,8 @@ import asyncpg
 
 from vouchsafe.domain.audit import CounterDiffers, CountersRead, RowsDiffer, SetAside, moments_since
 from vouchsafe.domain.redemption import STREAM_START, Event
+from vouchsafe.ledger.bodies import columns
 from vouchsafe.ledger.connection import connected, domain_errors, dropped_when_cancelled
-from vouchsafe.ledger.ledger import columns
 from vouchsafe.ledger.queries import SQL
 
 CAMPAIGNS_PER_PAGE = 10_000

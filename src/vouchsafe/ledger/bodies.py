@@ -1,4 +1,4 @@
-"""The bodies of events as PostgreSQL takes them: what it could not read later is Rejected before it is written."""
+"""Events as PostgreSQL takes them: what it could not read later is Rejected before it is written."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Annotated
 
 import msgspec
 
-from vouchsafe.domain.campaign import CampaignState
-from vouchsafe.domain.redemption import MAX_PART, Event, EventKind
+from vouchsafe.domain.redemption import MAX_PART, Event, EventKind, StreamId
 from vouchsafe.ledger.connection import Rejected
+from vouchsafe.ledger.rows import time_of
 
 # The kinds of events whose bodies PostgreSQL reads.
 DRAWN_FROM = (
@@ -54,19 +54,21 @@ def storable(event: Event) -> str:
     return text.replace("\\u0000", "\\ufffd")
 
 
-def campaign_states(events: Sequence[Event]) -> Iterable[Sequence[str]]:
-    """The campaigns that took a step of their life, column by column: id, state by the last event, reason of the pause.
-    Raises Rejected."""
-    states: dict[str, tuple[CampaignState, str]] = {}
+def columns(partition: int, offset: StreamId, events: Sequence[Event]) -> Iterable[Sequence[object]]:
+    """The events, which follow `offset` in the partition's outbox, column by column: epoch, ms, seq, at, kind,
+    campaign, body."""
+    rows = []
+    epoch = 0
     for event in events:
-        if event.kind is EventKind.PAUSED:
-            states[event.campaign_id] = (CampaignState.PAUSED, _text(event, "reason"))
-        elif event.kind in (EventKind.RESUMED, EventKind.SCHEDULED):
-            states[event.campaign_id] = (CampaignState.ACTIVE, "")
-        elif event.kind is EventKind.ARCHIVED:
-            states[event.campaign_id] = (CampaignState.ARCHIVED, "")
-    values = states.values()
-    return list(states), [state for state, _ in values], [reason for _, reason in values]
+        position = event.position
+        if position.partition != partition or position.stream_id <= offset:
+            raise ValueError(f"{position} does not follow {epoch}-{offset} in the outbox of partition {partition}")
+        if position.epoch < epoch:
+            raise Rejected(f"{position} is of an epoch that was over")
+        epoch, offset = position[1:]
+        row = (epoch, *offset, time_of(event.at_ms), event.kind, event.campaign_id, storable(event))
+        rows.append(row)
+    return zip(*rows, strict=True)
 
 
 def code_states(events: Sequence[Event]) -> Iterable[Sequence[str | None]]:
@@ -75,15 +77,26 @@ def code_states(events: Sequence[Event]) -> Iterable[Sequence[str | None]]:
     states: dict[str, str | None] = {}
     for event in events:
         if event.kind in (EventKind.CODE_DISABLED, EventKind.CODE_ENABLED):
-            code, reason = _text(event, "code"), _text(event, "reason")
+            code, reason = text_of(event, "code"), text_of(event, "reason")
             states[code] = reason if event.kind is EventKind.CODE_DISABLED else None
     return list(states), list(states.values())
 
 
-def _text(event: Event, name: str) -> str:
-    """A text of the body as a column can hold it; the event itself keeps it as it was given."""
+def text_of(event: Event, name: str) -> str:
+    """A text of the body as a column can hold it; the event itself keeps it as it was given. Raises Rejected."""
     try:
         text = str(json.loads(event.body)[name])
     except (ValueError, KeyError, TypeError, RecursionError):
         raise Rejected(f"the event has no {name} that can be read") from None
     return text.replace("\0", "?").encode(errors="replace").decode()
+
+
+def number_of(event: Event, name: str) -> int | None:
+    """A number of the body that a column can hold, None when there is none. Raises Rejected."""
+    try:
+        number = json.loads(event.body).get(name)
+    except (ValueError, AttributeError, RecursionError):
+        number = ""
+    if number is None or (type(number) is int and 0 < number <= MAX_PART):
+        return number
+    raise Rejected(f"the event has no {name} that can be read")

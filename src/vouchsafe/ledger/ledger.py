@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,12 +20,11 @@ from vouchsafe.domain.partitions import PartitionState
 from vouchsafe.domain.pricing import Discount
 from vouchsafe.domain.redemption import Claim, CombinedClaim, Event, EventKind, Position, Redemption, StreamId
 from vouchsafe.domain.rollback import Rollback, RollbackClaim
-from vouchsafe.ledger.bodies import campaign_states, code_states, storable
+from vouchsafe.ledger.bodies import code_states, columns
 from vouchsafe.ledger.connection import (
     ENDED_SOON,
     RECOVERY_LOCK,
     Connection,
-    Rejected,
     check_server,
     connect_options,
     connected,
@@ -38,6 +37,7 @@ from vouchsafe.ledger.locks import PartitionLocks
 from vouchsafe.ledger.migrate import check_schema
 from vouchsafe.ledger.queries import SQL
 from vouchsafe.ledger.rows import campaign_of, milliseconds, time_of
+from vouchsafe.ledger.steps import Steps
 
 # What the column can hold.
 MAX_EPOCH = 2**31 - 1
@@ -327,7 +327,7 @@ class Ledger:
         last = events[-1].position.stream_id
         values = columns(partition, offset, events)
         if not await self.fetchval(
-            "persist", partition, epoch, *offset, *last, *values, *campaign_states(events), *code_states(events)
+            "persist", partition, epoch, *offset, *last, *values, *code_states(events), *Steps.of(events).columns
         ):
             raise OffsetMoved(f"the ledger does not hold partition {partition} at epoch {epoch}, offset {offset}")
 
@@ -375,23 +375,6 @@ async def changed_campaign(
     changed = change(campaign_of(row).definition)
     (updated,) = await connection.fetch(SQL["update_campaign"], campaign_id, changed.to_json())
     return campaign_of(updated)
-
-
-def columns(partition: int, offset: StreamId, events: Sequence[Event]) -> Iterable[Sequence[object]]:
-    """The events, which follow `offset` in the partition's outbox, column by column: epoch, ms, seq, at, kind,
-    campaign, body."""
-    rows = []
-    epoch = 0
-    for event in events:
-        position = event.position
-        if position.partition != partition or position.stream_id <= offset:
-            raise ValueError(f"{position} does not follow {epoch}-{offset} in the outbox of partition {partition}")
-        if position.epoch < epoch:
-            raise Rejected(f"{position} is of an epoch that was over")
-        epoch, offset = position[1:]
-        row = (epoch, *offset, time_of(event.at_ms), event.kind, event.campaign_id, storable(event))
-        rows.append(row)
-    return zip(*rows, strict=True)
 
 
 def _installation(rows: Sequence[asyncpg.Record]) -> Installation | None:

@@ -6,6 +6,7 @@ between. Pausing, resuming and archiving go to the gate first, so that they work
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -105,8 +106,7 @@ class Campaigns:
         check_not_archived(campaign_id, (await self.get(campaign_id)).state)
         campaign = await self._ledger.update_campaign(campaign_id, supported, version)
         if campaign is None:
-            await self._get_at(campaign_id, version)
-            raise Changed(f"campaign {campaign_id} has just been changed; read it again")
+            raise await self.why_not_at(campaign_id, version)
         await publish(self._gate, self._ledger, campaign)
         return await self.get(campaign_id)
 
@@ -116,6 +116,12 @@ class Campaigns:
         changed = change((await self._get_at(campaign_id, version)).definition)
         self.check_supported(changed)
         return changed
+
+    async def why_not_at(self, campaign_id: str, version: int | None) -> Changed:
+        """The error of a change that has not found a campaign at this version. Raises NotFound."""
+        with contextlib.suppress(Changed):
+            await self._get_at(campaign_id, version)
+        return Changed(f"campaign {campaign_id} has changed since its etag was read; read it again")
 
     async def _get_at(self, campaign_id: str, version: int | None) -> Campaign:
         """The campaign's definition as it stands. Raises NotFound, and Changed when it is not at this version."""
@@ -152,10 +158,13 @@ class Campaigns:
             next=(shown[-1].create_time_ms, shown[-1].id) if len(campaigns) > limit else None,
         )
 
-    async def pause(self, campaign_id: str, reason: str) -> CampaignStatus:
-        """Stops a campaign: once this returns, no later redemption of it succeeds on any server. Raises NotFound,
-        NotAllowed."""
-        return await self._states.pause(campaign_id, reason) or await self._missing(campaign_id)
+    async def pause(self, campaign_id: str, reason: str, resume_time_ms: int | None = None) -> CampaignStatus:
+        """Stops a campaign, until a time or until it is resumed: once this returns, no later redemption of it succeeds
+        on any server. Raises NotFound, NotAllowed, and InvalidRequest for a time that is over."""
+        if resume_time_ms is not None and resume_time_ms <= self._gate.clock.now_ms():
+            raise InvalidRequest(Violation("resume_time", "must be later than now"))
+        paused = await self._states.pause(campaign_id, reason, resume_time_ms=resume_time_ms)
+        return paused or await self._missing(campaign_id)
 
     async def resume(self, campaign_id: str, reason: str) -> CampaignStatus:
         """Lets a paused campaign go on. Raises NotFound, NotAllowed."""

@@ -7,10 +7,12 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from vouchsafe.v1 import campaign_pb2 as _campaign_pb2
 from vouchsafe.v1 import definition_pb2 as _definition_pb2
 from vouchsafe.v1 import kill_switch_pb2 as _kill_switch_pb2
+from vouchsafe.v1 import planned_change_pb2 as _planned_change_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -412,19 +414,27 @@ class PauseCampaignRequest(_message.Message):
 
     CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    RESUME_TIME_FIELD_NUMBER: _builtins.int
     campaign_id: _builtins.str
     """Campaign.id. Required."""
     reason: _builtins.str
     """Why, for those who look later, at most 500 characters, none of them a control character."""
+    @_builtins.property
+    def resume_time(self) -> _timestamp_pb2.Timestamp:
+        """When it goes on by itself, later than now and up to the year 2200, unless it is resumed or paused again before. Unset:
+        not by itself.
+        """
+
     def __init__(
         self,
         *,
         campaign_id: _builtins.str = ...,
         reason: _builtins.str = ...,
+        resume_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["resume_time", b"resume_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "reason", b"reason", "resume_time", b"resume_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -609,6 +619,200 @@ class CloneCampaignResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CloneCampaignResponse: _TypeAlias = CloneCampaignResponse  # noqa: Y015
+
+@_typing.final
+class ScheduleCampaignRequest(_message.Message):
+    """Request of ScheduleCampaign."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    PLANNED_CHANGES_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    campaign_id: _builtins.str
+    """Campaign.id. Required."""
+    etag: _builtins.str
+    """Campaign.etag as it was read, so that nobody else's change is lost. Empty: whatever it is now."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Its new CampaignDefinition.start_time. Unset: none, it can be used at once."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Its new CampaignDefinition.end_time, after start_time. Unset: none."""
+
+    @_builtins.property
+    def planned_changes(self) -> _containers.RepeatedCompositeFieldContainer[_planned_change_pb2.ChangePlan]:
+        """All that is planned from now on, at most 50 changes in any order."""
+
+    def __init__(
+        self,
+        *,
+        campaign_id: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        planned_changes: _abc.Iterable[_planned_change_pb2.ChangePlan] | None = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "end_time", b"end_time", "etag", b"etag", "planned_changes", b"planned_changes", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScheduleCampaignRequest: _TypeAlias = ScheduleCampaignRequest  # noqa: Y015
+
+@_typing.final
+class ScheduleCampaignResponse(_message.Message):
+    """Response of ScheduleCampaign."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_FIELD_NUMBER: _builtins.int
+    PLANNED_CHANGES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def campaign(self) -> _campaign_pb2.Campaign:
+        """The campaign as it is now."""
+
+    @_builtins.property
+    def planned_changes(self) -> _containers.RepeatedCompositeFieldContainer[_planned_change_pb2.PlannedChange]:
+        """The changes, as they were given."""
+
+    def __init__(
+        self,
+        *,
+        campaign: _campaign_pb2.Campaign | None = ...,
+        planned_changes: _abc.Iterable[_planned_change_pb2.PlannedChange] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign", "planned_changes", b"planned_changes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScheduleCampaignResponse: _TypeAlias = ScheduleCampaignResponse  # noqa: Y015
+
+@_typing.final
+class ListPlannedChangesRequest(_message.Message):
+    """Request of ListPlannedChanges."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    FROM_TIME_FIELD_NUMBER: _builtins.int
+    TO_TIME_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    campaign_id: _builtins.str
+    """Only those of this campaign. Empty: of all."""
+    page_size: _builtins.int
+    """Changes in an answer, from 1 to 500. 0: 50."""
+    page_token: _builtins.str
+    """next_page_token of the answer before, unchanged. Empty: from the first."""
+    @_builtins.property
+    def from_time(self) -> _timestamp_pb2.Timestamp:
+        """Only those of this time or later. Unset: from the first."""
+
+    @_builtins.property
+    def to_time(self) -> _timestamp_pb2.Timestamp:
+        """Only those before this time. Unset: to the last."""
+
+    def __init__(
+        self,
+        *,
+        campaign_id: _builtins.str = ...,
+        from_time: _timestamp_pb2.Timestamp | None = ...,
+        to_time: _timestamp_pb2.Timestamp | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["from_time", b"from_time", "to_time", b"to_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "from_time", b"from_time", "page_size", b"page_size", "page_token", b"page_token", "to_time", b"to_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPlannedChangesRequest: _TypeAlias = ListPlannedChangesRequest  # noqa: Y015
+
+@_typing.final
+class ListPlannedChangesResponse(_message.Message):
+    """Response of ListPlannedChanges."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLANNED_CHANGES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Give it as page_token to go on. Empty: this was the last page."""
+    @_builtins.property
+    def planned_changes(self) -> _containers.RepeatedCompositeFieldContainer[_planned_change_pb2.PlannedChange]:
+        """At most page_size changes, by their times."""
+
+    def __init__(
+        self,
+        *,
+        planned_changes: _abc.Iterable[_planned_change_pb2.PlannedChange] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "planned_changes", b"planned_changes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPlannedChangesResponse: _TypeAlias = ListPlannedChangesResponse  # noqa: Y015
+
+@_typing.final
+class CancelPlannedChangeRequest(_message.Message):
+    """Request of CancelPlannedChange."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGE_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    change_id: _builtins.int
+    """PlannedChange.id. Required."""
+    reason: _builtins.str
+    """Why, for those who look later, at most 500 characters, none of them a control character."""
+    def __init__(
+        self,
+        *,
+        change_id: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change_id", b"change_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelPlannedChangeRequest: _TypeAlias = CancelPlannedChangeRequest  # noqa: Y015
+
+@_typing.final
+class CancelPlannedChangeResponse(_message.Message):
+    """Response of CancelPlannedChange."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLANNED_CHANGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def planned_change(self) -> _planned_change_pb2.PlannedChange:
+        """The change, cancelled."""
+
+    def __init__(
+        self,
+        *,
+        planned_change: _planned_change_pb2.PlannedChange | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["planned_change", b"planned_change"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["planned_change", b"planned_change"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelPlannedChangeResponse: _TypeAlias = CancelPlannedChangeResponse  # noqa: Y015
 
 @_typing.final
 class PauseCampaignsRequest(_message.Message):

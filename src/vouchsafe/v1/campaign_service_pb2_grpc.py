@@ -80,6 +80,21 @@ class CampaignServiceStub:
                 request_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ArchiveCampaignRequest.SerializeToString,
                 response_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ArchiveCampaignResponse.FromString,
                 _registered_method=True)
+        self.ScheduleCampaign = channel.unary_unary(
+                '/vouchsafe.v1.CampaignService/ScheduleCampaign',
+                request_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ScheduleCampaignRequest.SerializeToString,
+                response_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ScheduleCampaignResponse.FromString,
+                _registered_method=True)
+        self.ListPlannedChanges = channel.unary_unary(
+                '/vouchsafe.v1.CampaignService/ListPlannedChanges',
+                request_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ListPlannedChangesRequest.SerializeToString,
+                response_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ListPlannedChangesResponse.FromString,
+                _registered_method=True)
+        self.CancelPlannedChange = channel.unary_unary(
+                '/vouchsafe.v1.CampaignService/CancelPlannedChange',
+                request_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.CancelPlannedChangeRequest.SerializeToString,
+                response_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.CancelPlannedChangeResponse.FromString,
+                _registered_method=True)
         self.CloneCampaign = channel.unary_unary(
                 '/vouchsafe.v1.CampaignService/CloneCampaign',
                 request_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.CloneCampaignRequest.SerializeToString,
@@ -168,7 +183,7 @@ class CampaignServiceServicer:
 
     def PauseCampaign(self, request, context):
         """Stops a campaign. When it has answered, no later redemption of the campaign succeeds on any server.
-        Pausing a paused campaign changes nothing and succeeds. FAILED_PRECONDITION for a draft, and for one that is archived.
+        Pausing a paused campaign changes nothing but resume_time and succeeds. FAILED_PRECONDITION for a draft, and for one that is archived.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -186,6 +201,32 @@ class CampaignServiceServicer:
         """Puts a campaign away for good: nothing of it is redeemed again, and nothing about it changes; it can be looked at, and
         what it has given rolled back. Needs Valkey only. FAILED_PRECONDITION when it is active: pause it first. Archiving
         one that is archived changes nothing and succeeds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ScheduleCampaign(self, request, context):
+        """Says when a campaign starts and ends, and what is to happen to it in between, all of it anew; a draft goes live. Changes
+        that are still planned give way to the new ones, but for the end of a pause. Each is carried out exactly once, within
+        about a second of its time, or as soon as it is possible, one after the other by their times; what would not be
+        accepted now is refused now. NOT_FOUND when there is no such campaign, ABORTED when it has changed since etag was
+        read, FAILED_PRECONDITION when it is archived. After UNAVAILABLE call again: the plans may stand already.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPlannedChanges(self, request, context):
+        """Lists changes that are or were planned, by their times, and what has become of them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelPlannedChange(self, request, context):
+        """Cancels a change that is still planned: when it has answered, it is never carried out. Cancelling one that is cancelled
+        changes nothing and succeeds. NOT_FOUND when there is none, FAILED_PRECONDITION when it is being carried out or was.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -287,6 +328,21 @@ def add_CampaignServiceServicer_to_server(servicer, server):
                     servicer.ArchiveCampaign,
                     request_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ArchiveCampaignRequest.FromString,
                     response_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ArchiveCampaignResponse.SerializeToString,
+            ),
+            'ScheduleCampaign': grpc.unary_unary_rpc_method_handler(
+                    servicer.ScheduleCampaign,
+                    request_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ScheduleCampaignRequest.FromString,
+                    response_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ScheduleCampaignResponse.SerializeToString,
+            ),
+            'ListPlannedChanges': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPlannedChanges,
+                    request_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ListPlannedChangesRequest.FromString,
+                    response_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ListPlannedChangesResponse.SerializeToString,
+            ),
+            'CancelPlannedChange': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelPlannedChange,
+                    request_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.CancelPlannedChangeRequest.FromString,
+                    response_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.CancelPlannedChangeResponse.SerializeToString,
             ),
             'CloneCampaign': grpc.unary_unary_rpc_method_handler(
                     servicer.CloneCampaign,
@@ -563,6 +619,87 @@ class CampaignService:
             '/vouchsafe.v1.CampaignService/ArchiveCampaign',
             vouchsafe_dot_v1_dot_campaign__service__pb2.ArchiveCampaignRequest.SerializeToString,
             vouchsafe_dot_v1_dot_campaign__service__pb2.ArchiveCampaignResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScheduleCampaign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vouchsafe.v1.CampaignService/ScheduleCampaign',
+            vouchsafe_dot_v1_dot_campaign__service__pb2.ScheduleCampaignRequest.SerializeToString,
+            vouchsafe_dot_v1_dot_campaign__service__pb2.ScheduleCampaignResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPlannedChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vouchsafe.v1.CampaignService/ListPlannedChanges',
+            vouchsafe_dot_v1_dot_campaign__service__pb2.ListPlannedChangesRequest.SerializeToString,
+            vouchsafe_dot_v1_dot_campaign__service__pb2.ListPlannedChangesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelPlannedChange(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vouchsafe.v1.CampaignService/CancelPlannedChange',
+            vouchsafe_dot_v1_dot_campaign__service__pb2.CancelPlannedChangeRequest.SerializeToString,
+            vouchsafe_dot_v1_dot_campaign__service__pb2.CancelPlannedChangeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -59,7 +59,7 @@ class CampaignServiceStub:
     """Lists campaigns, newest first; those that are archived only when asked."""
     PauseCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.PauseCampaignRequest, _campaign_service_pb2.PauseCampaignResponse]
     """Stops a campaign. When it has answered, no later redemption of the campaign succeeds on any server.
-    Pausing a paused campaign changes nothing and succeeds. FAILED_PRECONDITION for a draft, and for one that is archived.
+    Pausing a paused campaign changes nothing but resume_time and succeeds. FAILED_PRECONDITION for a draft, and for one that is archived.
     """
     ResumeCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.ResumeCampaignRequest, _campaign_service_pb2.ResumeCampaignResponse]
     """Lets a paused campaign go on. Resuming one that is not paused changes nothing and succeeds. FAILED_PRECONDITION for a
@@ -69,6 +69,19 @@ class CampaignServiceStub:
     """Puts a campaign away for good: nothing of it is redeemed again, and nothing about it changes; it can be looked at, and
     what it has given rolled back. Needs Valkey only. FAILED_PRECONDITION when it is active: pause it first. Archiving
     one that is archived changes nothing and succeeds.
+    """
+    ScheduleCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.ScheduleCampaignRequest, _campaign_service_pb2.ScheduleCampaignResponse]
+    """Says when a campaign starts and ends, and what is to happen to it in between, all of it anew; a draft goes live. Changes
+    that are still planned give way to the new ones, but for the end of a pause. Each is carried out exactly once, within
+    about a second of its time, or as soon as it is possible, one after the other by their times; what would not be
+    accepted now is refused now. NOT_FOUND when there is no such campaign, ABORTED when it has changed since etag was
+    read, FAILED_PRECONDITION when it is archived. After UNAVAILABLE call again: the plans may stand already.
+    """
+    ListPlannedChanges: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.ListPlannedChangesRequest, _campaign_service_pb2.ListPlannedChangesResponse]
+    """Lists changes that are or were planned, by their times, and what has become of them."""
+    CancelPlannedChange: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.CancelPlannedChangeRequest, _campaign_service_pb2.CancelPlannedChangeResponse]
+    """Cancels a change that is still planned: when it has answered, it is never carried out. Cancelling one that is cancelled
+    changes nothing and succeeds. NOT_FOUND when there is none, FAILED_PRECONDITION when it is being carried out or was.
     """
     CloneCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.CloneCampaignRequest, _campaign_service_pb2.CloneCampaignResponse]
     """Makes a draft with the definition of another campaign, archived or not, but for its start_time and end_time, which are
@@ -125,7 +138,7 @@ class CampaignServiceAsyncStub(CampaignServiceStub):
     """Lists campaigns, newest first; those that are archived only when asked."""
     PauseCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.PauseCampaignRequest, _campaign_service_pb2.PauseCampaignResponse]  # type: ignore[assignment]
     """Stops a campaign. When it has answered, no later redemption of the campaign succeeds on any server.
-    Pausing a paused campaign changes nothing and succeeds. FAILED_PRECONDITION for a draft, and for one that is archived.
+    Pausing a paused campaign changes nothing but resume_time and succeeds. FAILED_PRECONDITION for a draft, and for one that is archived.
     """
     ResumeCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.ResumeCampaignRequest, _campaign_service_pb2.ResumeCampaignResponse]  # type: ignore[assignment]
     """Lets a paused campaign go on. Resuming one that is not paused changes nothing and succeeds. FAILED_PRECONDITION for a
@@ -135,6 +148,19 @@ class CampaignServiceAsyncStub(CampaignServiceStub):
     """Puts a campaign away for good: nothing of it is redeemed again, and nothing about it changes; it can be looked at, and
     what it has given rolled back. Needs Valkey only. FAILED_PRECONDITION when it is active: pause it first. Archiving
     one that is archived changes nothing and succeeds.
+    """
+    ScheduleCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.ScheduleCampaignRequest, _campaign_service_pb2.ScheduleCampaignResponse]  # type: ignore[assignment]
+    """Says when a campaign starts and ends, and what is to happen to it in between, all of it anew; a draft goes live. Changes
+    that are still planned give way to the new ones, but for the end of a pause. Each is carried out exactly once, within
+    about a second of its time, or as soon as it is possible, one after the other by their times; what would not be
+    accepted now is refused now. NOT_FOUND when there is no such campaign, ABORTED when it has changed since etag was
+    read, FAILED_PRECONDITION when it is archived. After UNAVAILABLE call again: the plans may stand already.
+    """
+    ListPlannedChanges: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.ListPlannedChangesRequest, _campaign_service_pb2.ListPlannedChangesResponse]  # type: ignore[assignment]
+    """Lists changes that are or were planned, by their times, and what has become of them."""
+    CancelPlannedChange: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.CancelPlannedChangeRequest, _campaign_service_pb2.CancelPlannedChangeResponse]  # type: ignore[assignment]
+    """Cancels a change that is still planned: when it has answered, it is never carried out. Cancelling one that is cancelled
+    changes nothing and succeeds. NOT_FOUND when there is none, FAILED_PRECONDITION when it is being carried out or was.
     """
     CloneCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.CloneCampaignRequest, _campaign_service_pb2.CloneCampaignResponse]  # type: ignore[assignment]
     """Makes a draft with the definition of another campaign, archived or not, but for its start_time and end_time, which are
@@ -230,7 +256,7 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_campaign_service_pb2.PauseCampaignResponse, _abc.Awaitable[_campaign_service_pb2.PauseCampaignResponse]]:
         """Stops a campaign. When it has answered, no later redemption of the campaign succeeds on any server.
-        Pausing a paused campaign changes nothing and succeeds. FAILED_PRECONDITION for a draft, and for one that is archived.
+        Pausing a paused campaign changes nothing but resume_time and succeeds. FAILED_PRECONDITION for a draft, and for one that is archived.
         """
 
     @_abc_1.abstractmethod
@@ -252,6 +278,37 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
         """Puts a campaign away for good: nothing of it is redeemed again, and nothing about it changes; it can be looked at, and
         what it has given rolled back. Needs Valkey only. FAILED_PRECONDITION when it is active: pause it first. Archiving
         one that is archived changes nothing and succeeds.
+        """
+
+    @_abc_1.abstractmethod
+    def ScheduleCampaign(
+        self,
+        request: _campaign_service_pb2.ScheduleCampaignRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaign_service_pb2.ScheduleCampaignResponse, _abc.Awaitable[_campaign_service_pb2.ScheduleCampaignResponse]]:
+        """Says when a campaign starts and ends, and what is to happen to it in between, all of it anew; a draft goes live. Changes
+        that are still planned give way to the new ones, but for the end of a pause. Each is carried out exactly once, within
+        about a second of its time, or as soon as it is possible, one after the other by their times; what would not be
+        accepted now is refused now. NOT_FOUND when there is no such campaign, ABORTED when it has changed since etag was
+        read, FAILED_PRECONDITION when it is archived. After UNAVAILABLE call again: the plans may stand already.
+        """
+
+    @_abc_1.abstractmethod
+    def ListPlannedChanges(
+        self,
+        request: _campaign_service_pb2.ListPlannedChangesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaign_service_pb2.ListPlannedChangesResponse, _abc.Awaitable[_campaign_service_pb2.ListPlannedChangesResponse]]:
+        """Lists changes that are or were planned, by their times, and what has become of them."""
+
+    @_abc_1.abstractmethod
+    def CancelPlannedChange(
+        self,
+        request: _campaign_service_pb2.CancelPlannedChangeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaign_service_pb2.CancelPlannedChangeResponse, _abc.Awaitable[_campaign_service_pb2.CancelPlannedChangeResponse]]:
+        """Cancels a change that is still planned: when it has answered, it is never carried out. Cancelling one that is cancelled
+        changes nothing and succeeds. NOT_FOUND when there is none, FAILED_PRECONDITION when it is being carried out or was.
         """
 
     @_abc_1.abstractmethod

@@ -8,7 +8,8 @@
 --          publish: 2 version, 3 definition, 4 created_ms, 5 labels with spaces between them, 6 campaign id, 7 state
 --            (as kept, see set_state) and 8 pause_reason of a campaign that is new here
 --          set_state: 2 campaign id, 3 the step, which is the kind of its event: "paused", "resumed", "scheduled" (a draft
---            goes live) or "archived", 4 reason, 5 body of the event
+--            goes live) or "archived", 4 reason, 5 body of the event, 6 when a pause ends by itself in ms, '' for never, 7 the
+--            turn of a planned change, '' for a step that somebody takes by hand
 --          describe: then the id of each campaign
 -- Returns: publish: 1 when the definition was taken, 0 when this version or a later one stands already.
 --          set_state: the campaign's fields in the order of FIELDS, then those of COUNTED ('' for one that is not
@@ -19,10 +20,11 @@
 --          describe: as set_state for each campaign.
 -- Writes:  publish: campaign, counters and labels; never the counters or the state of one that stands.
 --          set_state: campaign and one event, unless the campaign is in that state already. It keeps "draft", "active",
---            "paused" or "archived", and in between "pausing" or "archiving".
+--            "paused" or "archived", and in between "pausing" or "archiving". A planned change always has its event, once:
+--            a turn that is not above the campaign's last one changes nothing.
 --          set_state and describe: what loading a campaign writes (orders.lua).
 
-local FIELDS = { 'version', 'definition', 'created_ms', 'state', 'pause_reason' }
+local FIELDS = { 'version', 'definition', 'created_ms', 'state', 'pause_reason', 'resume_ms' }
 local COUNTED = { 'uses', 'money', '?distinct', 'held', 'held_money' }
 
 -- A campaign that is being stopped admits nothing any more.
@@ -63,6 +65,7 @@ local function describe(keys, first, id, outbox, now, room)
   end
   local described = redis.call('HMGET', keys[first], unpack(FIELDS))
   described[4] = STOPPING[described[4]] or described[4]
+  described[6] = described[6] or ''
   for _, value in ipairs(redis.call('HMGET', keys[first + 1], unpack(COUNTED))) do
     described[#described + 1] = value or ''
   end
@@ -106,18 +109,23 @@ end)
 
 register('set_state', function(keys, args)
   local now = now_ms()
-  local campaign, step = keys[4], args[3]
-  local state, definition = unpack(redis.call('HMGET', campaign, 'state', 'definition'))
+  local campaign, step, turn = keys[4], args[3], args[7]
+  local found = redis.call('HMGET', campaign, 'state', 'definition', 'resume_ms', 'turn')
+  local state, definition = found[1], found[2]
   if not state or not definition then
     return false
+  end
+  if turn ~= '' and tonumber(turn) <= tonumber(found[4] or 0) then
+    return (describe(keys, 4, args[2], keys[2], now, EXPIRED_AT_ONCE))
   end
   local life = life_of(state, definition, now)
   local becomes = STEPS[step][life]
   if not becomes then
     return redis.status_reply(life)
   end
-  if state ~= becomes then
-    if becomes ~= 'active' then
+  local resumes_otherwise = step == 'paused' and args[6] ~= (found[3] or '')
+  if state ~= becomes or resumes_otherwise or turn ~= '' then
+    if state ~= becomes and becomes ~= 'active' then
       local parts = held_parts(keys[3], function(campaign_id)
         return campaign_id == args[2]
       end)
@@ -126,7 +134,14 @@ register('set_state', function(keys, args)
         return { parts }
       end
     end
-    redis.call('HSET', campaign, 'state', becomes, 'pause_reason', becomes == 'paused' and args[4] or '')
+    redis.call('HSET', campaign, 'state', becomes, 'pause_reason', step == 'paused' and args[4] or '')
+    redis.call('HDEL', campaign, 'resume_ms')
+    if args[6] ~= '' then
+      redis.call('HSET', campaign, 'resume_ms', args[6])
+    end
+    if turn ~= '' then
+      redis.call('HSET', campaign, 'turn', turn)
+    end
     add_event(keys[2], step, args[2], args[5], now)
   end
   return (describe(keys, 4, args[2], keys[2], now, EXPIRED_AT_ONCE))

@@ -7,22 +7,21 @@ import json
 import os
 import signal
 import sys
-from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vouchsafe.cli import apply
-from vouchsafe.cli.common import Json, Target, as_dict, ask, out, print_json, print_message
+from vouchsafe.cli import apply, calendar, plans
+from vouchsafe.cli.common import Json, Target, as_dict, ask, instant, out, print_message
+from vouchsafe.cli.show import show_campaign, show_campaigns, state_text
 from vouchsafe.cli.tables import print_rows
-from vouchsafe.cli.words import effect_text
 from vouchsafe.domain.campaign import CampaignState as Life
 
 if TYPE_CHECKING:
-    from vouchsafe.client import Campaign, CampaignCounters, CampaignDefinition, CampaignState, CampaignStats, Client
+    from vouchsafe.client import Campaign, CampaignCounters, CampaignStats, Client
 
 CampaignId = Annotated[str, typer.Argument(help="The campaign's id.", show_default=False)]
 SomeCampaign = Annotated[str | None, typer.Argument(help="The campaign's id.", show_default=False)]
@@ -34,6 +33,8 @@ WATCHED = ("state", "redeemed", "minor units off", "customers", "in PostgreSQL")
 
 app = typer.Typer(help="Create, look at, pause and resume campaigns.", no_args_is_help=True)
 app.add_typer(apply.app)
+app.add_typer(plans.app)
+app.add_typer(calendar.app)
 
 
 @app.command("create")
@@ -95,11 +96,11 @@ def campaign_create(
         definition.effects.add().amount_off.amount_minor = amount
     for field, text in (("start_time", start), ("end_time", end)):
         if text is not None:
-            getattr(definition, field).FromDatetime(_instant(f"--{field.removesuffix('_time')}", text))
+            getattr(definition, field).FromDatetime(instant(f"--{field.removesuffix('_time')}", text))
     once = list(single_use_code or [])
     if single_use_codes is not None:
         once += [line.strip() for line in single_use_codes.read_text().splitlines() if line.strip()]
-    _show_campaign(
+    show_campaign(
         ask(
             target,
             lambda client: client.create_campaign(
@@ -113,7 +114,7 @@ def campaign_create(
 @app.command("get")
 def campaign_get(campaign_id: CampaignId, target: Target = None, as_json: Json = False) -> None:
     """Show one campaign with its state and count as of now."""
-    _show_campaign(ask(target, lambda client: client.get_campaign(campaign_id)), as_json)
+    show_campaign(ask(target, lambda client: client.get_campaign(campaign_id)), as_json)
 
 
 @app.command("stats")
@@ -162,7 +163,7 @@ def campaign_list(
 
     campaigns = ask(target, fetch)
     if as_json or campaigns:
-        _show_campaigns(campaigns, as_json)
+        show_campaigns(campaigns, as_json)
     elif state or label:
         out.print("no such campaigns")
     else:
@@ -174,17 +175,28 @@ def campaign_pause(
     campaign_id: SomeCampaign = None,
     label: Label = None,
     reason: Reason = "",
+    until: Annotated[
+        str | None,
+        typer.Option(
+            help="When it goes on by itself, 2026-11-27T00:00:00+01:00; not with --label.", show_default=False
+        ),
+    ] = None,
     target: Target = None,
     as_json: Json = False,
 ) -> None:
     """Stop a campaign, or all that have a label. Once this returns, no later redemption succeeds on any server."""
+    resume_time = None if until is None else instant("--until", until)
     if label is None:
         named = _named(campaign_id)
-        _show_campaign(ask(target, lambda client: client.pause_campaign(named, reason)), as_json)
+        show_campaign(
+            ask(target, lambda client: client.pause_campaign(named, reason, resume_time=resume_time)), as_json
+        )
+    elif until is not None:
+        raise typer.BadParameter("--until is for one campaign, not for --label")
     elif campaign_id is not None:
         raise typer.BadParameter("give a campaign or --label, not both")
     else:
-        _show_campaigns(ask(target, lambda client: client.pause_campaigns(label, reason)), as_json)
+        show_campaigns(ask(target, lambda client: client.pause_campaigns(label, reason)), as_json)
 
 
 @app.command("resume")
@@ -198,11 +210,11 @@ def campaign_resume(
     """Let a paused campaign, or all that have a label, go on."""
     if label is None:
         named = _named(campaign_id)
-        _show_campaign(ask(target, lambda client: client.resume_campaign(named, reason)), as_json)
+        show_campaign(ask(target, lambda client: client.resume_campaign(named, reason)), as_json)
     elif campaign_id is not None:
         raise typer.BadParameter("give a campaign or --label, not both")
     else:
-        _show_campaigns(ask(target, lambda client: client.resume_campaigns(label, reason)), as_json)
+        show_campaigns(ask(target, lambda client: client.resume_campaigns(label, reason)), as_json)
 
 
 @app.command("archive")
@@ -210,7 +222,7 @@ def campaign_archive(
     campaign_id: CampaignId, reason: Reason = "", target: Target = None, as_json: Json = False
 ) -> None:
     """Put a campaign away for good. One that is active has to be paused first."""
-    _show_campaign(ask(target, lambda client: client.archive_campaign(campaign_id, reason)), as_json)
+    show_campaign(ask(target, lambda client: client.archive_campaign(campaign_id, reason)), as_json)
 
 
 @app.command("clone")
@@ -224,7 +236,7 @@ def campaign_clone(
     as_json: Json = False,
 ) -> None:
     """Make a draft with the definition of another campaign, without its start and end, codes and uses."""
-    _show_campaign(
+    show_campaign(
         ask(target, lambda client: client.clone_campaign(campaign_id, new_campaign_id, display_name=name)), as_json
     )
 
@@ -265,7 +277,7 @@ def _watched(stats: CampaignStats) -> tuple[str, ...]:
     customers = next((f"{one.customer_count}" for one in counters if one.HasField("customer_count")), "")
     in_ledger = f"{stats.ledger.redeemed_count}" if stats.HasField("ledger") else "out of reach"
     gate = stats.gate
-    return _state_text(stats.state), f"{gate.redeemed_count}", f"{gate.discount_minor}", customers, in_ledger
+    return state_text(stats.state), f"{gate.redeemed_count}", f"{gate.discount_minor}", customers, in_ledger
 
 
 def _watch_line(moment: str, state: str, *numbers: str) -> str:
@@ -283,65 +295,7 @@ def _basis_points(percent: str) -> int:
     return int(points)
 
 
-def _instant(option: str, text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(f"{option} {text} is not an ISO 8601 time such as 2026-11-27T00:00:00+01:00") from None
-    if moment.tzinfo is None:
-        raise typer.BadParameter(f"{option} {text} has no offset; end it with Z for UTC or, say, +01:00")
-    return moment.astimezone(UTC).replace(tzinfo=None)
-
-
-def _show_campaign(campaign: Campaign, as_json: bool) -> None:
-    if as_json:
-        print_message(campaign)
-    else:
-        _print_table([campaign])
-
-
-def _show_campaigns(campaigns: list[Campaign], as_json: bool) -> None:
-    if as_json:
-        print_json([as_dict(campaign) for campaign in campaigns])
-    else:
-        _print_table(campaigns)
-
-
 def _named(campaign_id: str | None) -> str:
     if campaign_id is None:
         raise typer.BadParameter("give a campaign's id, or --label")
     return campaign_id
-
-
-def _print_table(campaigns: list[Campaign]) -> None:
-    """A row a campaign."""
-    rows = []
-    for campaign in campaigns:
-        definition = campaign.definition
-        limits = definition.limits
-        rows.append(
-            {
-                "campaign": campaign.id,
-                "name": definition.display_name,
-                "state": _state_text(campaign.state),
-                "reason": campaign.pause_reason,
-                "labels": " ".join(definition.labels),
-                "redeemed": f"{campaign.redeemed_count}",
-                "limit": f"{limits.total}" if limits.HasField("total") else "",
-                "per customer": f"{limits.per_customer}" if limits.HasField("per_customer") else "",
-                "discount": ", ".join(effect_text(effect, definition.currency_code) for effect in definition.effects),
-                "start": _time_text(definition, "start_time"),
-                "end": _time_text(definition, "end_time"),
-            }
-        )
-    print_rows(rows, right=("redeemed", "limit", "per customer"), whole="campaign")
-
-
-def _state_text(state: CampaignState.ValueType) -> str:
-    from vouchsafe.client import CampaignState
-
-    return CampaignState.Name(state).removeprefix("CAMPAIGN_STATE_").lower()
-
-
-def _time_text(definition: CampaignDefinition, field: Literal["start_time", "end_time"]) -> str:
-    return getattr(definition, field).ToJsonString() if definition.HasField(field) else ""

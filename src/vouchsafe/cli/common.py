@@ -93,6 +93,17 @@ def time_text(ms: int) -> str:
     return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
+def instant(option: str, text: str) -> datetime:
+    """A moment in UTC; or exit status 2 with what a moment looks like."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{option} {text} is not an ISO 8601 time such as 2026-11-27T00:00:00+01:00") from None
+    if moment.tzinfo is None:
+        raise typer.BadParameter(f"{option} {text} has no offset; end it with Z for UTC or, say, +01:00")
+    return moment.astimezone(UTC).replace(tzinfo=None)
+
+
 def _dev_key(address: str) -> str:
     """The key that `vouchsafe dev` keeps beside its data here, for a server on this machine and for no other."""
     if address.rpartition(":")[0] not in LOOPBACK or not DEV_DATA.is_dir():

@@ -135,6 +135,25 @@ async def test_a_leader_that_dies_between_the_stores_is_finished_by_the_next(own
         assert state_of(await client.get_campaign(code)) == "ACTIVE"
 
 
+async def test_what_waits_for_a_closed_partition_can_be_cancelled_and_holds_up_no_other(own_service: Service) -> None:
+    async with own_service.client(timeout_s=30) as client, a_planner(own_service) as planner:
+        code, other, due = await create(client), await create(client), after(4)
+        partition = planner._gate.partition_of(code)
+        while planner._gate.partition_of(other) == partition:
+            other = await create(client)
+        for one in (code, other):
+            await client.schedule_campaign(one, planned_changes=[at(due, PAUSE)])
+        await settle(own_service.settings)
+        with own_service.frozen("persist"):
+            planner._gate.close_partition(partition)
+            await begin(planner, client, other, due)
+            (waiting,) = await listed(client, code)
+            assert states_of([waiting]) == ["PLANNED"]
+            assert states_of([await client.cancel_planned_change(waiting.id)]) == ["CANCELLED"]
+        await until(become(client, other, "APPLIED"))
+        assert state_of(await client.get_campaign(code)) == "ACTIVE"
+
+
 async def test_a_turn_that_valkey_has_lost_is_taken_again_and_one_that_it_keeps_is_not(own_service: Service) -> None:
     async with own_service.client(timeout_s=30) as client, a_planner(own_service) as planner:
         code, due = await create(client), after(4)

@@ -135,6 +135,26 @@ async def test_a_leader_that_dies_between_the_stores_is_finished_by_the_next(own
         assert state_of(await client.get_campaign(code)) == "ACTIVE"
 
 
+async def test_a_pause_that_follows_is_not_ended_by_the_one_before(own_service: Service) -> None:
+    """The ledger has not heard yet that somebody has paused again, for longer."""
+    async with own_service.client(timeout_s=30) as client, a_planner(own_service) as planner:
+        code, other, due = await create(client), await create(client), after(5)
+        for one in (code, other):
+            await client.pause_campaign(one, resume_time=due)
+        await settle(own_service.settings)
+        with own_service.frozen("persist"):
+            await client.resume_campaign(code)
+            await client.pause_campaign(code, "for good")
+            await asyncio.sleep((due - datetime.now(UTC)).total_seconds() + 0.1)
+            assert await planner._carry_on_all()
+            assert [state_of(await client.get_campaign(one)) for one in (code, other)] == ["PAUSED", "ACTIVE"]
+        await until(become(client, other, "APPLIED"))
+        await until(become(client, code, "CANCELLED"))
+        await settle(own_service.settings)
+        assert [kind for kind, _, _ in await events_of(own_service, code)] == ["paused", "resumed", "paused"]
+        assert state_of(await client.get_campaign(code)) == "PAUSED"
+
+
 async def test_what_waits_for_a_closed_partition_can_be_cancelled_and_holds_up_no_other(own_service: Service) -> None:
     async with own_service.client(timeout_s=30) as client, a_planner(own_service) as planner:
         code, other, due = await create(client), await create(client), after(4)

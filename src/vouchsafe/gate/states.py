@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from vouchsafe.domain.campaign import CampaignState, CampaignStatus
+from vouchsafe.domain.errors import Changed
 from vouchsafe.domain.life import cannot
 from vouchsafe.domain.plans import Turn
 from vouchsafe.domain.redemption import EventKind
@@ -32,9 +33,12 @@ class States:
         """
         return await self._stop(campaign_id, EventKind.PAUSED, reason, resume_time_ms, turn)
 
-    async def resume(self, campaign_id: str, reason: str, *, turn: Turn | None = None) -> CampaignStatus | None:
-        """Lets a paused campaign go on. A turn is taken once."""
-        return await self._start(campaign_id, EventKind.RESUMED, reason, turn)
+    async def resume(
+        self, campaign_id: str, reason: str, *, pause_end_ms: int | None = None, turn: Turn | None = None
+    ) -> CampaignStatus | None:
+        """Lets a paused campaign go on. With `pause_end_ms` only if the pause that stands is the one that ends by
+        itself then, else raises Changed. A turn is taken once."""
+        return await self._start(campaign_id, EventKind.RESUMED, reason, pause_end_ms, turn)
 
     async def go_live(self, campaign_id: str) -> CampaignStatus | None:
         """Ends a draft: its times say from now on where it is in its life."""
@@ -49,19 +53,24 @@ class States:
         campaign_id: str,
         step: EventKind,
         reason: str,
-        resume_time_ms: int | None = None,
+        pause_end_ms: int | None = None,
         turn: Turn | None = None,
     ) -> CampaignStatus | None:
         while True:
-            found = await self._step(campaign_id, step, reason, resume_time_ms, turn)
+            found = await self._step(campaign_id, step, reason, pause_end_ms, turn)
             if not isinstance(found, list):
                 return found
             await self._gate.settle_to_stop(found)
 
     async def _start(
-        self, campaign_id: str, step: EventKind, reason: str, turn: Turn | None = None
+        self,
+        campaign_id: str,
+        step: EventKind,
+        reason: str,
+        pause_end_ms: int | None = None,
+        turn: Turn | None = None,
     ) -> CampaignStatus | None:
-        found = await self._step(campaign_id, step, reason, None, turn)
+        found = await self._step(campaign_id, step, reason, pause_end_ms, turn)
         return None if isinstance(found, list) else found
 
     async def _step(
@@ -69,21 +78,23 @@ class States:
         campaign_id: str,
         step: EventKind,
         reason: str,
-        resume_time_ms: int | None = None,
+        pause_end_ms: int | None = None,
         turn: Turn | None = None,
     ) -> CampaignStatus | list[Part] | None:
         keys, token = self._gate.keys_and_token_to_stop(self._gate.partition_of(campaign_id))
         # As ledger/steps.py reads it.
         body: dict[str, str | int] = {"reason": reason}
-        if resume_time_ms is not None:
-            body["resume_time_ms"] = resume_time_ms
+        if step is EventKind.PAUSED and pause_end_ms is not None:
+            body["resume_time_ms"] = pause_end_ms
         if turn is not None:
             body["change_id"] = turn.change_id
         args: list[bytes | str | int] = [token, campaign_id, step.value, reason, json.dumps(body, ensure_ascii=False)]
-        args += ["" if resume_time_ms is None else resume_time_ms, "" if turn is None else turn.number]
+        args += ["" if pause_end_ms is None else pause_end_ms, "" if turn is None else turn.number]
         names = [keys.meta, keys.outbox, keys.pending, *keys.of_campaigns([campaign_id])]
         (reply,) = await self._gate.write(function_call("set_state", names, args))
         self._gate.check_problem()
+        if reply == b"other":
+            raise Changed(f"campaign {campaign_id} is not in the pause that was to end")
         if isinstance(reply, bytes):
             raise cannot(step, campaign_id, CampaignState(reply.decode()))
         if reply and isinstance(reply[0], list):

@@ -108,6 +108,10 @@ class PlanBook:
         """A change that cannot be applied will not be; False when that is settled already."""
         return await self._ledger.fetchval("fail_plan", change_id, note[:1_000]) is not None
 
+    async def supersede(self, change_id: int) -> None:
+        """The end of a pause that does not stand any more will not be applied."""
+        await self._ledger.fetchval("supersede_plan", change_id)
+
     async def measure(self) -> Lateness:
         """How it stands with all changes."""
         (row,) = await self._ledger.fetch("measure_plans")

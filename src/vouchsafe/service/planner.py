@@ -12,9 +12,9 @@ import asyncio
 
 import structlog
 
-from vouchsafe.domain.errors import InvalidRequest, NotAllowed, Unavailable
+from vouchsafe.domain.errors import Changed, InvalidRequest, NotAllowed, Unavailable
 from vouchsafe.domain.life import check_not_archived
-from vouchsafe.domain.plans import Change, PlannedChange, PlannedPause, PlannedUpdate, Turn
+from vouchsafe.domain.plans import Change, PlannedChange, PlannedPause, PlannedResume, PlannedUpdate, Turn
 from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.states import States
 from vouchsafe.ledger.connection import PLANNER_LOCK
@@ -88,6 +88,8 @@ class _Planner:
                 await self._apply(due)
             except (InvalidRequest, NotAllowed) as error:
                 await self._fail(planned, str(error))
+            except Changed:
+                await self._book.supersede(planned.id)
             except Exception as error:  # noqa: BLE001  # the changes of other campaigns go on
                 self._outages.begin(who, error)
                 return False
@@ -131,8 +133,10 @@ class _Planner:
         turn = Turn(planned.id, number)
         if isinstance(change, PlannedPause):
             await self._states.pause(planned.campaign_id, change.reason, turn=turn)
-        elif not isinstance(change, PlannedUpdate):
-            await self._states.resume(planned.campaign_id, change.reason, turn=turn)
+        elif isinstance(change, PlannedResume):
+            # The ledger may not have heard yet that somebody has resumed the campaign, or has paused it for longer.
+            pause_end_ms = planned.time_ms if planned.of_pause else None
+            await self._states.resume(planned.campaign_id, change.reason, pause_end_ms=pause_end_ms, turn=turn)
 
     async def _publish(self, campaign_id: str) -> None:
         campaign = await self._ledger.get_campaign(campaign_id)

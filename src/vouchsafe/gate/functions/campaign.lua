@@ -8,13 +8,14 @@
 --          publish: 2 version, 3 definition, 4 created_ms, 5 labels with spaces between them, 6 campaign id, 7 state
 --            (as kept, see set_state) and 8 pause_reason of a campaign that is new here
 --          set_state: 2 campaign id, 3 the step, which is the kind of its event: "paused", "resumed", "scheduled" (a draft
---            goes live) or "archived", 4 reason, 5 body of the event, 6 when a pause ends by itself in ms, '' for never, 7 the
---            turn of a planned change, '' for a step that somebody takes by hand
+--            goes live) or "archived", 4 reason, 5 body of the event, 6 when a pause ends by itself in ms, '' for never; of
+--            "resumed" the pause that it is the end of, by the same time, '' for any, 7 the turn of a planned change, ''
+--            for a step that somebody takes by hand
 --          describe: then the id of each campaign
 -- Returns: publish: 1 when the definition was taken, 0 when this version or a later one stands already.
 --          set_state: the campaign's fields in the order of FIELDS, then those of COUNTED ('' for one that is not
 --            counted), then the time in ms; or false when there is none; or where the campaign is in its life, if the step
---            cannot be taken from there; or, when it stops a campaign of which parts of transactions are held, the list of
+--            cannot be taken from there; or "other" when the pause to be ended is not the one that stands; or, when it stops a campaign of which parts of transactions are held, the list of
 --            those parts, each as pending names it: it admits nothing any more then, but the event is only written once
 --            they are settled.
 --          describe: as set_state for each campaign.
@@ -118,12 +119,16 @@ register('set_state', function(keys, args)
   if turn ~= '' and tonumber(turn) <= tonumber(found[4] or 0) then
     return (describe(keys, 4, args[2], keys[2], now, EXPIRED_AT_ONCE))
   end
+  local ends = args[6]
+  if step == 'resumed' and ends ~= '' and ends ~= found[3] then
+    return redis.status_reply('other')
+  end
   local life = life_of(state, definition, now)
   local becomes = STEPS[step][life]
   if not becomes then
     return redis.status_reply(life)
   end
-  local resumes_otherwise = step == 'paused' and args[6] ~= (found[3] or '')
+  local resumes_otherwise = step == 'paused' and ends ~= (found[3] or '')
   if state ~= becomes or resumes_otherwise or turn ~= '' then
     if state ~= becomes and becomes ~= 'active' then
       local parts = held_parts(keys[3], function(campaign_id)
@@ -136,8 +141,8 @@ register('set_state', function(keys, args)
     end
     redis.call('HSET', campaign, 'state', becomes, 'pause_reason', step == 'paused' and args[4] or '')
     redis.call('HDEL', campaign, 'resume_ms')
-    if args[6] ~= '' then
-      redis.call('HSET', campaign, 'resume_ms', args[6])
+    if step == 'paused' and ends ~= '' then
+      redis.call('HSET', campaign, 'resume_ms', ends)
     end
     if turn ~= '' then
       redis.call('HSET', campaign, 'turn', turn)

@@ -67,6 +67,11 @@ update planned_changes set state = 'failed', note = $2, ended_at = now()
 where id = $1 and state in ('planned', 'applying')
 returning id;
 
+-- name: supersede_plan
+-- Cancels the end of a pause, though it was begun already: the pause does not stand any more.
+update planned_changes set state = 'cancelled', note = 'resumed before, or paused again', ended_at = now()
+where id = $1 and state = 'applying' and of_pause;
+
 -- name: measure_plans
 -- How many seconds the oldest change that is due is late, and how many have failed.
 select

@@ -31,6 +31,7 @@ class CampaignModel:
     definition: Definition
     version: int = 1
     state: str = "active"
+    turn: int = 0  # the last planned change that it has taken
 
     @property
     def refusal(self) -> Reason:
@@ -327,19 +328,23 @@ class GateModel:
         if version > campaign.version:
             campaign.version, campaign.definition = version, definition
 
-    def begin_stop(self, campaign_id: str, stopped: str) -> list[Use] | None:
+    def begin_stop(self, campaign_id: str, stopped: str, turn: int | None = None) -> list[Use] | None:
         """Makes a campaign paused or archived; the parts of transactions that must be settled before that is written
-        down, None when it cannot be done."""
+        down, None when it cannot be done. A turn is taken once, and always written down."""
         campaign = self.campaigns[campaign_id]
+        if turn is not None and turn <= campaign.turn:
+            self.look_at(campaign_id)
+            return []
         if campaign.state.startswith("archiv") and stopped != "archived":
             return None
         if stopped == "archived" and self._is_running(campaign):
             return None
-        if campaign.state != stopped:
-            if parts := [use for _, _, use in self.pending(campaign_id)]:
+        if campaign.state != stopped or turn is not None:
+            parts = [use for _, _, use in self.pending(campaign_id)] if campaign.state != stopped else []
+            if parts:
                 campaign.state = {"paused": "pausing", "archived": "archiving"}[stopped]
                 return parts
-            campaign.state = stopped
+            campaign.state, campaign.turn = stopped, turn or campaign.turn
             self.events.append((stopped, campaign_id))
         self.look_at(campaign_id)
         return []
@@ -349,13 +354,16 @@ class GateModel:
         is_within = (start_ms is None or self.now_ms >= start_ms) and (end_ms is None or self.now_ms < end_ms)
         return campaign.state == "active" and is_within
 
-    def resume(self, campaign_id: str) -> bool:
-        """Answers whether it can be done."""
+    def resume(self, campaign_id: str, turn: int | None = None) -> bool:
+        """Answers whether it can be done. A turn is taken once, and always written down."""
         campaign = self.campaigns[campaign_id]
+        if turn is not None and turn <= campaign.turn:
+            self.look_at(campaign_id)
+            return True
         if campaign.state.startswith("archiv"):
             return False
-        if campaign.state != "active":
-            campaign.state = "active"
+        if campaign.state != "active" or turn is not None:
+            campaign.state, campaign.turn = "active", turn or campaign.turn
             self.events.append(("resumed", campaign_id))
         self.look_at(campaign_id)
         return True

@@ -17,6 +17,7 @@ from vouchsafe.domain.campaign import Campaign, CampaignStatus, CodeEntry, Defin
 from vouchsafe.domain.errors import NotAllowed, RequestIdReused
 from vouchsafe.domain.evaluator import Evaluator
 from vouchsafe.domain.order import Customer, Line, Order
+from vouchsafe.domain.plans import Turn
 from vouchsafe.domain.pricing import Basket, Discount
 from vouchsafe.domain.reasons import Refusal
 from vouchsafe.domain.redemption import AppliedCode, Claim, CombinedClaim, EventKind, Position, Redemption
@@ -40,6 +41,8 @@ from vouchsafe.gate.transactions import Part
 
 Result = TypeVar("Result")
 
+# As what a campaign is shown while it is being stopped.
+SHOWN = {"pausing": "paused", "archiving": "archived"}
 NOTHING = Discount(0, 0)
 
 
@@ -170,9 +173,7 @@ class Twins:
             uses, money, held, held_minor = (counters.get(name, 0) for name in ("uses", "money", "held", "held_money"))
             assert status is not None
             assert (status.campaign.version, status.campaign.definition) == (campaign.version, campaign.definition)
-            assert status.campaign.kept == {"pausing": "paused", "archiving": "archived"}.get(
-                campaign.state, campaign.state
-            )
+            assert status.campaign.kept == SHOWN.get(campaign.state, campaign.state)
             assert (status.redeemed_count + status.held_count, status.held_count) == (uses, held)
             assert (status.discount_minor + status.held_minor, status.held_minor) == (money, held_minor)
             assert status.customer_count == counters.get("?distinct")
@@ -206,6 +207,22 @@ class Twins:
         status = await unless_refused(self.states.resume(campaign_id, "because"))
         assert (status is not None) == self.model.resume(campaign_id)
         assert status is None or status.campaign.kept == "active"
+
+    async def take_turn(self, campaign_id: str, kind: str, number: int) -> None:
+        """A planned change is carried out, maybe again."""
+        step = self.states.pause if kind == "paused" else self.states.resume
+        status = await unless_refused(step(campaign_id, "because", turn=Turn(1, number)))
+        if kind == "resumed":
+            is_done = self.model.resume(campaign_id, number)
+        else:
+            parts = self.model.begin_stop(campaign_id, kind, number)
+            is_done = parts is not None
+            if parts:
+                self.model.settle_by_decision(parts)
+                assert self.model.begin_stop(campaign_id, kind, number) == []
+        assert (status is not None) == is_done
+        state = self.model.campaigns[campaign_id].state
+        assert status is None or status.campaign.kept == SHOWN.get(state, state)
 
     # -- one code ----------------------------------------------------------------------------------------------------
 

@@ -81,6 +81,17 @@ class Service(LocalService):
         parent = psutil.Process(self._children[command].pid)
         return [parent, *parent.children(recursive=True)]
 
+    def first(self, command: str) -> psutil.Process:
+        """The server or persister that was started with the service."""
+        return self._processes(command)[0]
+
+    def start_another(self, command: str) -> psutil.Process:
+        """One more server or persister beside the one that runs, which ends with the service."""
+        first = self._children[command]
+        self._spawn(command)
+        another, self._children[command] = self._children[command], first
+        return psutil.Process(another.pid)
+
     @contextlib.contextmanager
     def frozen(self, command: str) -> Iterator[None]:
         """All processes of the server or the persister stand still where they are."""

@@ -19,6 +19,7 @@ from vouchsafe.domain.errors import Misconfigured, NoReplica, NotFound, Unavaila
 from vouchsafe.domain.kill_switch import Stretch
 from vouchsafe.domain.partitions import Finding
 from vouchsafe.domain.trail import ChainCheck
+from vouchsafe.edge.masks import merged
 from vouchsafe.edge.server import Server
 from vouchsafe.gate.audit import CounterReader
 from vouchsafe.gate.backlog import BacklogReader
@@ -43,6 +44,8 @@ from vouchsafe.service.keys import Keys, new_key
 from vouchsafe.service.kill_switch import KillSwitchboard
 from vouchsafe.service.monitor import monitor_forever
 from vouchsafe.service.persist import Persister
+from vouchsafe.service.planner import plan_forever
+from vouchsafe.service.plans import Plans
 from vouchsafe.service.publish import reconcile_forever
 from vouchsafe.service.rebuild import Rebuild
 from vouchsafe.service.recover import WHAT_TO_DO, Recovery
@@ -213,6 +216,7 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
                     redeem,
                     Guessing(checkout, redeem.validate, settings),
                     campaigns,
+                    Plans(stores.gate, stores.ledger, campaigns, merged),
                     KillSwitchboard(stores.gate, campaigns),
                     watch,
                     Codes(stores.gate, stores.ledger),
@@ -261,6 +265,7 @@ async def _persist_between(stores: Stores, settings: Settings, stop: asyncio.Eve
             reconcile_forever(stores.gate, stores.ledger, stop),
             generate_forever(stores.gate, stores.ledger, stop),
             settle_forever(stores.gate, committed, stop),
+            plan_forever(stores.gate, stores.ledger, merged, stop),
             return_forever(stores.gate, checkout, committed, stop),
             _watch(recovery, stores.gate, None, stop),
         )

@@ -34,6 +34,12 @@ OUTBOX_BYTES = Gauge("vouchsafe_outbox_bytes", "Memory of the gate that they tak
 PARTITIONS_OPEN = Gauge("vouchsafe_partitions_open", "Partitions in which the gate decides.")
 PARTITIONS_CLOSED = Gauge("vouchsafe_partitions_closed", "Partitions in which it does not.")
 EVENTS_SET_ASIDE = Gauge("vouchsafe_events_set_aside", "Entries of outboxes that the ledger could not take over.")
+PLANNED_CHANGES_LATE = Gauge(
+    "vouchsafe_planned_changes_late_seconds", "How late the oldest planned change that is due is, 0 for none."
+)
+PLANNED_CHANGES_FAILED = Gauge(
+    "vouchsafe_planned_changes_failed", "Planned changes that could not be carried out, of all times."
+)
 AUDIT_DRIFT = Gauge("vouchsafe_audit_drift", "Counters that differed in the last audit.")
 AUDIT_LAST_SUCCESS = Gauge(
     "vouchsafe_audit_last_success_timestamp_seconds", "When the last audit came to its end, 0 for never."

@@ -10,16 +10,19 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import asyncpg
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.grpc.test_combined import create
+from tests.grpc.test_planned_changes import PAUSE, after, at, become, update
 from tests.service import Service, a_campaign, a_service, an_order, settle, until
 from tests.valkeys import client_of
 from vouchsafe import app
-from vouchsafe.client import Client, Customer, Redemption
+from vouchsafe.client import CampaignDefinition, Client, Customer, InvalidArgument, Redemption
 from vouchsafe.embedded import free_port
 from vouchsafe.gate.keys import Keys, partition_of
 from vouchsafe.ledger.connection import AUDIT_LOCK, LOCK_SPACE
@@ -107,6 +110,32 @@ async def test_metrics_tell_what_waits_what_was_moved_and_what_is_away(measured:
         await until_told(measured, persister_lag_seconds=math.nan)
         measured.start_valkey()
         await until_told(measured, partitions_open=partitions, partitions_closed=0, outbox_events=0)
+
+
+async def test_planned_changes_that_are_late_or_have_failed_are_told(measured: Service) -> None:
+    async with measured.client(timeout_s=30) as client:
+        code, end = await create(client), after(3_600)
+        await until_told(measured, planned_changes_late_seconds=0, planned_changes_failed=0)
+        too_late = update(["start_time"], start_time=end + timedelta(hours=1))
+        with pytest.raises(InvalidArgument):
+            await client.schedule_campaign(code, end_time=end, planned_changes=[at(after(600), too_late)])
+        await client.schedule_campaign(code, planned_changes=[at(after(2), too_late)])
+        # From now on it is.
+        change = CampaignDefinition()
+        change.end_time.FromDatetime(end)
+        await client.update_campaign(code, change, update_mask=["end_time"])
+        await until_told(measured, planned_changes_late_seconds=0, planned_changes_failed=1)
+
+        await client.schedule_campaign(code, planned_changes=[at(after(2), PAUSE)])
+        measured.stop_valkey()
+
+        async def is_late() -> bool:
+            return (await asyncio.to_thread(metrics, measured))["planned_changes_late_seconds"] > 1
+
+        await until(is_late)
+        measured.start_valkey()
+        await until_told(measured, planned_changes_late_seconds=0, planned_changes_failed=1)
+        await until(become(client, code, "FAILED", "APPLIED"))
 
 
 async def test_what_was_set_aside_is_told_by_the_next_persister_too(measured: Service) -> None:

@@ -30,6 +30,7 @@ from vouchsafe.gate.directory import Directory
 from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.holds import Note
 from vouchsafe.gate.keys import Keys
+from vouchsafe.gate.states import States
 from vouchsafe.settings import Acknowledge, Settings
 
 CAP = 600
@@ -156,11 +157,11 @@ async def test_a_pause_that_a_failover_could_forget_is_none(
     server: Server, another: Server, replica: EmbeddedValkey
 ) -> None:
     with standing_still(replica):
-        await not_confirmed(server.gate.pause("sale", "stock is gone"))
-        await not_confirmed(another.gate.pause("sale", "stock is gone"))
-    paused = await another.gate.pause("sale", "stock is gone")
+        await not_confirmed(States(server.gate).pause("sale", "stock is gone"))
+        await not_confirmed(States(another.gate).pause("sale", "stock is gone"))
+    paused = await States(another.gate).pause("sale", "stock is gone")
     assert paused is not None
-    assert paused.paused
+    assert paused.campaign.kept == "paused"
     with redis.Redis.from_url(replica.url) as client:
         assert client.hget(Keys(0).campaign("sale"), "state") == b"paused"
     refused = await server.checkout.redeem(attempt(1))
@@ -194,9 +195,9 @@ async def test_a_full_store_is_paused_with_a_confirmation(server: Server, own_va
         store.config_set("maxmemory", 1)
     with pytest.raises(Unavailable, match="memory is full"):
         await server.checkout.redeem(attempt(1))
-    paused = await server.gate.pause("sale", "full")
+    paused = await States(server.gate).pause("sale", "full")
     assert paused is not None
-    assert paused.paused
+    assert paused.campaign.kept == "paused"
 
 
 async def test_a_replica_without_a_disk_confirms_nothing(server: Server, replica: EmbeddedValkey) -> None:
@@ -215,11 +216,11 @@ async def test_without_a_replica_nothing_is_decided_and_a_pause_stops_all_the_sa
             await server.checkout.redeem(attempt(1))
         assert await redeemed_count(gate_server) == 0
         with pytest.raises(Unavailable, match=NOT_CONFIRMED):
-            await server.gate.pause("sale", "stock is gone")
+            await States(server.gate).pause("sale", "stock is gone")
         assert isinstance(await gate_server.checkout.redeem(attempt(2)), Refusal)
     await asyncio.to_thread(replica.start)
     await server.gate.check_store()
-    assert await server.gate.pause("sale", "stock is gone") is not None
+    assert await States(server.gate).pause("sale", "stock is gone") is not None
 
 
 async def _until_refused(server: Server) -> None:

@@ -19,6 +19,7 @@ from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.keys import Keys
 from vouchsafe.gate.outbox import Outbox
+from vouchsafe.gate.states import States
 from vouchsafe.ledger.ledger import Ledger
 from vouchsafe.ledger.stops import StopBook
 from vouchsafe.service.persist import Persister
@@ -95,9 +96,9 @@ async def test_a_full_store_refuses_can_be_paused_and_drains(
     server.config_set("maxmemory", 1)
     with pytest.raises(Unavailable, match="memory is full"):
         await checkout.redeem(attempt(50))
-    status = await gate.pause("sale", "full")
+    status = await States(gate).pause("sale", "full")
     assert status is not None
-    assert status.paused
+    assert status.campaign.kept == "paused"
     await persist_until_empty(gate, ledger, settings)
     assert await ledger.count_redemptions("sale") == len(redeemed) == 50
     assert await StopBook(ledger).taken_while_paused("sale") == 0

@@ -22,6 +22,7 @@ from vouchsafe.embedded import HOST, EmbeddedValkey, free_port
 from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.keys import Keys
+from vouchsafe.gate.states import States
 from vouchsafe.gate.store import version_problem
 from vouchsafe.settings import Acknowledge, Settings
 
@@ -134,13 +135,13 @@ async def test_what_is_turned_off_while_it_runs_ends_deciding_but_not_stopping(
                 await checkout.redeem(attempt_of(a_claim(2, "sale")))
             # It stops; only nobody can say yet that this will be remembered.
             with pytest.raises(Unavailable, match=sentence):
-                await gate.pause("sale", "in any case")
+                await States(gate).pause("sale", "in any case")
             client.config_set(name, right)
         await gate.check_store()
         (status,) = await gate.describe(["sale"])
         assert status is not None
-        assert (status.paused, status.redeemed_count) == (True, 1)
-        assert await gate.resume("sale", "all is well") is not None
+        assert (status.campaign.kept, status.redeemed_count) == ("paused", 1)
+        assert await States(gate).resume("sale", "all is well") is not None
         assert isinstance(await checkout.redeem(attempt_of(a_claim(2, "sale"))), Redemption)
     finally:
         await checkout.close()

@@ -164,6 +164,8 @@ steps = st.one_of(
     *often(1, "return_left_behind"),
     *often(2, "pause", pick=picks),
     *often(2, "begin_pause", pick=picks),
+    *often(1, "archive", campaign_id=campaigns),
+    *often(2, "take_turn", campaign_id=campaigns, kind=st.sampled_from(["paused", "resumed"]), again=st.booleans()),
     *often(4, "resume", pick=picks),
     *often(2, "publish", campaign_id=campaigns, definition=definitions),
     *often(1, "publish_late", campaign_id=campaigns, back=st.integers(0, 1)),

@@ -25,11 +25,18 @@ UNDONE = -1
 
 @dataclass
 class CampaignModel:
-    """A campaign is active, paused, or pausing: it admits nothing then, but what is held of it is not settled yet."""
+    """A campaign is active, paused or archived; or pausing or archiving: it admits nothing then, but what is held of it
+    is not settled yet."""
 
     definition: Definition
     version: int = 1
     state: str = "active"
+    turn: int = 0  # the last planned change that it has taken
+
+    @property
+    def refusal(self) -> Reason:
+        """Why nothing is taken while it is not active."""
+        return Reason.CAMPAIGN_ENDED if self.state.startswith("archiv") else Reason.CAMPAIGN_PAUSED
 
 
 @dataclass(frozen=True)
@@ -124,7 +131,7 @@ class GateModel:
         if ask.version != campaign.version:
             return ("stale",)
         if campaign.state != "active":
-            return ("refused", Reason.CAMPAIGN_PAUSED)
+            return ("refused", campaign.refusal)
         now_so = outlook(campaign.definition, self.now_ms)
         if now_so != outlook(campaign.definition, ask.judged_ms):
             return ("moved", self.now_ms)
@@ -289,8 +296,9 @@ class GateModel:
             return ("gone", self.now_ms)
         if use.transaction:
             return use.held() if use.transaction == transaction else ("waiting", use.transaction)
-        if self.campaigns[spot[0]].state != "active":
-            return ("refused", Reason.CAMPAIGN_PAUSED)
+        campaign = self.campaigns[spot[0]]
+        if campaign.state != "active":
+            return ("refused", campaign.refusal)
         use.transaction, use.deadline_ms = transaction, deadline_ms
         return use.held()
 
@@ -320,24 +328,45 @@ class GateModel:
         if version > campaign.version:
             campaign.version, campaign.definition = version, definition
 
-    def begin_pause(self, campaign_id: str) -> list[Use]:
-        """Stops a campaign; the parts of transactions that must be settled before that is written down."""
+    def begin_stop(self, campaign_id: str, stopped: str, turn: int | None = None) -> list[Use] | None:
+        """Makes a campaign paused or archived; the parts of transactions that must be settled before that is written
+        down, None when it cannot be done. A turn is taken once, and always written down."""
         campaign = self.campaigns[campaign_id]
-        if campaign.state != "paused":
-            if parts := [use for _, _, use in self.pending(campaign_id)]:
-                campaign.state = "pausing"
+        if turn is not None and turn <= campaign.turn:
+            self.look_at(campaign_id)
+            return []
+        if campaign.state.startswith("archiv") and stopped != "archived":
+            return None
+        if stopped == "archived" and self._is_running(campaign):
+            return None
+        if campaign.state != stopped or turn is not None:
+            parts = [use for _, _, use in self.pending(campaign_id)] if campaign.state != stopped else []
+            if parts:
+                campaign.state = {"paused": "pausing", "archived": "archiving"}[stopped]
                 return parts
-            campaign.state = "paused"
-            self.events.append(("paused", campaign_id))
+            campaign.state, campaign.turn = stopped, turn or campaign.turn
+            self.events.append((stopped, campaign_id))
         self.look_at(campaign_id)
         return []
 
-    def resume(self, campaign_id: str) -> None:
+    def _is_running(self, campaign: CampaignModel) -> bool:
+        start_ms, end_ms = campaign.definition.start_time_ms, campaign.definition.end_time_ms
+        is_within = (start_ms is None or self.now_ms >= start_ms) and (end_ms is None or self.now_ms < end_ms)
+        return campaign.state == "active" and is_within
+
+    def resume(self, campaign_id: str, turn: int | None = None) -> bool:
+        """Answers whether it can be done. A turn is taken once, and always written down."""
         campaign = self.campaigns[campaign_id]
-        if campaign.state != "active":
-            campaign.state = "active"
+        if turn is not None and turn <= campaign.turn:
+            self.look_at(campaign_id)
+            return True
+        if campaign.state.startswith("archiv"):
+            return False
+        if campaign.state != "active" or turn is not None:
+            campaign.state, campaign.turn = "active", turn or campaign.turn
             self.events.append(("resumed", campaign_id))
         self.look_at(campaign_id)
+        return True
 
     # -- rollbacks ---------------------------------------------------------------------------------------------------
 

@@ -150,6 +150,13 @@ class Steps:
         for use in chosen(self._twins.model.uses, pick):
             await self._twins.pause(use.ask.spot[0])
 
+    async def archive(self, campaign_id: str) -> None:
+        await self._twins.archive(campaign_id)
+
+    async def take_turn(self, campaign_id: str, kind: str, again: bool) -> None:
+        number = self._twins.model.campaigns[campaign_id].turn + (not again)
+        await self._twins.take_turn(campaign_id, kind, number)
+
     async def begin_pause(self, pick: int) -> None:
         for use in chosen(self._twins.model.uses, pick):
             await self._twins.begin_pause(use.ask.spot[0])

@@ -24,6 +24,7 @@ from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.holds import Decision, Hold
 from vouchsafe.gate.outbox import Outbox
 from vouchsafe.gate.returns import NOTHING
+from vouchsafe.gate.states import States
 from vouchsafe.gate.transactions import Part, transaction_id
 from vouchsafe.settings import Settings
 
@@ -40,6 +41,10 @@ class Rig:
     gate: Gate
     checkout: Checkout
     outboxes: list[Outbox]
+
+    @property
+    def states(self) -> States:
+        return States(self.gate)
 
     def attempt(self, campaign: str, number: int = 0) -> Attempt:
         return attempt_of(a_claim(number, campaign, code=campaign.upper()), limits=LIMITS)
@@ -185,9 +190,9 @@ async def test_the_whole_is_one_redemption_and_each_part_names_it(rig: Rig) -> N
 async def test_a_pause_undoes_what_is_not_decided(rig: Rig) -> None:
     for campaign in (ONE, OTHER):
         assert isinstance(await rig.hold(campaign), Held)
-    status = await rig.gate.pause(ONE, "stop")
+    status = await rig.states.pause(ONE, "stop")
     assert status is not None
-    assert (status.paused, status.redeemed_count) == (True, 0)
+    assert (status.campaign.kept, status.redeemed_count) == ("paused", 0)
     assert isinstance(await rig.decide(), Undone)
     await rig.checkout.holds.settle(rig.part(OTHER), "")
     assert await rig.uses() == [0, 0]
@@ -199,9 +204,9 @@ async def test_a_pause_settles_what_is_decided_before_it_is_answered(rig: Rig) -
         assert isinstance(await rig.hold(campaign), Held)
     decided = await rig.decide()
     assert isinstance(decided, Redemption)
-    status = await rig.gate.pause(ONE, "stop")
+    status = await rig.states.pause(ONE, "stop")
     assert status is not None
-    assert (status.paused, status.redeemed_count) == (True, 1)
+    assert (status.campaign.kept, status.redeemed_count) == ("paused", 1)
     mine = [event.kind for event in await rig.events() if event.campaign_id == ONE]
     assert mine == [EventKind.REDEEMED, EventKind.PAUSED]
 
@@ -209,18 +214,18 @@ async def test_a_pause_settles_what_is_decided_before_it_is_answered(rig: Rig) -
 async def test_while_a_pause_settles_nothing_new_is_admitted(rig: Rig) -> None:
     assert isinstance(await rig.hold(ONE), Held)
     # The first step only, as when the server that pauses dies behind it.
-    found = await rig.gate._set_state(ONE, "paused", "stop", EventKind.PAUSED)
+    found = await rig.states._step(ONE, EventKind.PAUSED, "stop")
     assert found == [rig.part(ONE)]
-    assert (await rig.status(ONE)).paused
+    assert (await rig.status(ONE)).campaign.kept == "paused"
     await rig.checkout.holds.settle(rig.part(ONE), "")
     refused = await rig.checkout.redeem(rig.attempt(ONE, 1))
     assert isinstance(refused, Refusal)
     assert refused.reason is Reason.CAMPAIGN_PAUSED
     # Whoever pauses again writes it down; whoever resumes instead opens it.
-    again = await rig.gate.pause(ONE, "stop")
+    again = await rig.states.pause(ONE, "stop")
     assert again is not None
     assert [event.kind for event in await rig.events()] == [EventKind.PAUSED]
-    await rig.gate.resume(ONE, "")
+    await rig.states.resume(ONE, "")
     assert isinstance(await rig.checkout.redeem(rig.attempt(ONE, 2)), Redemption)
 
 

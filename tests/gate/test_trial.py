@@ -33,6 +33,7 @@ from vouchsafe.domain.reasons import Reason, Refusal
 from vouchsafe.domain.schedule import Blackout, Schedule, Weekday, WeeklyWindow
 from vouchsafe.gate import library
 from vouchsafe.gate.gate import Clock
+from vouchsafe.gate.states import States
 from vouchsafe.gate.stops import Stops
 from vouchsafe.ledger.ledger import Ledger
 from vouchsafe.service.committed import Committed
@@ -210,7 +211,7 @@ async def play(house: House, scene: Scene) -> Validation:
     await house.stage.move_to(scene.begin_ms)
     house.restart()
     for campaign_id in scene.paused:
-        await house.gate.pause(campaign_id, "because")
+        await States(house.gate).pause(campaign_id, "because")
     request, at_ms = scene.wish.request(-1), scene.begin_ms + scene.at_ms
 
     before = house.everything()
@@ -221,7 +222,7 @@ async def play(house: House, scene: Scene) -> Validation:
     assert trial.inactive <= set(scene.paused)
 
     for campaign_id in scene.paused:
-        await house.gate.resume(campaign_id, "because")
+        await States(house.gate).resume(campaign_id, "because")
     await house.stage.move_to(at_ms)
     plain = await house.redeem.validate(request, explain=True)
     if isinstance(plain.outcome, Offer):

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from tests.gate.books import Books
 from tests.gate.model import UNDONE, GateModel
 from tests.gate.model_uses import IDENTITY_KEY, Answer, Ask, Spot, Use
 from tests.gate.stage import Stage
-from vouchsafe.domain.campaign import Campaign, CodeEntry, Definition
-from vouchsafe.domain.errors import RequestIdReused
+from vouchsafe.domain.campaign import Campaign, CampaignStatus, CodeEntry, Definition
+from vouchsafe.domain.errors import NotAllowed, RequestIdReused
 from vouchsafe.domain.evaluator import Evaluator
 from vouchsafe.domain.order import Customer, Line, Order
+from vouchsafe.domain.plans import Turn
 from vouchsafe.domain.pricing import Basket, Discount
 from vouchsafe.domain.reasons import Refusal
 from vouchsafe.domain.redemption import AppliedCode, Claim, CombinedClaim, EventKind, Position, Redemption
@@ -34,8 +36,13 @@ from vouchsafe.gate.attempts import (
     Undone,
     Waiting,
 )
+from vouchsafe.gate.states import States
 from vouchsafe.gate.transactions import Part
 
+Result = TypeVar("Result")
+
+# As what a campaign is shown while it is being stopped.
+SHOWN = {"pausing": "paused", "archiving": "archived"}
 NOTHING = Discount(0, 0)
 
 
@@ -56,6 +63,14 @@ class Judged:
 
 
 RIGHT = Judged()
+
+
+async def unless_refused(step: Awaitable[Result]) -> Result | None:
+    """What a step of a campaign's life answers; None when it cannot be taken."""
+    try:
+        return await step
+    except NotAllowed:
+        return None
 
 
 @dataclass(frozen=True)
@@ -82,6 +97,7 @@ class Twins:
     def __init__(self, stage: Stage, now_ms: int) -> None:
         self.stage = stage
         self.gate = stage.gate
+        self.states = States(stage.gate)
         self.checkout = stage.checkout
         self.model = GateModel(now_ms)
         self.positions: list[Position] = []
@@ -157,31 +173,56 @@ class Twins:
             uses, money, held, held_minor = (counters.get(name, 0) for name in ("uses", "money", "held", "held_money"))
             assert status is not None
             assert (status.campaign.version, status.campaign.definition) == (campaign.version, campaign.definition)
-            assert status.paused == (campaign.state != "active")
+            assert status.campaign.kept == SHOWN.get(campaign.state, campaign.state)
             assert (status.redeemed_count + status.held_count, status.held_count) == (uses, held)
             assert (status.discount_minor + status.held_minor, status.held_minor) == (money, held_minor)
             assert status.customer_count == counters.get("?distinct")
             assert status.now_ms == self.model.now_ms
 
     async def pause(self, campaign_id: str) -> None:
-        status = await self.gate.pause(campaign_id, "because")
-        if parts := self.model.begin_pause(campaign_id):
+        await self._stop(campaign_id, self.states.pause, "paused")
+
+    async def archive(self, campaign_id: str) -> None:
+        await self._stop(campaign_id, self.states.archive, "archived")
+
+    async def _stop(
+        self, campaign_id: str, stop: Callable[[str, str], Awaitable[CampaignStatus | None]], stopped: str
+    ) -> None:
+        status = await unless_refused(stop(campaign_id, "because"))
+        if parts := self.model.begin_stop(campaign_id, stopped):
             self.model.settle_by_decision(parts)
-            assert not self.model.begin_pause(campaign_id)
-        assert status is not None
-        assert status.paused
+            assert self.model.begin_stop(campaign_id, stopped) == []
+        # Whatever was settled does not let it go on.
+        assert (status is None) == (self.model.begin_stop(campaign_id, stopped) is None)
+        assert status is None or status.campaign.kept == stopped
 
     async def begin_pause(self, campaign_id: str) -> None:
         """Only the first step, as when the server dies behind it."""
-        found = await self.gate._set_state(campaign_id, "paused", "because", EventKind.PAUSED)
-        parts = self.model.begin_pause(campaign_id)
-        assert (found if isinstance(found, list) else []) == [part_of(use) for use in parts]
+        found = await unless_refused(self.states._step(campaign_id, EventKind.PAUSED, "because"))
+        parts = self.model.begin_stop(campaign_id, "paused")
+        assert (found is None) == (parts is None)
+        assert (found if isinstance(found, list) else []) == [part_of(use) for use in parts or ()]
 
     async def resume(self, campaign_id: str) -> None:
-        status = await self.gate.resume(campaign_id, "because")
-        self.model.resume(campaign_id)
-        assert status is not None
-        assert not status.paused
+        status = await unless_refused(self.states.resume(campaign_id, "because"))
+        assert (status is not None) == self.model.resume(campaign_id)
+        assert status is None or status.campaign.kept == "active"
+
+    async def take_turn(self, campaign_id: str, kind: str, number: int) -> None:
+        """A planned change is carried out, maybe again."""
+        step = self.states.pause if kind == "paused" else self.states.resume
+        status = await unless_refused(step(campaign_id, "because", turn=Turn(1, number)))
+        if kind == "resumed":
+            is_done = self.model.resume(campaign_id, number)
+        else:
+            parts = self.model.begin_stop(campaign_id, kind, number)
+            is_done = parts is not None
+            if parts:
+                self.model.settle_by_decision(parts)
+                assert self.model.begin_stop(campaign_id, kind, number) == []
+        assert (status is not None) == is_done
+        state = self.model.campaigns[campaign_id].state
+        assert status is None or status.campaign.kept == SHOWN.get(state, state)
 
     # -- one code ----------------------------------------------------------------------------------------------------
 

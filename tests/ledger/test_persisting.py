@@ -154,6 +154,22 @@ async def test_redemptions_after_a_pause_are_counted_by_the_order_of_the_stream(
     assert await StopBook(ledger).taken_while_paused("summer") == 3
 
 
+async def test_what_is_redeemed_behind_the_end_is_counted_too(ledger: Ledger) -> None:
+    archived = dataclasses.replace(paused(0), kind=EventKind.ARCHIVED)
+    await persist(ledger, archived)
+    assert await StopBook(ledger).taken_while_paused("summer") == 0
+    await persist(ledger, redeemed(1))
+    assert await StopBook(ledger).taken_while_paused("summer") == 1
+
+
+@pytest.mark.parametrize("number", ['"soon"', "-1", "0", "true", "1e300", "9223372036854775808", "[]"])
+@pytest.mark.parametrize("name", ["resume_time_ms", "change_id"])
+async def test_a_pause_with_a_number_that_is_none_is_rejected(ledger: Ledger, name: str, number: str) -> None:
+    body = f'{{"reason": "", "{name}": {number}}}'.encode()
+    with pytest.raises(Rejected):
+        await persist(ledger, dataclasses.replace(paused(0), body=body))
+
+
 @pytest.mark.parametrize("change", ["update events set kind = 'paused'", "delete from events", "truncate events"])
 async def test_events_are_append_only(ledger: Ledger, sql: asyncpg.Connection, change: str) -> None:
     await persist(ledger, redeemed(0))

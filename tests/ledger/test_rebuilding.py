@@ -30,6 +30,7 @@ from vouchsafe.gate.holds import Note, Pin, Reserve
 from vouchsafe.gate.keys import Keys
 from vouchsafe.gate.outbox import Outbox
 from vouchsafe.gate.returns import RollingBack
+from vouchsafe.gate.states import States
 from vouchsafe.gate.transactions import Part, new_reservation_id
 from vouchsafe.ledger.ledger import Installation, Ledger
 from vouchsafe.service import rebuild
@@ -330,11 +331,11 @@ async def roll_back(world: World, redeemed: Redemption) -> Rollback:
 
 
 async def test_a_pause_that_was_acknowledged_stands(world: World) -> None:
-    await world.gate.pause(ONE, "stock is gone")
+    await States(world.gate).pause(ONE, "stock is gone")
     await world.persist()
     await world.lose()
     status = await world.rig.status(ONE)
-    assert (status.paused, status.pause_reason) == (True, "stock is gone")
+    assert (status.campaign.kept, status.pause_reason) == ("paused", "stock is gone")
 
 
 async def test_one_partition_alone_is_rebuilt_beside_others_that_go_on(world: World) -> None:

@@ -22,6 +22,7 @@ from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.keys import Keys
 from vouchsafe.gate.outbox import Outbox
+from vouchsafe.gate.states import States
 from vouchsafe.ledger.ledger import Installation, Ledger
 from vouchsafe.ledger.migrate import migrate
 from vouchsafe.service.publish import publish, reconcile_forever, republish
@@ -187,12 +188,12 @@ async def test_publishing_again_and_at_once_changes_nothing(
     campaign = await create(ledger, "summer")
     await publish(gate, ledger, campaign)
     await redeem(gate, settings, campaign)
-    await gate.pause(campaign.id, "over")
+    await States(gate).pause(campaign.id, "over")
     await sql.execute("update campaigns set published_version = 0")
     await asyncio.gather(*(republish(gate, ledger) for _ in range(4)))
     (status,) = await gate.describe([campaign.id])
     assert status is not None
-    assert (status.redeemed_count, status.paused, status.pause_reason) == (1, True, "over")
+    assert (status.redeemed_count, status.campaign.kept, status.pause_reason) == (1, "paused", "over")
     assert await ledger.unpublished(9) == []
 
 

@@ -321,7 +321,7 @@ class Checker:
         """Nothing of a campaign is redeemed while it is paused: by the order of events, and by what was told when."""
         paused: dict[str, str] = {}
         for event in self._book.events:
-            if event.kind == "paused":
+            if event.kind in ("paused", "archived"):
                 paused[event.campaign_id] = event.id
             elif event.kind == "resumed":
                 paused.pop(event.campaign_id, None)

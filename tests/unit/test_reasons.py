@@ -16,6 +16,8 @@ IN_LUA = {
     Reason.KILL_SWITCH_ENGAGED,
     Reason.CODE_DISABLED,
     Reason.CAMPAIGN_PAUSED,
+    Reason.CAMPAIGN_NOT_STARTED,
+    Reason.CAMPAIGN_ENDED,
 }
 
 

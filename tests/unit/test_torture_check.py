@@ -162,6 +162,12 @@ def while_paused(story: Story) -> None:
     story.events.sort(key=lambda event: int(event.id.split("-")[2]))
 
 
+def behind_the_end(story: Story) -> None:
+    story.happened("archived", "", 9, takes={})
+    story.told("redeem", "x", 9.1, a_redemption("x", 9.15))
+    story.happened("redeemed", "x", 9.15)
+
+
 def while_paused_by_the_times_of_calls(story: Story) -> None:
     story.told("redeem", "x", 7, a_redemption("x", 7.05))
     story.happened("redeemed", "x", 7.05)
@@ -216,6 +222,7 @@ def test_what_agrees_is_found_to_agree(tmp_path: Path) -> None:
         (drop("redeemed", at=5.06), "held for ever, or ended twice"),
         (confirmed_behind_its_end, "redeemed after its end"),
         (while_paused, "redeemed while paused"),
+        (behind_the_end, "redeemed while paused"),
         (while_paused_by_the_times_of_calls, "redeemed while paused"),
         (another_answer, "another answer"),
         (an_internal_error, "error"),

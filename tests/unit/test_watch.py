@@ -38,8 +38,8 @@ class Looks:
             raise self.error
         status = CampaignStatus(
             campaign=Campaign(campaign_id, 1, a_definition("Sale"), 0),
-            paused=False,
             pause_reason="",
+            resume_time_ms=None,
             redeemed_count=self._redeemed(number),
             discount_minor=0,
             held_count=0,

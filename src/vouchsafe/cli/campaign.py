@@ -6,17 +6,18 @@ import json
 import sys
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vouchsafe.cli import apply
-from vouchsafe.cli.common import Json, Target, as_dict, ask, end_by_ctrl_c, instant, out, print_json, print_message
+from vouchsafe.cli import apply, calendar, plans
+from vouchsafe.cli.common import Json, Target, as_dict, ask, end_by_ctrl_c, instant, out, print_message
+from vouchsafe.cli.show import show_campaign, show_campaigns, state_text
 from vouchsafe.cli.tables import print_rows
-from vouchsafe.cli.words import effect_text
+from vouchsafe.domain.campaign import CampaignState as Life
 
 if TYPE_CHECKING:
-    from vouchsafe.client import Campaign, CampaignCounters, CampaignDefinition, CampaignState, CampaignStats, Client
+    from vouchsafe.client import Campaign, CampaignCounters, CampaignStats, Client
 
 CampaignId = Annotated[str, typer.Argument(help="The campaign's id.", show_default=False)]
 SomeCampaign = Annotated[str | None, typer.Argument(help="The campaign's id.", show_default=False)]
@@ -28,6 +29,8 @@ WATCHED = ("state", "redeemed", "minor units off", "customers", "in PostgreSQL")
 
 app = typer.Typer(help="Create, look at, pause and resume campaigns.", no_args_is_help=True)
 app.add_typer(apply.app)
+app.add_typer(plans.app)
+app.add_typer(calendar.app)
 
 
 @app.command("create")
@@ -68,11 +71,12 @@ def campaign_create(
     end: Annotated[
         str | None, typer.Option(help="First moment after the last use, spelled as --start.", show_default=False)
     ] = None,
+    draft: Annotated[bool, typer.Option("--draft", help="Nothing can be redeemed before it is scheduled.")] = False,
     reason: Reason = "",
     target: Target = None,
     as_json: Json = False,
 ) -> None:
-    """Create a campaign. Its codes can be redeemed as soon as this returns, from --start on."""
+    """Create a campaign. Unless it is a draft, its codes can be redeemed as soon as this returns, from --start on."""
     from vouchsafe.client import CampaignDefinition, Limits
 
     if (percent is None) == (amount is None):
@@ -93,11 +97,11 @@ def campaign_create(
     once = list(single_use_code or [])
     if single_use_codes is not None:
         once += [line.strip() for line in single_use_codes.read_text().splitlines() if line.strip()]
-    _show_campaign(
+    show_campaign(
         ask(
             target,
             lambda client: client.create_campaign(
-                campaign_id, definition, shared_codes=code or [], single_use_codes=once, reason=reason
+                campaign_id, definition, shared_codes=code or [], single_use_codes=once, draft=draft, reason=reason
             ),
         ),
         as_json,
@@ -107,7 +111,7 @@ def campaign_create(
 @app.command("get")
 def campaign_get(campaign_id: CampaignId, target: Target = None, as_json: Json = False) -> None:
     """Show one campaign with its state and count as of now."""
-    _show_campaign(ask(target, lambda client: client.get_campaign(campaign_id)), as_json)
+    show_campaign(ask(target, lambda client: client.get_campaign(campaign_id)), as_json)
 
 
 @app.command("stats")
@@ -136,15 +140,29 @@ def _stats_row(store: str, counters: CampaignCounters, moment: str) -> dict[str,
 
 
 @app.command("list")
-def campaign_list(target: Target = None, as_json: Json = False) -> None:
-    """List all campaigns, newest first."""
+def campaign_list(
+    show_archived: Annotated[bool, typer.Option("--archived", help="Those that are archived, too.")] = False,
+    state: Annotated[
+        Life | None, typer.Option(help="Only those that are in this state now.", show_default=False)
+    ] = None,
+    label: Label = None,
+    target: Target = None,
+    as_json: Json = False,
+) -> None:
+    """List campaigns, newest first."""
+    from vouchsafe.client import CampaignState
+
+    wanted = CampaignState.Value(f"CAMPAIGN_STATE_{state.name if state else 'UNSPECIFIED'}")
 
     async def fetch(client: Client) -> list[Campaign]:
-        return [campaign async for campaign in client.list_campaigns()]
+        listing = client.list_campaigns(show_archived=show_archived, state=wanted, label=label or "")
+        return [campaign async for campaign in listing]
 
     campaigns = ask(target, fetch)
     if as_json or campaigns:
-        _show_campaigns(campaigns, as_json)
+        show_campaigns(campaigns, as_json)
+    elif state or label:
+        out.print("no such campaigns")
     else:
         out.print("no campaigns yet; create one with `vouchsafe campaign create`")
 
@@ -154,17 +172,28 @@ def campaign_pause(
     campaign_id: SomeCampaign = None,
     label: Label = None,
     reason: Reason = "",
+    until: Annotated[
+        str | None,
+        typer.Option(
+            help="When it goes on by itself, 2026-11-27T00:00:00+01:00; not with --label.", show_default=False
+        ),
+    ] = None,
     target: Target = None,
     as_json: Json = False,
 ) -> None:
     """Stop a campaign, or all that have a label. Once this returns, no later redemption succeeds on any server."""
+    resume_time = None if until is None else instant("--until", until)
     if label is None:
         named = _named(campaign_id)
-        _show_campaign(ask(target, lambda client: client.pause_campaign(named, reason)), as_json)
+        show_campaign(
+            ask(target, lambda client: client.pause_campaign(named, reason, resume_time=resume_time)), as_json
+        )
+    elif until is not None:
+        raise typer.BadParameter("--until is for one campaign, not for --label")
     elif campaign_id is not None:
         raise typer.BadParameter("give a campaign or --label, not both")
     else:
-        _show_campaigns(ask(target, lambda client: client.pause_campaigns(label, reason)), as_json)
+        show_campaigns(ask(target, lambda client: client.pause_campaigns(label, reason)), as_json)
 
 
 @app.command("resume")
@@ -178,11 +207,35 @@ def campaign_resume(
     """Let a paused campaign, or all that have a label, go on."""
     if label is None:
         named = _named(campaign_id)
-        _show_campaign(ask(target, lambda client: client.resume_campaign(named, reason)), as_json)
+        show_campaign(ask(target, lambda client: client.resume_campaign(named, reason)), as_json)
     elif campaign_id is not None:
         raise typer.BadParameter("give a campaign or --label, not both")
     else:
-        _show_campaigns(ask(target, lambda client: client.resume_campaigns(label, reason)), as_json)
+        show_campaigns(ask(target, lambda client: client.resume_campaigns(label, reason)), as_json)
+
+
+@app.command("archive")
+def campaign_archive(
+    campaign_id: CampaignId, reason: Reason = "", target: Target = None, as_json: Json = False
+) -> None:
+    """Put a campaign away for good. One that is active has to be paused first."""
+    show_campaign(ask(target, lambda client: client.archive_campaign(campaign_id, reason)), as_json)
+
+
+@app.command("clone")
+def campaign_clone(
+    campaign_id: CampaignId,
+    new_campaign_id: Annotated[str, typer.Argument(help="The id of the new one.", show_default=False)],
+    name: Annotated[
+        str | None, typer.Option(help="Its name for people; the same without it.", show_default=False)
+    ] = None,
+    target: Target = None,
+    as_json: Json = False,
+) -> None:
+    """Make a draft with the definition of another campaign, without its start and end, codes and uses."""
+    show_campaign(
+        ask(target, lambda client: client.clone_campaign(campaign_id, new_campaign_id, display_name=name)), as_json
+    )
 
 
 @app.command("watch")
@@ -214,7 +267,7 @@ def _watched(stats: CampaignStats) -> tuple[str, ...]:
     customers = next((f"{one.customer_count}" for one in counters if one.HasField("customer_count")), "")
     in_ledger = f"{stats.ledger.redeemed_count}" if stats.HasField("ledger") else "out of reach"
     gate = stats.gate
-    return _state_text(stats.state), f"{gate.redeemed_count}", f"{gate.discount_minor}", customers, in_ledger
+    return state_text(stats.state), f"{gate.redeemed_count}", f"{gate.discount_minor}", customers, in_ledger
 
 
 def _watch_line(moment: str, state: str, *numbers: str) -> str:
@@ -232,55 +285,7 @@ def _basis_points(percent: str) -> int:
     return int(points)
 
 
-def _show_campaign(campaign: Campaign, as_json: bool) -> None:
-    if as_json:
-        print_message(campaign)
-    else:
-        _print_table([campaign])
-
-
-def _show_campaigns(campaigns: list[Campaign], as_json: bool) -> None:
-    if as_json:
-        print_json([as_dict(campaign) for campaign in campaigns])
-    else:
-        _print_table(campaigns)
-
-
 def _named(campaign_id: str | None) -> str:
     if campaign_id is None:
         raise typer.BadParameter("give a campaign's id, or --label")
     return campaign_id
-
-
-def _print_table(campaigns: list[Campaign]) -> None:
-    """A row a campaign."""
-    rows = []
-    for campaign in campaigns:
-        definition = campaign.definition
-        limits = definition.limits
-        rows.append(
-            {
-                "campaign": campaign.id,
-                "name": definition.display_name,
-                "state": _state_text(campaign.state),
-                "reason": campaign.pause_reason,
-                "labels": " ".join(definition.labels),
-                "redeemed": f"{campaign.redeemed_count}",
-                "limit": f"{limits.total}" if limits.HasField("total") else "",
-                "per customer": f"{limits.per_customer}" if limits.HasField("per_customer") else "",
-                "discount": ", ".join(effect_text(effect, definition.currency_code) for effect in definition.effects),
-                "start": _time_text(definition, "start_time"),
-                "end": _time_text(definition, "end_time"),
-            }
-        )
-    print_rows(rows, right=("redeemed", "limit", "per customer"), whole="campaign")
-
-
-def _state_text(state: CampaignState.ValueType) -> str:
-    from vouchsafe.client import CampaignState
-
-    return CampaignState.Name(state).removeprefix("CAMPAIGN_STATE_").lower()
-
-
-def _time_text(definition: CampaignDefinition, field: Literal["start_time", "end_time"]) -> str:
-    return getattr(definition, field).ToJsonString() if definition.HasField(field) else ""

@@ -18,6 +18,7 @@ from vouchsafe.client._errors import (
     ClientError,
     DeadlineExceeded,
     InvalidArgument,
+    NotAllowed,
     NotFound,
     PermissionDenied,
     RequestIdReused,
@@ -37,6 +38,14 @@ from vouchsafe.v1.definition_pb2 import CampaignDefinition, Limits, Stacking
 from vouchsafe.v1.effect_pb2 import AmountOff, Effect, FreeShipping, PercentOff, Target, TargetKind
 from vouchsafe.v1.kill_switch_pb2 import KillSwitch, KillSwitchScope, KillSwitchState
 from vouchsafe.v1.order_pb2 import Customer, Order, OrderLine
+from vouchsafe.v1.planned_change_pb2 import (
+    ChangePlan,
+    PlannedChange,
+    PlannedChangeState,
+    PlannedPause,
+    PlannedResume,
+    PlannedUpdate,
+)
 from vouchsafe.v1.redemption_pb2 import AppliedCode, DiscountCap, LineDiscount, Offer, Redemption
 from vouchsafe.v1.redemption_service_pb2 import (
     CodeTrace,
@@ -64,6 +73,7 @@ __all__ = [
     "CampaignState",
     "CampaignStats",
     "CelExpression",
+    "ChangePlan",
     "Changed",
     "Client",
     "ClientError",
@@ -88,6 +98,7 @@ __all__ = [
     "KillSwitchState",
     "Limits",
     "LineDiscount",
+    "NotAllowed",
     "NotFound",
     "Offer",
     "OnPartial",
@@ -97,6 +108,11 @@ __all__ = [
     "OrderLine",
     "PercentOff",
     "PermissionDenied",
+    "PlannedChange",
+    "PlannedChangeState",
+    "PlannedPause",
+    "PlannedResume",
+    "PlannedUpdate",
     "Redemption",
     "Refusal",
     "RefusalReason",

@@ -7,6 +7,7 @@ ClientError
 ├── NotFound             nothing has this id
 ├── AlreadyExists        the id or the code is taken
 │   └── RequestIdReused  the request id was used for another request
+├── NotAllowed           it cannot be done with the campaign as it is; the text says what to do first
 ├── Changed              it is not any more as it was read; read it again
 ├── Throttled            too many codes, or credentials, were wrong; `retry_after_s` says when to come back
 ├── Unavailable          the service could not answer, in spite of repetitions; repeat with the same request id
@@ -58,6 +59,10 @@ class RequestIdReused(AlreadyExists):
     """The request id was used for another request."""
 
 
+class NotAllowed(ClientError):
+    """It cannot be done with the thing as it is."""
+
+
 class Changed(ClientError):
     """It is not any more as it was read."""
 
@@ -87,6 +92,7 @@ _BY_CODE: Mapping[grpc.StatusCode, type[ClientError]] = {
     grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
     grpc.StatusCode.NOT_FOUND: NotFound,
     grpc.StatusCode.ALREADY_EXISTS: AlreadyExists,
+    grpc.StatusCode.FAILED_PRECONDITION: NotAllowed,
     grpc.StatusCode.ABORTED: Changed,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Unavailable,

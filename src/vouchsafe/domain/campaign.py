@@ -76,22 +76,27 @@ _decode = msgspec.json.Decoder(Definition).decode
 
 
 class CampaignState(StrEnum):
-    """Where a campaign is in its life. The stores keep ACTIVE and PAUSED; the others follow from the clock."""
+    """Where a campaign is in its life (docs/campaign-life.md). The stores keep DRAFT, ACTIVE, PAUSED and ARCHIVED; one
+    that they keep as ACTIVE may be SCHEDULED or ENDED by the clock."""
 
+    DRAFT = "draft"
     SCHEDULED = "scheduled"
     ACTIVE = "active"
     PAUSED = "paused"
     ENDED = "ended"
+    ARCHIVED = "archived"
 
 
 @dataclass(frozen=True, slots=True)
 class Campaign:
-    """A campaign as the ledger defines it. `create_time_ms` is milliseconds since 1970 UTC."""
+    """A campaign as the ledger defines it. `create_time_ms` is milliseconds since 1970 UTC. `kept` is the state that is
+    kept by the store from which this was read; the ledger may be a moment behind the gate."""
 
     id: str
     version: int
     definition: Definition
     create_time_ms: int
+    kept: CampaignState = CampaignState.ACTIVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +106,8 @@ class CampaignStatus:
     other (None where that is not counted)."""
 
     campaign: Campaign
-    paused: bool
     pause_reason: str
+    resume_time_ms: int | None
     redeemed_count: int
     discount_minor: int
     held_count: int
@@ -112,15 +117,33 @@ class CampaignStatus:
 
     @property
     def state(self) -> CampaignState:
-        """In the order of precedence that refusals have, too: paused outweighs the clock."""
+        """In the order of precedence that refusals have, too: what is kept outweighs the clock."""
         definition = self.campaign.definition
-        if self.paused:
-            return CampaignState.PAUSED
+        if self.campaign.kept is not CampaignState.ACTIVE:
+            return self.campaign.kept
         if definition.end_time_ms is not None and self.now_ms >= definition.end_time_ms:
             return CampaignState.ENDED
         if definition.start_time_ms is not None and self.now_ms < definition.start_time_ms:
             return CampaignState.SCHEDULED
         return CampaignState.ACTIVE
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignFilter:
+    """Which campaigns are listed: those that are archived only if they are asked for; None and '' are any."""
+
+    is_archived_shown: bool = False
+    state: CampaignState | None = None
+    label: str = ""
+
+    def shows(self, state: CampaignState) -> bool:
+        """Whether a campaign in this state is one of them."""
+        if self.state is not None:
+            return state is self.state
+        return self.is_archived_shown or state is not CampaignState.ARCHIVED
+
+
+ANY_CAMPAIGN = CampaignFilter(is_archived_shown=True)
 
 
 class CodeEntry(msgspec.Struct, frozen=True):

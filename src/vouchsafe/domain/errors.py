@@ -7,6 +7,7 @@ VouchsafeError
 ├── NotFound             nothing has this id
 ├── AlreadyExists        the id or the code is taken
 ├── Changed              it is not any more as the caller has read it
+├── NotAllowed           it cannot be done where the campaign is in its life; the text says what can
 ├── RequestIdReused      the request id was used for another request
 ├── Throttled            too many codes or credentials of this caller were wrong; come back later
 ├── Overloaded           more is waiting than the server takes on; come back later
@@ -61,6 +62,10 @@ class AlreadyExists(VouchsafeError):
 
 class Changed(VouchsafeError):
     """It is not any more as the caller has read it. Read it again."""
+
+
+class NotAllowed(VouchsafeError):
+    """It cannot be done with the thing as it is. The text says what to do first."""
 
 
 class RequestIdReused(VouchsafeError):

@@ -74,6 +74,8 @@ class EventKind(StrEnum):
     RETURNED = "returned"  # what came back of one code
     PAUSED = "paused"
     RESUMED = "resumed"
+    SCHEDULED = "scheduled"  # a draft goes live
+    ARCHIVED = "archived"
     KILL_ENGAGED = "kill_engaged"  # of no campaign: for a scope (domain/kill_switch.py), in every partition
     KILL_RELEASED = "kill_released"
     CODE_DISABLED = "code_disabled"

@@ -8,7 +8,14 @@ from collections.abc import Iterator
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from vouchsafe.domain.campaign import CampaignState, CampaignStatus, CodeEntry, Definition, normalise_code
+from vouchsafe.domain.campaign import (
+    CampaignFilter,
+    CampaignState,
+    CampaignStatus,
+    CodeEntry,
+    Definition,
+    normalise_code,
+)
 from vouchsafe.domain.check import check
 from vouchsafe.domain.errors import InvalidRequest, Violation
 from vouchsafe.edge.convert import GIVEN_TWICE, timestamp
@@ -16,16 +23,19 @@ from vouchsafe.edge.convert_pages import decode_time_and_id, encode_token
 from vouchsafe.edge.mirror import from_message, to_message
 from vouchsafe.service.campaigns import CampaignStats, PageKey
 from vouchsafe.v1 import campaign_pb2, definition_pb2
-from vouchsafe.v1.campaign_service_pb2 import CreateCampaignRequest
+from vouchsafe.v1.campaign_service_pb2 import CreateCampaignRequest, ListCampaignsRequest
 
 MAX_DEFINITION_BYTES = 65_536
 
 STATES = {
+    CampaignState.DRAFT: campaign_pb2.CAMPAIGN_STATE_DRAFT,
     CampaignState.SCHEDULED: campaign_pb2.CAMPAIGN_STATE_SCHEDULED,
     CampaignState.ACTIVE: campaign_pb2.CAMPAIGN_STATE_ACTIVE,
     CampaignState.PAUSED: campaign_pb2.CAMPAIGN_STATE_PAUSED,
     CampaignState.ENDED: campaign_pb2.CAMPAIGN_STATE_ENDED,
+    CampaignState.ARCHIVED: campaign_pb2.CAMPAIGN_STATE_ARCHIVED,
 }
+_STATES_BY_NUMBER = {number: state for state, number in STATES.items()}
 
 
 def new_codes(request: CreateCampaignRequest, now_ms: int) -> list[CodeEntry]:
@@ -54,13 +64,14 @@ def definition(message: definition_pb2.CampaignDefinition) -> Definition:
     return from_message(message, Definition)
 
 
-def definition_violations(message: definition_pb2.CampaignDefinition) -> list[Violation]:
-    """What contradicts itself in a definition, or is not known here; the rules of the protos are asked beside these."""
+def definition_violations(message: definition_pb2.CampaignDefinition, *, is_part: bool = False) -> list[Violation]:
+    """What contradicts itself in a definition, or is not known here; the rules of the protos are asked beside these. Of
+    a part of one, the definition that it is laid over has a say in what contradicts itself, so that comes later."""
     if message.ByteSize() > MAX_DEFINITION_BYTES:
         return [Violation("definition", f"has {message.ByteSize()} bytes; at most {MAX_DEFINITION_BYTES} are accepted")]
     return [
         Violation(f"definition.{violation.field}" if violation.field else "definition", violation.description)
-        for violation in (*_unknown_fields(message, ""), *check(definition(message)))
+        for violation in (*_unknown_fields(message, ""), *(() if is_part else check(definition(message))))
     ]
 
 
@@ -104,6 +115,7 @@ def campaign_message(status: CampaignStatus) -> campaign_pb2.Campaign:
         create_time=timestamp(campaign.create_time_ms),
         pause_reason=status.pause_reason,
         etag=etag(campaign.version),
+        resume_time=None if status.resume_time_ms is None else timestamp(status.resume_time_ms),
     )
 
 
@@ -142,6 +154,12 @@ def definition_message(value: Definition) -> definition_pb2.CampaignDefinition:
 
 
 # -- pages -----------------------------------------------------------------------------------------------------------
+
+
+def campaign_filter(request: ListCampaignsRequest) -> CampaignFilter:
+    """Which campaigns are asked for."""
+    state = _STATES_BY_NUMBER.get(request.state)
+    return CampaignFilter(request.show_archived or state is CampaignState.ARCHIVED, state, request.label)
 
 
 def page_token(key: PageKey | None) -> str:

@@ -33,6 +33,7 @@ TABLE: Mapping[type[Exception], WireError] = {
     errors.NotFound: WireError(Code.NOT_FOUND, "NOT_FOUND"),
     errors.AlreadyExists: WireError(Code.ALREADY_EXISTS, "ALREADY_EXISTS"),
     errors.Changed: WireError(Code.ABORTED, "ETAG_MISMATCH"),
+    errors.NotAllowed: WireError(Code.FAILED_PRECONDITION, "NOT_ALLOWED"),
     errors.RequestIdReused: WireError(Code.ALREADY_EXISTS, "REQUEST_ID_REUSED"),
     errors.Throttled: WireError(Code.RESOURCE_EXHAUSTED, "THROTTLED"),
     errors.Overloaded: WireError(Code.RESOURCE_EXHAUSTED, "OVERLOADED", retry_ms=100),

@@ -21,7 +21,7 @@ from vouchsafe.domain.campaign import CodeEntry
 from vouchsafe.domain.errors import InvalidRequest, Violation
 from vouchsafe.domain.evaluator import timestamp_text
 from vouchsafe.edge import convert, convert_campaigns
-from vouchsafe.edge.interceptors import field_path
+from vouchsafe.edge.paths import field_path
 from vouchsafe.service.judge import RedeemRequest
 from vouchsafe.v1.campaign_service_pb2 import CreateCampaignRequest
 from vouchsafe.v1.definition_pb2 import CampaignDefinition

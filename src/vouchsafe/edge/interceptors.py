@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import grpc
@@ -18,14 +18,15 @@ from vouchsafe.domain.errors import InvalidRequest, Unavailable, Violation
 from vouchsafe.edge.access import Access
 from vouchsafe.edge.convert_campaigns import definition_violations
 from vouchsafe.edge.errors import is_known, status_of
+from vouchsafe.edge.masks import complete, mask_violations
+from vouchsafe.edge.paths import field_path
 from vouchsafe.service.caller import caller
-from vouchsafe.v1.campaign_service_pb2 import CreateCampaignRequest, UpdateCampaignRequest
+from vouchsafe.v1.campaign_service_pb2 import CreateCampaignRequest, ScheduleCampaignRequest, UpdateCampaignRequest
 
 # What needs no credentials: whether the server serves, and what it offers.
 PUBLIC = ("/grpc.health.v1.Health/", "/grpc.reflection.v1alpha.ServerReflection/")
 LARGE_MESSAGE_BYTES = 4_096
 LARGE_DEFINITION_BYTES = 16_384
-WITH_DEFINITION = (CreateCampaignRequest, UpdateCampaignRequest)
 TOLD_VIOLATIONS = 20
 READ_TO_THE_END_S = 1.0
 
@@ -112,21 +113,42 @@ class Guard(grpc.aio.ServerInterceptor):
             request = deserialize(data)
         except DecodeError:
             raise InvalidRequest(Violation("request", "is not a message of the type that the method takes")) from None
+        definitions = list(_definitions(request))
+        wrong = [one for prefix, part in definitions for one in mask_violations(_paths(part), f"{prefix}update_mask")]
+        if wrong:
+            raise InvalidRequest(*wrong[:TOLD_VIOLATIONS])
+        for _, part in definitions:
+            complete(part.definition, _paths(part))
         # A large message may break more rules than there is time to collect, or room to tell.
-        has_definition = isinstance(request, WITH_DEFINITION)
-        large = LARGE_DEFINITION_BYTES if has_definition else LARGE_MESSAGE_BYTES
+        large = LARGE_DEFINITION_BYTES if definitions else LARGE_MESSAGE_BYTES
         violations = [
             Violation(field_path(violation.proto.field), violation.proto.message or violation.proto.rule_id)
             for violation in self._validator.collect_violations(request, fail_fast=len(data) > large)
         ]
-        if has_definition:
-            violations += definition_violations(request.definition)
+        for prefix, part in definitions:
+            found = definition_violations(part.definition, is_part=bool(_paths(part)))
+            violations += [Violation(prefix + one.field, one.description) for one in found]
         if len(violations) > TOLD_VIOLATIONS:
             untold = len(violations) - TOLD_VIOLATIONS
             violations[TOLD_VIOLATIONS:] = [Violation("request", f"breaks {untold} more rules; mend these first")]
         if violations:
             raise InvalidRequest(*violations)
         return request
+
+
+def _definitions(request: Any) -> Iterator[tuple[str, Any]]:
+    """The messages in a request that have a definition, and where each is."""
+    if isinstance(request, CreateCampaignRequest | UpdateCampaignRequest):
+        yield "", request
+    elif isinstance(request, ScheduleCampaignRequest):
+        for index, plan in enumerate(request.planned_changes):
+            if plan.WhichOneof("change") == "update":
+                yield f"planned_changes[{index}].update.", plan.update
+
+
+def _paths(message: Any) -> list[str]:
+    """The fields of its definition that a message is about; none is all."""
+    return [] if isinstance(message, CreateCampaignRequest) else list(message.update_mask.paths)
 
 
 def _written(stream: Any) -> Any:
@@ -152,16 +174,3 @@ async def _read_to_the_end(pieces: AsyncIterator[bytes]) -> None:
 async def _refuse_while_starting(_request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
     starting = Unavailable("the server is starting: it waits for its stores")
     return await context.abort(*rpc_status.to_status(status_of(starting, "")))
-
-
-def field_path(path: Any) -> str:
-    """A violated field as it is written in the protos, for example `order.lines[3].quantity`."""
-    text = ""
-    for element in path.elements if path else ():
-        text += f".{element.field_name}" if text else element.field_name
-        match element.subscript:
-            case None:
-                pass
-            case subscript:
-                text += f"[{subscript.value!r}]"
-    return text or "request"

@@ -21,6 +21,7 @@ from vouchsafe.service.codes import Codes
 from vouchsafe.service.guessing import Guessing
 from vouchsafe.service.keys import Keys
 from vouchsafe.service.kill_switch import KillSwitchboard
+from vouchsafe.service.plans import Plans
 from vouchsafe.service.redeem import Redeem
 from vouchsafe.service.trail import Trail
 from vouchsafe.service.watch import Watch
@@ -94,6 +95,7 @@ class Server:
         redeem: Redeem,
         guessing: Guessing,
         campaigns: Campaigns,
+        plans: Plans,
         switches: KillSwitchboard,
         watch: Watch,
         codes: Codes,
@@ -103,6 +105,7 @@ class Server:
         self._redemptions.use_case = redeem
         self._redemptions.guessing = guessing
         self._campaigns.use_case = campaigns
+        self._campaigns.plans = plans
         self._campaigns.switches = switches
         self._campaigns.watch = watch
         self._codes.use_case = codes

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
@@ -16,9 +15,8 @@ from vouchsafe.domain.campaign import Campaign, CampaignStatus
 from vouchsafe.domain.errors import Misconfigured, NoReplica, Unavailable
 from vouchsafe.domain.kill_switch import Engaged
 from vouchsafe.domain.partitions import PartitionSeen, token_of
-from vouchsafe.domain.redemption import STREAM_START, EventKind, StreamId
+from vouchsafe.domain.redemption import STREAM_START, StreamId
 from vouchsafe.domain.rollback import Rollback, RollbackClaim
-from vouchsafe.domain.trail import UNKNOWN, Author
 from vouchsafe.gate.attempts import decode_place
 from vouchsafe.gate.connection import CLOSED, Command, as_unavailable, checked, function_call, told
 from vouchsafe.gate.connections import Connections
@@ -206,7 +204,7 @@ class Gate:
     async def publish(self, campaign: Campaign) -> None:
         """Makes a definition the one that decides, unless it or a later one does already.
 
-        Counters and state stay as they are; a campaign that is new to the gate is active.
+        Counters and state stay as they are; a campaign that is new to the gate is in the state that is kept of it.
         """
         keys, token = self.keys_and_token(self.partition_of(campaign.id))
         args: list[bytes | str | int] = [
@@ -216,7 +214,7 @@ class Gate:
             campaign.create_time_ms,
             " ".join(campaign.definition.labels),
             campaign.id,
-            "active",
+            campaign.kept.value,
             "",
         ]
         names = [keys.meta, keys.campaign(campaign.id), keys.counters(campaign.id), keys.labels]
@@ -238,38 +236,6 @@ class Gate:
             for index, reply in zip(indexes, replies, strict=True):
                 found[index] = decode_status(campaign_ids[index], reply)
         return found
-
-    async def pause(self, campaign_id: str, reason: str, author: Author = UNKNOWN) -> CampaignStatus | None:
-        """Stops a campaign: once this returns, no later redemption of it succeeds anywhere. None: no such campaign.
-
-        It admits nothing from its first step on; what was held before of transactions over several codes is settled
-        before the second, so that none of them is decided later.
-        """
-        while True:
-            found = await self._set_state(campaign_id, "paused", reason, EventKind.PAUSED, author)
-            if not isinstance(found, list):
-                return found
-            await self.settle_to_stop(found)
-
-    async def resume(self, campaign_id: str, reason: str, author: Author = UNKNOWN) -> CampaignStatus | None:
-        """Lets a campaign go on. None: no such campaign."""
-        found = await self._set_state(campaign_id, "active", reason, EventKind.RESUMED, author)
-        return None if isinstance(found, list) else found
-
-    async def _set_state(
-        self, campaign_id: str, state: str, reason: str, kind: EventKind, author: Author = UNKNOWN
-    ) -> CampaignStatus | list[Part] | None:
-        keys, token = self.keys_and_token_to_stop(self.partition_of(campaign_id))
-        # A reason explains a pause; once the campaign runs again, only the event remembers why.
-        kept_reason = reason if kind is EventKind.PAUSED else ""
-        body = json.dumps({"reason": reason, **author.told()}, ensure_ascii=False)
-        args = [token, campaign_id, state, kept_reason, kind.value, body]
-        names = [keys.meta, keys.outbox, keys.pending, *keys.of_campaigns([campaign_id])]
-        (reply,) = await self.write(function_call("set_state", names, args))
-        self.check_problem()
-        if reply and isinstance(reply[0], list):
-            return [Part.parse(part.decode()) for part in reply[0]]
-        return decode_status(campaign_id, reply)
 
     async def settle_to_stop(self, parts: Sequence[Part]) -> None:
         """Settles parts that are in the way of stopping; more may be left. Raises Unavailable when it is no use to ask

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vouchsafe.domain.campaign import Campaign, CampaignStatus, Definition
+from vouchsafe.domain.campaign import Campaign, CampaignState, CampaignStatus, Definition
 from vouchsafe.gate.connection import Command, function_call
 from vouchsafe.gate.keys import Keys
 
@@ -32,12 +32,31 @@ def decode_status(campaign_id: str, reply: list[bytes] | None) -> CampaignStatus
     """One campaign as `describe` and `set_state` answer it; None when there is none."""
     if not reply:
         return None
-    version, definition, created_ms, state, pause_reason, uses, money, customers, held, held_money, now_ms = reply
+    (
+        version,
+        definition,
+        created_ms,
+        state,
+        pause_reason,
+        resume_ms,
+        uses,
+        money,
+        customers,
+        held,
+        held_money,
+        now_ms,
+    ) = reply
     held_count, held_minor = int(held or 0), int(held_money or 0)
     return CampaignStatus(
-        campaign=Campaign(campaign_id, int(version), Definition.from_json(definition), int(created_ms)),
-        paused=state != b"active",
+        campaign=Campaign(
+            campaign_id,
+            int(version),
+            Definition.from_json(definition),
+            int(created_ms),
+            CampaignState(state.decode()),
+        ),
         pause_reason=pause_reason.decode(),
+        resume_time_ms=int(resume_ms) if resume_ms else None,
         redeemed_count=int(uses or 0) - held_count,
         discount_minor=int(money or 0) - held_minor,
         held_count=held_count,

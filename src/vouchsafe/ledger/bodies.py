@@ -1,4 +1,4 @@
-"""The bodies of events as PostgreSQL takes them: what it could not read later is Rejected before it is written."""
+"""Events as PostgreSQL takes them: what it could not read later is Rejected before it is written."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Annotated
 
 import msgspec
 
-from vouchsafe.domain.campaign import CampaignState
 from vouchsafe.domain.redemption import MAX_PART, Event, EventKind, StreamId
 from vouchsafe.ledger.connection import Rejected
 from vouchsafe.ledger.rows import time_of
@@ -72,34 +71,32 @@ def storable(event: Event) -> str:
     return text.replace("\\u0000", "\\ufffd")
 
 
-def campaign_states(events: Sequence[Event]) -> Iterable[Sequence[str]]:
-    """The campaigns that were paused or resumed, column by column: id, state by the last event, reason of the pause.
-    Raises Rejected."""
-    states: dict[str, tuple[CampaignState, str]] = {}
-    for event in events:
-        if event.kind is EventKind.PAUSED:
-            states[event.campaign_id] = (CampaignState.PAUSED, _text(event, "reason"))
-        elif event.kind is EventKind.RESUMED:
-            states[event.campaign_id] = (CampaignState.ACTIVE, "")
-    values = states.values()
-    return list(states), [state for state, _ in values], [reason for _, reason in values]
-
-
 def code_states(events: Sequence[Event]) -> Iterable[Sequence[str | None]]:
     """The codes that were disabled or enabled, column by column: code, why it is disabled by the last event or None.
     Raises Rejected."""
     states: dict[str, str | None] = {}
     for event in events:
         if event.kind in (EventKind.CODE_DISABLED, EventKind.CODE_ENABLED):
-            code, reason = _text(event, "code"), _text(event, "reason")
+            code, reason = text_of(event, "code"), text_of(event, "reason")
             states[code] = reason if event.kind is EventKind.CODE_DISABLED else None
     return list(states), list(states.values())
 
 
-def _text(event: Event, name: str) -> str:
-    """A text of the body as a column can hold it; the event itself keeps it as it was given."""
+def text_of(event: Event, name: str) -> str:
+    """A text of the body as a column can hold it; the event itself keeps it as it was given. Raises Rejected."""
     try:
         text = str(json.loads(event.body)[name])
     except (ValueError, KeyError, TypeError, RecursionError):
         raise Rejected(f"the event has no {name} that can be read") from None
     return text.replace("\0", "?").encode(errors="replace").decode()
+
+
+def number_of(event: Event, name: str) -> int | None:
+    """A number of the body that a column can hold, None when there is none. Raises Rejected."""
+    try:
+        number = json.loads(event.body).get(name)
+    except (ValueError, AttributeError, RecursionError):
+        number = ""
+    if number is None or (type(number) is int and 0 < number <= MAX_PART):
+        return number
+    raise Rejected(f"the event has no {name} that can be read")

@@ -22,6 +22,7 @@ LOCK_SPACE = int.from_bytes(b"vouc", "big")
 MIGRATION_LOCK = -1
 RECOVERY_LOCK = -2
 AUDIT_LOCK = -3
+PLANNER_LOCK = -10
 # Of the operation with number n it is this less n.
 FIRST_OPERATION_LOCK = -1_000
 

@@ -13,7 +13,7 @@ from vouchsafe.domain.campaign import Campaign, CodeEntry
 from vouchsafe.domain.redemption import CombinedClaim, Position, StreamId
 from vouchsafe.ledger.connection import connected, domain_errors, dropped_when_cancelled
 from vouchsafe.ledger.queries import SQL
-from vouchsafe.ledger.rows import campaign_of, code_of
+from vouchsafe.ledger.rows import campaign_of, code_of, milliseconds
 
 EVENTS_PER_PIECE = 5_000
 ROWS_PER_PIECE = 1_000
@@ -23,11 +23,13 @@ CODES_PER_PIECE = 10_000
 
 @dataclass(frozen=True, slots=True)
 class CampaignKept:
-    """A campaign as the ledger defines it, with the state that its last event says."""
+    """A campaign as the ledger defines it, why it is paused by its last event, when that ends by itself (milliseconds
+    since 1970 UTC) if it does, and the last turn that it has taken, if any."""
 
     campaign: Campaign
-    state: str
     pause_reason: str
+    resume_time_ms: int | None
+    turn: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ class History:
     async def campaigns(self) -> AsyncIterator[list[CampaignKept]]:
         """All campaigns, some at a time."""
         async for piece in self._pieces("history_campaigns", ROWS_PER_PIECE):
-            yield [CampaignKept(campaign_of(row), row["state"], row["pause_reason"]) for row in piece]
+            yield list(map(_kept, piece))
 
     async def codes(self) -> AsyncIterator[list[CodeEntry]]:
         """All codes, some at a time."""
@@ -124,6 +126,12 @@ class History:
                 finally:
                     following.cancel()
                     await asyncio.gather(following, return_exceptions=True)
+
+
+def _kept(row: asyncpg.Record) -> CampaignKept:
+    resume_at = row["resume_at"]
+    resume_time_ms = None if resume_at is None else milliseconds(resume_at)
+    return CampaignKept(campaign_of(row), row["pause_reason"], resume_time_ms, row["turn"])
 
 
 def _position(row: asyncpg.Record) -> Position:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,14 +14,15 @@ import msgspec
 from asyncpg.pool import PoolConnectionProxy
 
 from vouchsafe.domain.audit import Audit, LastAudit
-from vouchsafe.domain.campaign import Campaign, CodeEntry, Definition
+from vouchsafe.domain.campaign import ANY_CAMPAIGN, Campaign, CampaignFilter, CampaignState, CodeEntry, Definition
 from vouchsafe.domain.errors import AlreadyExists, Misconfigured, VouchsafeError
 from vouchsafe.domain.partitions import PartitionState
 from vouchsafe.domain.pricing import Discount
 from vouchsafe.domain.redemption import Claim, CombinedClaim, Event, EventKind, Position, Redemption, StreamId
 from vouchsafe.domain.rollback import Rollback, RollbackClaim
-from vouchsafe.domain.trail import UNKNOWN, Action, Author, Note, changed, paths
-from vouchsafe.ledger.bodies import campaign_states, code_states, columns
+from vouchsafe.domain.trail import UNKNOWN, Action, Author, Note, paths
+from vouchsafe.ledger.bodies import code_states, columns
+from vouchsafe.ledger.changes import change_campaign
 from vouchsafe.ledger.connection import (
     ENDED_SOON,
     RECOVERY_LOCK,
@@ -38,6 +39,7 @@ from vouchsafe.ledger.migrate import check_schema
 from vouchsafe.ledger.notes import note_actions, notes_of
 from vouchsafe.ledger.queries import SQL
 from vouchsafe.ledger.rows import campaign_of, milliseconds, time_of
+from vouchsafe.ledger.steps import Steps
 
 # What the column can hold.
 MAX_EPOCH = 2**31 - 1
@@ -214,15 +216,17 @@ class Ledger:
         campaign_id: str,
         definition: Definition,
         codes: Sequence[CodeEntry],
+        kept: CampaignState = CampaignState.ACTIVE,
         author: Author = UNKNOWN,
         reason: str = "",
     ) -> Campaign:
-        """Writes a campaign with its codes, all or nothing. Raises AlreadyExists naming the id or the code."""
+        """Writes a campaign, ACTIVE or a DRAFT, with its codes, all or nothing. Raises AlreadyExists naming the id or
+        the code."""
         names, limits = [entry.code for entry in codes], [entry.use_limit for entry in codes]
         if len(set(names)) < len(names) or any(entry.campaign_id != campaign_id for entry in codes):
             raise ValueError("codes must be different, and of this campaign")
         async with self.connection() as connection, transaction(connection):
-            row = await connection.fetchrow(SQL["create_campaign"], campaign_id, definition.to_json())
+            row = await connection.fetchrow(SQL["create_campaign"], campaign_id, definition.to_json(), kept)
             if row is None:
                 raise AlreadyExists(f"there is a campaign {campaign_id} already")
             holders = [entry.holder_id for entry in codes]
@@ -245,34 +249,34 @@ class Ledger:
     async def update_campaign(
         self,
         campaign_id: str,
-        definition: Definition,
+        change: Callable[[Definition], Definition],
         version: int | None,
         author: Author = UNKNOWN,
         reason: str = "",
     ) -> Campaign | None:
-        """Puts a definition in the place of this version, or of whatever stands with None. None: there is no such
-        campaign, or it is at another version."""
+        """Puts what `change` makes of a definition in its place, as the next version; nobody else changes it between.
+        None: there is no such campaign, or it is not at `version`, unless that is None. What `change` raises is raised,
+        and nothing changes then."""
         async with self.connection() as connection, transaction(connection):
-            row = await connection.fetchrow(SQL["update_campaign"], campaign_id, definition.to_json(), version)
-            if row is None:
+            changed = await change_campaign(connection, campaign_id, change, version)
+            if changed is None:
                 return None
-            campaign = campaign_of(row)
-            # As JSON: one that this release cannot read can be replaced all the same.
-            before, after = changed(*map(json.loads, (row["old_definition"], definition.to_json())))
-            before["version"], after["version"] = campaign.version - 1, campaign.version
-            target = f"campaign:{campaign_id}"
-            await note_actions(connection, Note(author, Action.CAMPAIGN_UPDATE, target, before, after, reason))
-            return campaign
+            await note_actions(connection, changed.note(Action.CAMPAIGN_UPDATE, author, reason))
+            return changed.campaign
 
     async def get_campaign(self, campaign_id: str) -> Campaign | None:
         """A definition, or None."""
         row = await self.fetchrow("get_campaign", campaign_id)
         return campaign_of(row) if row else None
 
-    async def list_campaigns(self, limit: int, after: tuple[int, str] | None) -> list[Campaign]:
+    async def list_campaigns(
+        self, limit: int, after: tuple[int, str] | None, wanted: CampaignFilter = ANY_CAMPAIGN
+    ) -> list[Campaign]:
         """At most `limit` campaigns, newest first by (create_time_ms, id), from behind that pair on."""
         created_at, campaign_id = (None, "") if after is None else (time_of(after[0]), after[1])
-        return [campaign_of(row) for row in await self.fetch("list_campaigns", limit, created_at, campaign_id)]
+        chosen = (wanted.is_archived_shown, wanted.state, wanted.label or None)
+        rows = await self.fetch("list_campaigns", limit, created_at, campaign_id, *chosen)
+        return [campaign_of(row) for row in rows]
 
     async def unpublished(self, limit: int, after: str = "") -> list[Campaign]:
         """At most `limit` campaigns that the gate may not have in this version, by id, from behind `after` on."""
@@ -338,7 +342,7 @@ class Ledger:
         (any more), and Rejected when an event cannot be written.
         """
         last = events[-1].position.stream_id
-        values = *columns(partition, offset, events), *campaign_states(events), *code_states(events)
+        values = *columns(partition, offset, events), *code_states(events), *Steps.of(events).columns
         args = partition, epoch, *offset, *last, *values
         notes = notes_of(events)
         if not notes:  # nearly always; a statement alone is a transaction, and one round trip

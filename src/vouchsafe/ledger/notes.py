@@ -27,6 +27,8 @@ class _Told(NamedTuple):
 TOLD: Mapping[EventKind, _Told] = {
     EventKind.PAUSED: _Told(Action.CAMPAIGN_PAUSE, "campaign:{campaign}", "active", "paused"),
     EventKind.RESUMED: _Told(Action.CAMPAIGN_RESUME, "campaign:{campaign}", "paused", "active"),
+    EventKind.SCHEDULED: _Told(Action.CAMPAIGN_SCHEDULE, "campaign:{campaign}", "draft", "active"),
+    EventKind.ARCHIVED: _Told(Action.CAMPAIGN_ARCHIVE, "campaign:{campaign}", "not archived", "archived"),
     EventKind.KILL_ENGAGED: _Told(Action.KILL_SWITCH_ENGAGE, "kill_switch:{scope}", "released", "engaged"),
     EventKind.KILL_RELEASED: _Told(Action.KILL_SWITCH_RELEASE, "kill_switch:{scope}", "engaged", "released"),
     EventKind.CODE_DISABLED: _Told(Action.CODE_DISABLE, "code:{code}", "enabled", "disabled"),

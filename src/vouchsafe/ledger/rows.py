@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 
-from vouchsafe.domain.campaign import Campaign, CodeEntry, Definition
+from vouchsafe.domain.campaign import Campaign, CampaignState, CodeEntry, Definition
 from vouchsafe.ledger.connection import Rejected
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -28,7 +28,7 @@ def milliseconds(time: datetime) -> int:
 def campaign_of(row: asyncpg.Record) -> Campaign:
     """A row of `campaigns`."""
     definition = Definition.from_json(row["definition"])
-    return Campaign(row["id"], row["version"], definition, milliseconds(row["created_at"]))
+    return Campaign(row["id"], row["version"], definition, milliseconds(row["created_at"]), CampaignState(row["state"]))
 
 
 def code_of(row: asyncpg.Record) -> CodeEntry:

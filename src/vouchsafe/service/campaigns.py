@@ -1,23 +1,30 @@
 """Running campaigns: the use cases that operators call.
 
 Definitions are written to the ledger first and then published to the gate; `service.publish` repairs a crash in
-between. Pausing and resuming go to the gate first, so that they work while PostgreSQL is away.
+between. Pausing, resuming and archiving go to the gate first, so that they work while PostgreSQL is away.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from vouchsafe.domain.campaign import Campaign, CampaignStatus, CodeEntry, Definition
+import msgspec
+
+from vouchsafe.domain.campaign import Campaign, CampaignFilter, CampaignState, CampaignStatus, CodeEntry, Definition
 from vouchsafe.domain.errors import AlreadyExists, Changed, InvalidRequest, NotFound, Unavailable, Violation
+from vouchsafe.domain.life import check_not_archived
 from vouchsafe.gate.gate import Gate
+from vouchsafe.gate.states import States
 from vouchsafe.ledger.ledger import CampaignCounters, Ledger
 from vouchsafe.service.caller import author
 from vouchsafe.service.publish import publish
 
 # Where a page ends: create_time_ms and id of its last campaign.
 PageKey = tuple[int, str]
+# What is to become of a definition.
+Change = Callable[[Definition], Definition]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +48,7 @@ class Campaigns:
 
     def __init__(self, gate: Gate, ledger: Ledger, *, has_secret: bool) -> None:
         self._gate = gate
+        self._states = States(gate)
         self._ledger = ledger
         self._has_secret = has_secret
 
@@ -56,16 +64,31 @@ class Campaigns:
             raise InvalidRequest(*needs)
 
     async def create(
-        self, campaign_id: str, definition: Definition, codes: Sequence[CodeEntry], reason: str = ""
+        self,
+        campaign_id: str,
+        definition: Definition,
+        codes: Sequence[CodeEntry],
+        reason: str = "",
+        *,
+        is_draft: bool = False,
     ) -> CampaignStatus:
         """Creates a campaign with its codes. Raises AlreadyExists when the id or a code is taken.
 
         After Unavailable the campaign may exist already; it goes live by itself then, as soon as the gate is back.
         """
         self.check_supported(definition)
-        campaign = await self._ledger.create_campaign(campaign_id, definition, codes, author(), reason)
+        kept = CampaignState.DRAFT if is_draft else CampaignState.ACTIVE
+        campaign = await self._ledger.create_campaign(campaign_id, definition, codes, kept, author(), reason)
         await publish(self._gate, self._ledger, campaign)
         return await self.get(campaign_id)
+
+    async def clone(self, campaign_id: str, new_id: str, display_name: str | None) -> CampaignStatus:
+        """Creates a draft with the definition of another campaign, but for its start and end; under its name with None.
+        Raises NotFound, AlreadyExists."""
+        definition = (await self._get_at(campaign_id, None)).definition
+        name = definition.display_name if display_name is None else display_name
+        draft = msgspec.structs.replace(definition, display_name=name, start_time_ms=None, end_time_ms=None)
+        return await self.create(new_id, draft, [], is_draft=True)
 
     async def check_new(self, campaign_id: str, codes: Sequence[CodeEntry]) -> None:
         """Raises AlreadyExists when a campaign of this id and these codes cannot be created."""
@@ -74,23 +97,40 @@ class Campaigns:
         if taken := await self._ledger.taken_codes([entry.code for entry in codes]):
             raise AlreadyExists(f"the code {taken[0]} belongs to another campaign")
 
-    async def update(
-        self, campaign_id: str, definition: Definition, version: int | None, reason: str = ""
-    ) -> CampaignStatus:
-        """Puts a new definition in the place of this version, or of whatever stands with None. Once this returns, every
-        later decision is made by it. Raises NotFound, Changed.
+    async def update(self, campaign_id: str, change: Change, version: int | None, reason: str = "") -> CampaignStatus:
+        """Puts what `change` makes of a campaign's definition in its place, if it is at this version; None is whatever
+        stands. Nobody else's change is lost between. Once this returns, every later decision is made by it. Raises
+        NotFound, Changed, NotAllowed and what `change` raises.
 
         After Unavailable it may stand already; the gate gets it by itself then.
         """
-        self.check_supported(definition)
-        campaign = await self._ledger.update_campaign(campaign_id, definition, version, author(), reason)
+
+        def supported(current: Definition) -> Definition:
+            changed = change(current)
+            self.check_supported(changed)
+            return changed
+
+        check_not_archived(campaign_id, (await self.get(campaign_id)).state)
+        campaign = await self._ledger.update_campaign(campaign_id, supported, version, author(), reason)
         if campaign is None:
-            await self.check_version(campaign_id, version)
-            raise Changed(f"campaign {campaign_id} has just been changed; read it again")
+            raise await self.why_not_at(campaign_id, version)
         await publish(self._gate, self._ledger, campaign)
         return await self.get(campaign_id)
 
-    async def check_version(self, campaign_id: str, version: int | None) -> Campaign:
+    async def check_update(self, campaign_id: str, change: Change, version: int | None) -> Definition:
+        """The definition that `update` would put there. Raises what `update` raises."""
+        check_not_archived(campaign_id, (await self.get(campaign_id)).state)
+        changed = change((await self._get_at(campaign_id, version)).definition)
+        self.check_supported(changed)
+        return changed
+
+    async def why_not_at(self, campaign_id: str, version: int | None) -> Changed:
+        """The error of a change that has not found a campaign at this version. Raises NotFound."""
+        with contextlib.suppress(Changed):
+            await self._get_at(campaign_id, version)
+        return Changed(f"campaign {campaign_id} has changed since its etag was read; read it again")
+
+    async def _get_at(self, campaign_id: str, version: int | None) -> Campaign:
         """The campaign's definition as it stands. Raises NotFound, and Changed when it is not at this version."""
         campaign = await self._ledger.get_campaign(campaign_id)
         if campaign is None:
@@ -113,24 +153,33 @@ class Campaigns:
             ledger = None
         return CampaignStats(status, ledger)
 
-    async def list(self, limit: int, after: PageKey | None) -> CampaignPage:
+    async def list(self, limit: int, after: PageKey | None, wanted: CampaignFilter) -> CampaignPage:
         """At most `limit` campaigns, newest first, from behind `after` on."""
-        campaigns = await self._ledger.list_campaigns(limit + 1, after)
+        campaigns = await self._ledger.list_campaigns(limit + 1, after, wanted)
         shown = campaigns[:limit]
         found = await self._gate.describe([campaign.id for campaign in shown])
         return CampaignPage(
-            # One that the gate does not have is being published at this moment; its turn comes in the next listing.
-            campaigns=[status for status in found if status is not None],
+            # One that the gate does not have is being published at this moment; its turn comes in the next listing. Of
+            # states, the gate has the last word.
+            campaigns=[status for status in found if status is not None and wanted.shows(status.state)],
             next=(shown[-1].create_time_ms, shown[-1].id) if len(campaigns) > limit else None,
         )
 
-    async def pause(self, campaign_id: str, reason: str) -> CampaignStatus:
-        """Stops a campaign: once this returns, no later redemption of it succeeds on any server. Raises NotFound."""
-        return await self._gate.pause(campaign_id, reason, author()) or await self._missing(campaign_id)
+    async def pause(self, campaign_id: str, reason: str, resume_time_ms: int | None = None) -> CampaignStatus:
+        """Stops a campaign, until a time or until it is resumed: once this returns, no later redemption of it succeeds
+        on any server. Raises NotFound, NotAllowed, and InvalidRequest for a time that is over."""
+        if resume_time_ms is not None and resume_time_ms <= self._gate.clock.now_ms():
+            raise InvalidRequest(Violation("resume_time", "must be later than now"))
+        paused = await self._states.pause(campaign_id, reason, author(), resume_time_ms=resume_time_ms)
+        return paused or await self._missing(campaign_id)
 
     async def resume(self, campaign_id: str, reason: str) -> CampaignStatus:
-        """Lets a paused campaign go on. Raises NotFound."""
-        return await self._gate.resume(campaign_id, reason, author()) or await self._missing(campaign_id)
+        """Lets a paused campaign go on. Raises NotFound, NotAllowed."""
+        return await self._states.resume(campaign_id, reason, author()) or await self._missing(campaign_id)
+
+    async def archive(self, campaign_id: str, reason: str) -> CampaignStatus:
+        """Ends a campaign for ever: once this returns, nothing of it is redeemed again. Raises NotFound, NotAllowed."""
+        return await self._states.archive(campaign_id, reason, author()) or await self._missing(campaign_id)
 
     async def _missing(self, campaign_id: str) -> CampaignStatus:
         """Never returns: tells a campaign that does not exist from one that the gate lacks."""

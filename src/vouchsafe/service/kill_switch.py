@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from vouchsafe.domain.campaign import CampaignStatus
-from vouchsafe.domain.errors import NotFound, Unavailable
+from vouchsafe.domain.errors import NotAllowed, NotFound, Unavailable
 from vouchsafe.domain.kill_switch import Engaged, KillSwitch, KillSwitches, SwitchEvent, combine
 from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.stops import Stops
@@ -61,21 +61,22 @@ class KillSwitchboard:
     # -- by label ----------------------------------------------------------------------------------------------------
 
     async def pause(self, label: str, reason: str) -> Sequence[CampaignStatus]:
-        """Stops all campaigns that have a label now, in the order of their ids."""
+        """Stops all campaigns that have a label now, in the order of their ids; drafts and what is archived are left
+        out."""
         return await self._with_label(label, "paused", lambda id_: self._campaigns.pause(id_, reason))
 
     async def resume(self, label: str, reason: str) -> Sequence[CampaignStatus]:
-        """Lets all campaigns that have a label go on, in the order of their ids."""
+        """Lets all campaigns that have a label go on, as `pause` stops them."""
         return await self._with_label(label, "resumed", lambda id_: self._campaigns.resume(id_, reason))
 
     async def _with_label(
         self, label: str, done: str, step: Callable[[str], Awaitable[CampaignStatus]]
     ) -> Sequence[CampaignStatus]:
         asked = await _all(range(self._gate.partitions), lambda partition: self._stops.labelled(partition, label))
-        ids = sorted(id_ for found in asked if not isinstance(found, Unavailable) for id_ in found)
+        ids = sorted(id_ for found in asked if isinstance(found, list) for id_ in found)
         results = await _all(ids, step)
         failures = [one for one in (*asked, *results) if isinstance(one, Unavailable)]
-        statuses = [one for one in results if not isinstance(one, Unavailable)]
+        statuses = [one for one in results if isinstance(one, CampaignStatus)]
         if failures:
             count = len(statuses)
             raise Unavailable(f"{count} campaigns are {done}, not all: {failures[0]}; call again") from failures[0]
@@ -84,15 +85,17 @@ class KillSwitchboard:
         return statuses
 
 
-async def _all(items: Sequence[Item], step: Callable[[Item], Awaitable[Result]]) -> list[Result | Unavailable]:
-    """Takes a step for each, some at once; what is out of reach holds up no other."""
+async def _all(
+    items: Sequence[Item], step: Callable[[Item], Awaitable[Result]]
+) -> list[Result | Unavailable | NotAllowed]:
+    """Takes a step for each, some at once; what is out of reach, or not allowed, holds up no other."""
     turns = asyncio.Semaphore(AT_ONCE)
 
-    async def take(item: Item) -> Result | Unavailable:
+    async def take(item: Item) -> Result | Unavailable | NotAllowed:
         async with turns:
             try:
                 return await step(item)
-            except Unavailable as error:
+            except (Unavailable, NotAllowed) as error:
                 return error
 
     return list(await asyncio.gather(*map(take, items)))

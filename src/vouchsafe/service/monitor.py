@@ -10,6 +10,7 @@ from vouchsafe.domain.errors import Unavailable
 from vouchsafe.gate.backlog import BacklogReader
 from vouchsafe.gate.gate import Gate
 from vouchsafe.ledger.ledger import Ledger
+from vouchsafe.ledger.plans import PlanBook
 from vouchsafe.service.persist import until_stopped
 
 INTERVAL_S = 1.0
@@ -48,13 +49,17 @@ async def _measure_gate(gate: Gate, reader: BacklogReader) -> None:
 
 
 async def _measure_ledger(ledger: Ledger) -> None:
-    set_aside = differ = ended_s = nan
+    set_aside = differ = ended_s = late_s = failed = nan
     try:
         set_aside = await ledger.count_set_aside()
         last = await ledger.last_audit()
         differ, ended_s = (0, 0) if last is None else (last.counters_differ, last.end_time_ms / 1000)
+        plans = await PlanBook(ledger).measure()
+        late_s, failed = plans.late_s, plans.failed
     except Unavailable:
         pass
+    telemetry.PLANNED_CHANGES_LATE.set(late_s)
+    telemetry.PLANNED_CHANGES_FAILED.set(failed)
     telemetry.EVENTS_SET_ASIDE.set(set_aside)
     telemetry.AUDIT_DRIFT.set(differ)
     telemetry.AUDIT_LAST_SUCCESS.set(ended_s)

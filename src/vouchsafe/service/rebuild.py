@@ -212,9 +212,12 @@ class _Run:
                         "definition": campaign.definition.to_json(),
                         "created_ms": str(campaign.create_time_ms),
                         "labels": labels,
-                        "state": kept.state,
+                        "state": campaign.kept.value,
                         "pause_reason": kept.pause_reason,
                     }
+                    for name, value in (("resume_ms", kept.resume_time_ms), ("turn", kept.turn)):
+                        if value is not None:
+                            changes.fields[Keys(partition).campaign(campaign.id)][name] = str(value)
                     changes.counters[campaign.id]["uses"] = 0
                     await self._rebuilding.write(partition, changes)
         async for disabled in self._history.disabled_codes():

@@ -26,19 +26,19 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from vouchsafe.v1 import definition_pb2 as vouchsafe_dot_v1_dot_definition__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bvouchsafe/v1/campaign.proto\x12\x0cvouchsafe.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dvouchsafe/v1/definition.proto\"\xf6\x01\n\x08\x43\x61mpaign\x12\n\n\x02id\x18\x01 \x01(\t\x12\x34\n\ndefinition\x18\x02 \x01(\x0b\x32 .vouchsafe.v1.CampaignDefinition\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12*\n\x05state\x18\x04 \x01(\x0e\x32\x1b.vouchsafe.v1.CampaignState\x12\x16\n\x0eredeemed_count\x18\x05 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cpause_reason\x18\x07 \x01(\t\x12\x0c\n\x04\x65tag\x18\x08 \x01(\t\"\x9a\x01\n\x10\x43\x61mpaignCounters\x12\x16\n\x0eredeemed_count\x18\x01 \x01(\x03\x12\x16\n\x0e\x64iscount_minor\x18\x02 \x01(\x03\x12\x1b\n\x0e\x63ustomer_count\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x12\n\nheld_count\x18\x04 \x01(\x03\x12\x12\n\nheld_minor\x18\x05 \x01(\x03\x42\x11\n\x0f_customer_count\"\xf6\x01\n\rCampaignStats\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\t\x12*\n\x05state\x18\x02 \x01(\x0e\x32\x1b.vouchsafe.v1.CampaignState\x12,\n\x04gate\x18\x03 \x01(\x0b\x32\x1e.vouchsafe.v1.CampaignCounters\x12-\n\tgate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x06ledger\x18\x05 \x01(\x0b\x32\x1e.vouchsafe.v1.CampaignCounters\x12\x17\n\x0fledger_position\x18\x06 \x01(\t*\x9d\x01\n\rCampaignState\x12\x1e\n\x1a\x43\x41MPAIGN_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43\x41MPAIGN_STATE_SCHEDULED\x10\x14\x12\x19\n\x15\x43\x41MPAIGN_STATE_ACTIVE\x10\x1e\x12\x19\n\x15\x43\x41MPAIGN_STATE_PAUSED\x10(\x12\x18\n\x14\x43\x41MPAIGN_STATE_ENDED\x10\x32\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bvouchsafe/v1/campaign.proto\x12\x0cvouchsafe.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dvouchsafe/v1/definition.proto\"\xa7\x02\n\x08\x43\x61mpaign\x12\n\n\x02id\x18\x01 \x01(\t\x12\x34\n\ndefinition\x18\x02 \x01(\x0b\x32 .vouchsafe.v1.CampaignDefinition\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12*\n\x05state\x18\x04 \x01(\x0e\x32\x1b.vouchsafe.v1.CampaignState\x12\x16\n\x0eredeemed_count\x18\x05 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cpause_reason\x18\x07 \x01(\t\x12\x0c\n\x04\x65tag\x18\x08 \x01(\t\x12/\n\x0bresume_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x9a\x01\n\x10\x43\x61mpaignCounters\x12\x16\n\x0eredeemed_count\x18\x01 \x01(\x03\x12\x16\n\x0e\x64iscount_minor\x18\x02 \x01(\x03\x12\x1b\n\x0e\x63ustomer_count\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x12\n\nheld_count\x18\x04 \x01(\x03\x12\x12\n\nheld_minor\x18\x05 \x01(\x03\x42\x11\n\x0f_customer_count\"\xf6\x01\n\rCampaignStats\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\t\x12*\n\x05state\x18\x02 \x01(\x0e\x32\x1b.vouchsafe.v1.CampaignState\x12,\n\x04gate\x18\x03 \x01(\x0b\x32\x1e.vouchsafe.v1.CampaignCounters\x12-\n\tgate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x06ledger\x18\x05 \x01(\x0b\x32\x1e.vouchsafe.v1.CampaignCounters\x12\x17\n\x0fledger_position\x18\x06 \x01(\t*\xd4\x01\n\rCampaignState\x12\x1e\n\x1a\x43\x41MPAIGN_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43\x41MPAIGN_STATE_DRAFT\x10\n\x12\x1c\n\x18\x43\x41MPAIGN_STATE_SCHEDULED\x10\x14\x12\x19\n\x15\x43\x41MPAIGN_STATE_ACTIVE\x10\x1e\x12\x19\n\x15\x43\x41MPAIGN_STATE_PAUSED\x10(\x12\x18\n\x14\x43\x41MPAIGN_STATE_ENDED\x10\x32\x12\x1b\n\x17\x43\x41MPAIGN_STATE_ARCHIVED\x10<b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vouchsafe.v1.campaign_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CAMPAIGNSTATE']._serialized_start=765
-  _globals['_CAMPAIGNSTATE']._serialized_end=922
+  _globals['_CAMPAIGNSTATE']._serialized_start=814
+  _globals['_CAMPAIGNSTATE']._serialized_end=1026
   _globals['_CAMPAIGN']._serialized_start=110
-  _globals['_CAMPAIGN']._serialized_end=356
-  _globals['_CAMPAIGNCOUNTERS']._serialized_start=359
-  _globals['_CAMPAIGNCOUNTERS']._serialized_end=513
-  _globals['_CAMPAIGNSTATS']._serialized_start=516
-  _globals['_CAMPAIGNSTATS']._serialized_end=762
+  _globals['_CAMPAIGN']._serialized_end=405
+  _globals['_CAMPAIGNCOUNTERS']._serialized_start=408
+  _globals['_CAMPAIGNCOUNTERS']._serialized_end=562
+  _globals['_CAMPAIGNSTATS']._serialized_start=565
+  _globals['_CAMPAIGNSTATS']._serialized_end=811
 # @@protoc_insertion_point(module_scope)

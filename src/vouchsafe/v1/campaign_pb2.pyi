@@ -27,6 +27,8 @@ class _CampaignStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Campaig
     DESCRIPTOR: _descriptor.EnumDescriptor
     CAMPAIGN_STATE_UNSPECIFIED: _CampaignState.ValueType  # 0
     """Never sent; in a filter: any state."""
+    CAMPAIGN_STATE_DRAFT: _CampaignState.ValueType  # 10
+    """It is being written: nothing is redeemed until ScheduleCampaign takes it into life."""
     CAMPAIGN_STATE_SCHEDULED: _CampaignState.ValueType  # 20
     """Its start time is still to come."""
     CAMPAIGN_STATE_ACTIVE: _CampaignState.ValueType  # 30
@@ -35,12 +37,16 @@ class _CampaignStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Campaig
     """An operator has paused it: nothing is redeemed until it is resumed."""
     CAMPAIGN_STATE_ENDED: _CampaignState.ValueType  # 50
     """Its end time has passed."""
+    CAMPAIGN_STATE_ARCHIVED: _CampaignState.ValueType  # 60
+    """An operator has put it away for good: it can be looked at, and what it has given taken back."""
 
 class CampaignState(_CampaignState, metaclass=_CampaignStateEnumTypeWrapper):
     """Where a campaign is in its life, by the store's clock."""
 
 CAMPAIGN_STATE_UNSPECIFIED: CampaignState.ValueType  # 0
 """Never sent; in a filter: any state."""
+CAMPAIGN_STATE_DRAFT: CampaignState.ValueType  # 10
+"""It is being written: nothing is redeemed until ScheduleCampaign takes it into life."""
 CAMPAIGN_STATE_SCHEDULED: CampaignState.ValueType  # 20
 """Its start time is still to come."""
 CAMPAIGN_STATE_ACTIVE: CampaignState.ValueType  # 30
@@ -49,6 +55,8 @@ CAMPAIGN_STATE_PAUSED: CampaignState.ValueType  # 40
 """An operator has paused it: nothing is redeemed until it is resumed."""
 CAMPAIGN_STATE_ENDED: CampaignState.ValueType  # 50
 """Its end time has passed."""
+CAMPAIGN_STATE_ARCHIVED: CampaignState.ValueType  # 60
+"""An operator has put it away for good: it can be looked at, and what it has given taken back."""
 Global___CampaignState: _TypeAlias = CampaignState  # noqa: Y015
 
 @_typing.final
@@ -65,6 +73,7 @@ class Campaign(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     PAUSE_REASON_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    RESUME_TIME_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The id it was created with."""
     version: _builtins.int
@@ -85,6 +94,10 @@ class Campaign(_message.Message):
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was created."""
 
+    @_builtins.property
+    def resume_time(self) -> _timestamp_pb2.Timestamp:
+        """When its pause ends by itself, if it does."""
+
     def __init__(
         self,
         *,
@@ -96,10 +109,11 @@ class Campaign(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         pause_reason: _builtins.str = ...,
         etag: _builtins.str = ...,
+        resume_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "definition", b"definition"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "definition", b"definition", "resume_time", b"resume_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "definition", b"definition", "etag", b"etag", "id", b"id", "pause_reason", b"pause_reason", "redeemed_count", b"redeemed_count", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "definition", b"definition", "etag", b"etag", "id", b"id", "pause_reason", b"pause_reason", "redeemed_count", b"redeemed_count", "resume_time", b"resume_time", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -5,11 +5,14 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from vouchsafe.v1 import campaign_pb2 as _campaign_pb2
 from vouchsafe.v1 import definition_pb2 as _definition_pb2
 from vouchsafe.v1 import kill_switch_pb2 as _kill_switch_pb2
+from vouchsafe.v1 import planned_change_pb2 as _planned_change_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -33,6 +36,7 @@ class CreateCampaignRequest(_message.Message):
     SINGLE_USE_CODES_FIELD_NUMBER: _builtins.int
     ASSIGNED_CODES_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    DRAFT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     campaign_id: _builtins.str
     """The id the campaign shall have: 1 to 63 small letters, digits and hyphens, beginning with a letter or digit.
@@ -40,6 +44,8 @@ class CreateCampaignRequest(_message.Message):
     """
     validate_only: _builtins.bool
     """Only checks the definition and the codes, and creates nothing."""
+    draft: _builtins.bool
+    """Whether it begins as a draft, of which nothing is redeemed before ScheduleCampaign."""
     reason: _builtins.str
     """Why, for those who look later, at most 500 characters, none of them a control character."""
     @_builtins.property
@@ -69,11 +75,12 @@ class CreateCampaignRequest(_message.Message):
         single_use_codes: _abc.Iterable[_builtins.str] | None = ...,
         assigned_codes: _abc.Iterable[Global___AssignedCode] | None = ...,
         validate_only: _builtins.bool = ...,
+        draft: _builtins.bool = ...,
         reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["definition", b"definition"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assigned_codes", b"assigned_codes", "campaign_id", b"campaign_id", "definition", b"definition", "reason", b"reason", "shared_codes", b"shared_codes", "single_use_codes", b"single_use_codes", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assigned_codes", b"assigned_codes", "campaign_id", b"campaign_id", "definition", b"definition", "draft", b"draft", "reason", b"reason", "shared_codes", b"shared_codes", "single_use_codes", b"single_use_codes", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -139,18 +146,27 @@ class UpdateCampaignRequest(_message.Message):
     DEFINITION_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     campaign_id: _builtins.str
     """Campaign.id. Required."""
     etag: _builtins.str
-    """Campaign.etag as it was read, so that nobody else's change is lost. Empty: whatever it is now."""
+    """Campaign.etag as it was read, so that nobody else's change is lost. Empty: whatever it is now; changes of different
+    fields with an update_mask never lose each other.
+    """
     validate_only: _builtins.bool
     """Only checks the definition, and changes nothing."""
     reason: _builtins.str
     """Why, for those who look later, at most 500 characters, none of them a control character."""
     @_builtins.property
     def definition(self) -> _definition_pb2.CampaignDefinition:
-        """The whole new definition. Required."""
+        """The whole new definition; or with update_mask what it names of one. Required."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """The fields that change, as paths below CampaignDefinition, for example "limits.total" and "end_time": what is named
+        here and unset in definition is cleared, everything else stays. Lists change as a whole. Empty: the whole definition.
+        """
 
     def __init__(
         self,
@@ -159,11 +175,12 @@ class UpdateCampaignRequest(_message.Message):
         definition: _definition_pb2.CampaignDefinition | None = ...,
         etag: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
         reason: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["definition", b"definition"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["definition", b"definition", "update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "definition", b"definition", "etag", b"etag", "reason", b"reason", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "definition", b"definition", "etag", b"etag", "reason", b"reason", "update_mask", b"update_mask", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -339,19 +356,31 @@ class ListCampaignsRequest(_message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    SHOW_ARCHIVED_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """Campaigns in an answer, from 1 to 500. 0: 50."""
     page_token: _builtins.str
     """next_page_token of the answer before, unchanged. Empty: from the newest."""
+    show_archived: _builtins.bool
+    """Whether those that are archived are listed, too."""
+    state: _campaign_pb2.CampaignState.ValueType
+    """The state that they are in now. Unset: any."""
+    label: _builtins.str
+    """A label that they have. Empty: any."""
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        show_archived: _builtins.bool = ...,
+        state: _campaign_pb2.CampaignState.ValueType = ...,
+        label: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["label", b"label", "page_size", b"page_size", "page_token", b"page_token", "show_archived", b"show_archived", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -369,7 +398,7 @@ class ListCampaignsResponse(_message.Message):
     """Give it as page_token to go on. Empty: this was the last page."""
     @_builtins.property
     def campaigns(self) -> _containers.RepeatedCompositeFieldContainer[_campaign_pb2.Campaign]:
-        """At most page_size campaigns, newest first."""
+        """At most page_size campaigns, newest first. There may be fewer, and still more to come."""
 
     def __init__(
         self,
@@ -393,19 +422,27 @@ class PauseCampaignRequest(_message.Message):
 
     CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    RESUME_TIME_FIELD_NUMBER: _builtins.int
     campaign_id: _builtins.str
     """Campaign.id. Required."""
     reason: _builtins.str
     """Why, for those who look later, at most 500 characters, none of them a control character."""
+    @_builtins.property
+    def resume_time(self) -> _timestamp_pb2.Timestamp:
+        """When it goes on by itself, later than now and up to the year 2200, unless it is resumed or paused again before. Unset:
+        not by itself.
+        """
+
     def __init__(
         self,
         *,
         campaign_id: _builtins.str = ...,
         reason: _builtins.str = ...,
+        resume_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["resume_time", b"resume_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "reason", b"reason", "resume_time", b"resume_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -484,6 +521,306 @@ class ResumeCampaignResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ResumeCampaignResponse: _TypeAlias = ResumeCampaignResponse  # noqa: Y015
+
+@_typing.final
+class ArchiveCampaignRequest(_message.Message):
+    """Request of ArchiveCampaign."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    campaign_id: _builtins.str
+    """Campaign.id. Required."""
+    reason: _builtins.str
+    """Why, for those who look later, at most 500 characters, none of them a control character."""
+    def __init__(
+        self,
+        *,
+        campaign_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchiveCampaignRequest: _TypeAlias = ArchiveCampaignRequest  # noqa: Y015
+
+@_typing.final
+class ArchiveCampaignResponse(_message.Message):
+    """Response of ArchiveCampaign."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def campaign(self) -> _campaign_pb2.Campaign:
+        """The campaign, archived."""
+
+    def __init__(
+        self,
+        *,
+        campaign: _campaign_pb2.Campaign | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchiveCampaignResponse: _TypeAlias = ArchiveCampaignResponse  # noqa: Y015
+
+@_typing.final
+class CloneCampaignRequest(_message.Message):
+    """Request of CloneCampaign."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    NEW_CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    campaign_id: _builtins.str
+    """Campaign.id of the one that is cloned. Required."""
+    new_campaign_id: _builtins.str
+    """The id that the new one shall have, in the same form. Required."""
+    display_name: _builtins.str
+    """Its name for people, as CampaignDefinition.display_name. Unset: the same name."""
+    def __init__(
+        self,
+        *,
+        campaign_id: _builtins.str = ...,
+        new_campaign_id: _builtins.str = ...,
+        display_name: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_display_name", b"_display_name", "display_name", b"display_name"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_display_name", b"_display_name", "campaign_id", b"campaign_id", "display_name", b"display_name", "new_campaign_id", b"new_campaign_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__display_name: _TypeAlias = _typing.Literal["display_name"]  # noqa: Y015
+    _WhichOneofArgType__display_name: _TypeAlias = _typing.Literal["_display_name", b"_display_name"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__display_name) -> _WhichOneofReturnType__display_name | None: ...
+
+Global___CloneCampaignRequest: _TypeAlias = CloneCampaignRequest  # noqa: Y015
+
+@_typing.final
+class CloneCampaignResponse(_message.Message):
+    """Response of CloneCampaign."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def campaign(self) -> _campaign_pb2.Campaign:
+        """The new campaign."""
+
+    def __init__(
+        self,
+        *,
+        campaign: _campaign_pb2.Campaign | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloneCampaignResponse: _TypeAlias = CloneCampaignResponse  # noqa: Y015
+
+@_typing.final
+class ScheduleCampaignRequest(_message.Message):
+    """Request of ScheduleCampaign."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    PLANNED_CHANGES_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    campaign_id: _builtins.str
+    """Campaign.id. Required."""
+    etag: _builtins.str
+    """Campaign.etag as it was read, so that nobody else's change is lost. Empty: whatever it is now."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Its new CampaignDefinition.start_time. Unset: none, it can be used at once."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Its new CampaignDefinition.end_time, after start_time. Unset: none."""
+
+    @_builtins.property
+    def planned_changes(self) -> _containers.RepeatedCompositeFieldContainer[_planned_change_pb2.ChangePlan]:
+        """All that is planned from now on, at most 50 changes in any order."""
+
+    def __init__(
+        self,
+        *,
+        campaign_id: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        planned_changes: _abc.Iterable[_planned_change_pb2.ChangePlan] | None = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "end_time", b"end_time", "etag", b"etag", "planned_changes", b"planned_changes", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScheduleCampaignRequest: _TypeAlias = ScheduleCampaignRequest  # noqa: Y015
+
+@_typing.final
+class ScheduleCampaignResponse(_message.Message):
+    """Response of ScheduleCampaign."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_FIELD_NUMBER: _builtins.int
+    PLANNED_CHANGES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def campaign(self) -> _campaign_pb2.Campaign:
+        """The campaign as it is now."""
+
+    @_builtins.property
+    def planned_changes(self) -> _containers.RepeatedCompositeFieldContainer[_planned_change_pb2.PlannedChange]:
+        """The changes, as they were given."""
+
+    def __init__(
+        self,
+        *,
+        campaign: _campaign_pb2.Campaign | None = ...,
+        planned_changes: _abc.Iterable[_planned_change_pb2.PlannedChange] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign", "planned_changes", b"planned_changes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScheduleCampaignResponse: _TypeAlias = ScheduleCampaignResponse  # noqa: Y015
+
+@_typing.final
+class ListPlannedChangesRequest(_message.Message):
+    """Request of ListPlannedChanges."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
+    FROM_TIME_FIELD_NUMBER: _builtins.int
+    TO_TIME_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    campaign_id: _builtins.str
+    """Only those of this campaign. Empty: of all."""
+    page_size: _builtins.int
+    """Changes in an answer, from 1 to 500. 0: 50."""
+    page_token: _builtins.str
+    """next_page_token of the answer before, unchanged. Empty: from the first."""
+    @_builtins.property
+    def from_time(self) -> _timestamp_pb2.Timestamp:
+        """Only those of this time or later. Unset: from the first."""
+
+    @_builtins.property
+    def to_time(self) -> _timestamp_pb2.Timestamp:
+        """Only those before this time. Unset: to the last."""
+
+    def __init__(
+        self,
+        *,
+        campaign_id: _builtins.str = ...,
+        from_time: _timestamp_pb2.Timestamp | None = ...,
+        to_time: _timestamp_pb2.Timestamp | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["from_time", b"from_time", "to_time", b"to_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "from_time", b"from_time", "page_size", b"page_size", "page_token", b"page_token", "to_time", b"to_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPlannedChangesRequest: _TypeAlias = ListPlannedChangesRequest  # noqa: Y015
+
+@_typing.final
+class ListPlannedChangesResponse(_message.Message):
+    """Response of ListPlannedChanges."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLANNED_CHANGES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Give it as page_token to go on. Empty: this was the last page."""
+    @_builtins.property
+    def planned_changes(self) -> _containers.RepeatedCompositeFieldContainer[_planned_change_pb2.PlannedChange]:
+        """At most page_size changes, by their times."""
+
+    def __init__(
+        self,
+        *,
+        planned_changes: _abc.Iterable[_planned_change_pb2.PlannedChange] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "planned_changes", b"planned_changes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPlannedChangesResponse: _TypeAlias = ListPlannedChangesResponse  # noqa: Y015
+
+@_typing.final
+class CancelPlannedChangeRequest(_message.Message):
+    """Request of CancelPlannedChange."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGE_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    change_id: _builtins.int
+    """PlannedChange.id. Required."""
+    reason: _builtins.str
+    """Why, for those who look later, at most 500 characters, none of them a control character."""
+    def __init__(
+        self,
+        *,
+        change_id: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change_id", b"change_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelPlannedChangeRequest: _TypeAlias = CancelPlannedChangeRequest  # noqa: Y015
+
+@_typing.final
+class CancelPlannedChangeResponse(_message.Message):
+    """Response of CancelPlannedChange."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLANNED_CHANGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def planned_change(self) -> _planned_change_pb2.PlannedChange:
+        """The change, cancelled."""
+
+    def __init__(
+        self,
+        *,
+        planned_change: _planned_change_pb2.PlannedChange | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["planned_change", b"planned_change"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["planned_change", b"planned_change"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelPlannedChangeResponse: _TypeAlias = CancelPlannedChangeResponse  # noqa: Y015
 
 @_typing.final
 class PauseCampaignsRequest(_message.Message):

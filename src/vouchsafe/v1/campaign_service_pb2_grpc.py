@@ -75,6 +75,31 @@ class CampaignServiceStub:
                 request_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ResumeCampaignRequest.SerializeToString,
                 response_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ResumeCampaignResponse.FromString,
                 _registered_method=True)
+        self.ArchiveCampaign = channel.unary_unary(
+                '/vouchsafe.v1.CampaignService/ArchiveCampaign',
+                request_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ArchiveCampaignRequest.SerializeToString,
+                response_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ArchiveCampaignResponse.FromString,
+                _registered_method=True)
+        self.ScheduleCampaign = channel.unary_unary(
+                '/vouchsafe.v1.CampaignService/ScheduleCampaign',
+                request_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ScheduleCampaignRequest.SerializeToString,
+                response_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ScheduleCampaignResponse.FromString,
+                _registered_method=True)
+        self.ListPlannedChanges = channel.unary_unary(
+                '/vouchsafe.v1.CampaignService/ListPlannedChanges',
+                request_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ListPlannedChangesRequest.SerializeToString,
+                response_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ListPlannedChangesResponse.FromString,
+                _registered_method=True)
+        self.CancelPlannedChange = channel.unary_unary(
+                '/vouchsafe.v1.CampaignService/CancelPlannedChange',
+                request_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.CancelPlannedChangeRequest.SerializeToString,
+                response_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.CancelPlannedChangeResponse.FromString,
+                _registered_method=True)
+        self.CloneCampaign = channel.unary_unary(
+                '/vouchsafe.v1.CampaignService/CloneCampaign',
+                request_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.CloneCampaignRequest.SerializeToString,
+                response_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.CloneCampaignResponse.FromString,
+                _registered_method=True)
         self.PauseCampaigns = channel.unary_unary(
                 '/vouchsafe.v1.CampaignService/PauseCampaigns',
                 request_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.PauseCampaignsRequest.SerializeToString,
@@ -115,9 +140,9 @@ class CampaignServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateCampaign(self, request, context):
-        """Puts a new definition in the place of a campaign's old one, as its next version. When it has answered, every later
+        """Puts a new definition, or some fields of one, in the place of a campaign's old one, as its next version. When it has answered, every later
         decision is made by it. Uses that were taken, codes and the state stay. NOT_FOUND when there is no such campaign,
-        ABORTED when it has changed since etag was read.
+        ABORTED when it has changed since etag was read, FAILED_PRECONDITION when it is archived.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -150,7 +175,7 @@ class CampaignServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListCampaigns(self, request, context):
-        """Lists campaigns, newest first.
+        """Lists campaigns, newest first; those that are archived only when asked.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -158,21 +183,66 @@ class CampaignServiceServicer:
 
     def PauseCampaign(self, request, context):
         """Stops a campaign. When it has answered, no later redemption of the campaign succeeds on any server.
-        Pausing a paused campaign changes nothing and succeeds.
+        Pausing a paused campaign changes nothing but resume_time and succeeds. FAILED_PRECONDITION for a draft, and for one that is archived.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResumeCampaign(self, request, context):
-        """Lets a paused campaign go on. Resuming one that is not paused changes nothing and succeeds.
+        """Lets a paused campaign go on. Resuming one that is not paused changes nothing and succeeds. FAILED_PRECONDITION for a
+        draft, and for one that is archived.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ArchiveCampaign(self, request, context):
+        """Puts a campaign away for good: nothing of it is redeemed again, and nothing about it changes; it can be looked at, and
+        what it has given rolled back. Needs Valkey only. FAILED_PRECONDITION when it is active: pause it first. Archiving
+        one that is archived changes nothing and succeeds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ScheduleCampaign(self, request, context):
+        """Says when a campaign starts and ends, and what is to happen to it in between, all of it anew; a draft goes live. Changes
+        that are still planned give way to the new ones, but for the end of a pause. Each is carried out exactly once, within
+        about a second of its time, or as soon as it is possible, one after the other by their times; what would not be
+        accepted now is refused now. NOT_FOUND when there is no such campaign, ABORTED when it has changed since etag was
+        read, FAILED_PRECONDITION when it is archived. After UNAVAILABLE call again: the plans may stand already.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPlannedChanges(self, request, context):
+        """Lists changes that are or were planned, by their times, and what has become of them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelPlannedChange(self, request, context):
+        """Cancels a change that is still planned: when it has answered, it is never carried out. Cancelling one that is cancelled
+        changes nothing and succeeds. NOT_FOUND when there is none, FAILED_PRECONDITION when it is being carried out or was.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CloneCampaign(self, request, context):
+        """Makes a draft with the definition of another campaign, archived or not, but for its start_time and end_time, which are
+        unset: no codes, no uses. NOT_FOUND when there is no such campaign, ALREADY_EXISTS when the new id is taken.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PauseCampaigns(self, request, context):
-        """Stops all campaigns that have a label at the moment, as PauseCampaign does with one. UNAVAILABLE when that failed for
+        """Stops all campaigns that have a label at the moment, as PauseCampaign does with one; drafts and those that are archived
+        are left out. UNAVAILABLE when that failed for
         one of them: the others are paused; call again. A campaign that gets the label later is not paused; EngageKillSwitch
         with a label stops those, too.
         """
@@ -253,6 +323,31 @@ def add_CampaignServiceServicer_to_server(servicer, server):
                     servicer.ResumeCampaign,
                     request_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ResumeCampaignRequest.FromString,
                     response_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ResumeCampaignResponse.SerializeToString,
+            ),
+            'ArchiveCampaign': grpc.unary_unary_rpc_method_handler(
+                    servicer.ArchiveCampaign,
+                    request_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ArchiveCampaignRequest.FromString,
+                    response_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ArchiveCampaignResponse.SerializeToString,
+            ),
+            'ScheduleCampaign': grpc.unary_unary_rpc_method_handler(
+                    servicer.ScheduleCampaign,
+                    request_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ScheduleCampaignRequest.FromString,
+                    response_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ScheduleCampaignResponse.SerializeToString,
+            ),
+            'ListPlannedChanges': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPlannedChanges,
+                    request_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ListPlannedChangesRequest.FromString,
+                    response_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.ListPlannedChangesResponse.SerializeToString,
+            ),
+            'CancelPlannedChange': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelPlannedChange,
+                    request_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.CancelPlannedChangeRequest.FromString,
+                    response_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.CancelPlannedChangeResponse.SerializeToString,
+            ),
+            'CloneCampaign': grpc.unary_unary_rpc_method_handler(
+                    servicer.CloneCampaign,
+                    request_deserializer=vouchsafe_dot_v1_dot_campaign__service__pb2.CloneCampaignRequest.FromString,
+                    response_serializer=vouchsafe_dot_v1_dot_campaign__service__pb2.CloneCampaignResponse.SerializeToString,
             ),
             'PauseCampaigns': grpc.unary_unary_rpc_method_handler(
                     servicer.PauseCampaigns,
@@ -497,6 +592,141 @@ class CampaignService:
             '/vouchsafe.v1.CampaignService/ResumeCampaign',
             vouchsafe_dot_v1_dot_campaign__service__pb2.ResumeCampaignRequest.SerializeToString,
             vouchsafe_dot_v1_dot_campaign__service__pb2.ResumeCampaignResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ArchiveCampaign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vouchsafe.v1.CampaignService/ArchiveCampaign',
+            vouchsafe_dot_v1_dot_campaign__service__pb2.ArchiveCampaignRequest.SerializeToString,
+            vouchsafe_dot_v1_dot_campaign__service__pb2.ArchiveCampaignResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScheduleCampaign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vouchsafe.v1.CampaignService/ScheduleCampaign',
+            vouchsafe_dot_v1_dot_campaign__service__pb2.ScheduleCampaignRequest.SerializeToString,
+            vouchsafe_dot_v1_dot_campaign__service__pb2.ScheduleCampaignResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPlannedChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vouchsafe.v1.CampaignService/ListPlannedChanges',
+            vouchsafe_dot_v1_dot_campaign__service__pb2.ListPlannedChangesRequest.SerializeToString,
+            vouchsafe_dot_v1_dot_campaign__service__pb2.ListPlannedChangesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelPlannedChange(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vouchsafe.v1.CampaignService/CancelPlannedChange',
+            vouchsafe_dot_v1_dot_campaign__service__pb2.CancelPlannedChangeRequest.SerializeToString,
+            vouchsafe_dot_v1_dot_campaign__service__pb2.CancelPlannedChangeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CloneCampaign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vouchsafe.v1.CampaignService/CloneCampaign',
+            vouchsafe_dot_v1_dot_campaign__service__pb2.CloneCampaignRequest.SerializeToString,
+            vouchsafe_dot_v1_dot_campaign__service__pb2.CloneCampaignResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,9 +38,9 @@ class CampaignServiceStub:
     ALREADY_EXISTS when the id or one of the codes is taken; nothing is created then.
     """
     UpdateCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.UpdateCampaignRequest, _campaign_service_pb2.UpdateCampaignResponse]
-    """Puts a new definition in the place of a campaign's old one, as its next version. When it has answered, every later
+    """Puts a new definition, or some fields of one, in the place of a campaign's old one, as its next version. When it has answered, every later
     decision is made by it. Uses that were taken, codes and the state stay. NOT_FOUND when there is no such campaign,
-    ABORTED when it has changed since etag was read.
+    ABORTED when it has changed since etag was read, FAILED_PRECONDITION when it is archived.
     """
     GetCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.GetCampaignRequest, _campaign_service_pb2.GetCampaignResponse]
     """Looks a campaign up by its id. NOT_FOUND when there is none."""
@@ -56,15 +56,40 @@ class CampaignServiceStub:
     time: call again.
     """
     ListCampaigns: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.ListCampaignsRequest, _campaign_service_pb2.ListCampaignsResponse]
-    """Lists campaigns, newest first."""
+    """Lists campaigns, newest first; those that are archived only when asked."""
     PauseCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.PauseCampaignRequest, _campaign_service_pb2.PauseCampaignResponse]
     """Stops a campaign. When it has answered, no later redemption of the campaign succeeds on any server.
-    Pausing a paused campaign changes nothing and succeeds.
+    Pausing a paused campaign changes nothing but resume_time and succeeds. FAILED_PRECONDITION for a draft, and for one that is archived.
     """
     ResumeCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.ResumeCampaignRequest, _campaign_service_pb2.ResumeCampaignResponse]
-    """Lets a paused campaign go on. Resuming one that is not paused changes nothing and succeeds."""
+    """Lets a paused campaign go on. Resuming one that is not paused changes nothing and succeeds. FAILED_PRECONDITION for a
+    draft, and for one that is archived.
+    """
+    ArchiveCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.ArchiveCampaignRequest, _campaign_service_pb2.ArchiveCampaignResponse]
+    """Puts a campaign away for good: nothing of it is redeemed again, and nothing about it changes; it can be looked at, and
+    what it has given rolled back. Needs Valkey only. FAILED_PRECONDITION when it is active: pause it first. Archiving
+    one that is archived changes nothing and succeeds.
+    """
+    ScheduleCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.ScheduleCampaignRequest, _campaign_service_pb2.ScheduleCampaignResponse]
+    """Says when a campaign starts and ends, and what is to happen to it in between, all of it anew; a draft goes live. Changes
+    that are still planned give way to the new ones, but for the end of a pause. Each is carried out exactly once, within
+    about a second of its time, or as soon as it is possible, one after the other by their times; what would not be
+    accepted now is refused now. NOT_FOUND when there is no such campaign, ABORTED when it has changed since etag was
+    read, FAILED_PRECONDITION when it is archived. After UNAVAILABLE call again: the plans may stand already.
+    """
+    ListPlannedChanges: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.ListPlannedChangesRequest, _campaign_service_pb2.ListPlannedChangesResponse]
+    """Lists changes that are or were planned, by their times, and what has become of them."""
+    CancelPlannedChange: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.CancelPlannedChangeRequest, _campaign_service_pb2.CancelPlannedChangeResponse]
+    """Cancels a change that is still planned: when it has answered, it is never carried out. Cancelling one that is cancelled
+    changes nothing and succeeds. NOT_FOUND when there is none, FAILED_PRECONDITION when it is being carried out or was.
+    """
+    CloneCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.CloneCampaignRequest, _campaign_service_pb2.CloneCampaignResponse]
+    """Makes a draft with the definition of another campaign, archived or not, but for its start_time and end_time, which are
+    unset: no codes, no uses. NOT_FOUND when there is no such campaign, ALREADY_EXISTS when the new id is taken.
+    """
     PauseCampaigns: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.PauseCampaignsRequest, _campaign_service_pb2.PauseCampaignsResponse]
-    """Stops all campaigns that have a label at the moment, as PauseCampaign does with one. UNAVAILABLE when that failed for
+    """Stops all campaigns that have a label at the moment, as PauseCampaign does with one; drafts and those that are archived
+    are left out. UNAVAILABLE when that failed for
     one of them: the others are paused; call again. A campaign that gets the label later is not paused; EngageKillSwitch
     with a label stops those, too.
     """
@@ -92,9 +117,9 @@ class CampaignServiceAsyncStub(CampaignServiceStub):
     ALREADY_EXISTS when the id or one of the codes is taken; nothing is created then.
     """
     UpdateCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.UpdateCampaignRequest, _campaign_service_pb2.UpdateCampaignResponse]  # type: ignore[assignment]
-    """Puts a new definition in the place of a campaign's old one, as its next version. When it has answered, every later
+    """Puts a new definition, or some fields of one, in the place of a campaign's old one, as its next version. When it has answered, every later
     decision is made by it. Uses that were taken, codes and the state stay. NOT_FOUND when there is no such campaign,
-    ABORTED when it has changed since etag was read.
+    ABORTED when it has changed since etag was read, FAILED_PRECONDITION when it is archived.
     """
     GetCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.GetCampaignRequest, _campaign_service_pb2.GetCampaignResponse]  # type: ignore[assignment]
     """Looks a campaign up by its id. NOT_FOUND when there is none."""
@@ -110,15 +135,40 @@ class CampaignServiceAsyncStub(CampaignServiceStub):
     time: call again.
     """
     ListCampaigns: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.ListCampaignsRequest, _campaign_service_pb2.ListCampaignsResponse]  # type: ignore[assignment]
-    """Lists campaigns, newest first."""
+    """Lists campaigns, newest first; those that are archived only when asked."""
     PauseCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.PauseCampaignRequest, _campaign_service_pb2.PauseCampaignResponse]  # type: ignore[assignment]
     """Stops a campaign. When it has answered, no later redemption of the campaign succeeds on any server.
-    Pausing a paused campaign changes nothing and succeeds.
+    Pausing a paused campaign changes nothing but resume_time and succeeds. FAILED_PRECONDITION for a draft, and for one that is archived.
     """
     ResumeCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.ResumeCampaignRequest, _campaign_service_pb2.ResumeCampaignResponse]  # type: ignore[assignment]
-    """Lets a paused campaign go on. Resuming one that is not paused changes nothing and succeeds."""
+    """Lets a paused campaign go on. Resuming one that is not paused changes nothing and succeeds. FAILED_PRECONDITION for a
+    draft, and for one that is archived.
+    """
+    ArchiveCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.ArchiveCampaignRequest, _campaign_service_pb2.ArchiveCampaignResponse]  # type: ignore[assignment]
+    """Puts a campaign away for good: nothing of it is redeemed again, and nothing about it changes; it can be looked at, and
+    what it has given rolled back. Needs Valkey only. FAILED_PRECONDITION when it is active: pause it first. Archiving
+    one that is archived changes nothing and succeeds.
+    """
+    ScheduleCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.ScheduleCampaignRequest, _campaign_service_pb2.ScheduleCampaignResponse]  # type: ignore[assignment]
+    """Says when a campaign starts and ends, and what is to happen to it in between, all of it anew; a draft goes live. Changes
+    that are still planned give way to the new ones, but for the end of a pause. Each is carried out exactly once, within
+    about a second of its time, or as soon as it is possible, one after the other by their times; what would not be
+    accepted now is refused now. NOT_FOUND when there is no such campaign, ABORTED when it has changed since etag was
+    read, FAILED_PRECONDITION when it is archived. After UNAVAILABLE call again: the plans may stand already.
+    """
+    ListPlannedChanges: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.ListPlannedChangesRequest, _campaign_service_pb2.ListPlannedChangesResponse]  # type: ignore[assignment]
+    """Lists changes that are or were planned, by their times, and what has become of them."""
+    CancelPlannedChange: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.CancelPlannedChangeRequest, _campaign_service_pb2.CancelPlannedChangeResponse]  # type: ignore[assignment]
+    """Cancels a change that is still planned: when it has answered, it is never carried out. Cancelling one that is cancelled
+    changes nothing and succeeds. NOT_FOUND when there is none, FAILED_PRECONDITION when it is being carried out or was.
+    """
+    CloneCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.CloneCampaignRequest, _campaign_service_pb2.CloneCampaignResponse]  # type: ignore[assignment]
+    """Makes a draft with the definition of another campaign, archived or not, but for its start_time and end_time, which are
+    unset: no codes, no uses. NOT_FOUND when there is no such campaign, ALREADY_EXISTS when the new id is taken.
+    """
     PauseCampaigns: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.PauseCampaignsRequest, _campaign_service_pb2.PauseCampaignsResponse]  # type: ignore[assignment]
-    """Stops all campaigns that have a label at the moment, as PauseCampaign does with one. UNAVAILABLE when that failed for
+    """Stops all campaigns that have a label at the moment, as PauseCampaign does with one; drafts and those that are archived
+    are left out. UNAVAILABLE when that failed for
     one of them: the others are paused; call again. A campaign that gets the label later is not paused; EngageKillSwitch
     with a label stops those, too.
     """
@@ -155,9 +205,9 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _campaign_service_pb2.UpdateCampaignRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_campaign_service_pb2.UpdateCampaignResponse, _abc.Awaitable[_campaign_service_pb2.UpdateCampaignResponse]]:
-        """Puts a new definition in the place of a campaign's old one, as its next version. When it has answered, every later
+        """Puts a new definition, or some fields of one, in the place of a campaign's old one, as its next version. When it has answered, every later
         decision is made by it. Uses that were taken, codes and the state stay. NOT_FOUND when there is no such campaign,
-        ABORTED when it has changed since etag was read.
+        ABORTED when it has changed since etag was read, FAILED_PRECONDITION when it is archived.
         """
 
     @_abc_1.abstractmethod
@@ -197,7 +247,7 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _campaign_service_pb2.ListCampaignsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_campaign_service_pb2.ListCampaignsResponse, _abc.Awaitable[_campaign_service_pb2.ListCampaignsResponse]]:
-        """Lists campaigns, newest first."""
+        """Lists campaigns, newest first; those that are archived only when asked."""
 
     @_abc_1.abstractmethod
     def PauseCampaign(
@@ -206,7 +256,7 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_campaign_service_pb2.PauseCampaignResponse, _abc.Awaitable[_campaign_service_pb2.PauseCampaignResponse]]:
         """Stops a campaign. When it has answered, no later redemption of the campaign succeeds on any server.
-        Pausing a paused campaign changes nothing and succeeds.
+        Pausing a paused campaign changes nothing but resume_time and succeeds. FAILED_PRECONDITION for a draft, and for one that is archived.
         """
 
     @_abc_1.abstractmethod
@@ -215,7 +265,61 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _campaign_service_pb2.ResumeCampaignRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_campaign_service_pb2.ResumeCampaignResponse, _abc.Awaitable[_campaign_service_pb2.ResumeCampaignResponse]]:
-        """Lets a paused campaign go on. Resuming one that is not paused changes nothing and succeeds."""
+        """Lets a paused campaign go on. Resuming one that is not paused changes nothing and succeeds. FAILED_PRECONDITION for a
+        draft, and for one that is archived.
+        """
+
+    @_abc_1.abstractmethod
+    def ArchiveCampaign(
+        self,
+        request: _campaign_service_pb2.ArchiveCampaignRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaign_service_pb2.ArchiveCampaignResponse, _abc.Awaitable[_campaign_service_pb2.ArchiveCampaignResponse]]:
+        """Puts a campaign away for good: nothing of it is redeemed again, and nothing about it changes; it can be looked at, and
+        what it has given rolled back. Needs Valkey only. FAILED_PRECONDITION when it is active: pause it first. Archiving
+        one that is archived changes nothing and succeeds.
+        """
+
+    @_abc_1.abstractmethod
+    def ScheduleCampaign(
+        self,
+        request: _campaign_service_pb2.ScheduleCampaignRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaign_service_pb2.ScheduleCampaignResponse, _abc.Awaitable[_campaign_service_pb2.ScheduleCampaignResponse]]:
+        """Says when a campaign starts and ends, and what is to happen to it in between, all of it anew; a draft goes live. Changes
+        that are still planned give way to the new ones, but for the end of a pause. Each is carried out exactly once, within
+        about a second of its time, or as soon as it is possible, one after the other by their times; what would not be
+        accepted now is refused now. NOT_FOUND when there is no such campaign, ABORTED when it has changed since etag was
+        read, FAILED_PRECONDITION when it is archived. After UNAVAILABLE call again: the plans may stand already.
+        """
+
+    @_abc_1.abstractmethod
+    def ListPlannedChanges(
+        self,
+        request: _campaign_service_pb2.ListPlannedChangesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaign_service_pb2.ListPlannedChangesResponse, _abc.Awaitable[_campaign_service_pb2.ListPlannedChangesResponse]]:
+        """Lists changes that are or were planned, by their times, and what has become of them."""
+
+    @_abc_1.abstractmethod
+    def CancelPlannedChange(
+        self,
+        request: _campaign_service_pb2.CancelPlannedChangeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaign_service_pb2.CancelPlannedChangeResponse, _abc.Awaitable[_campaign_service_pb2.CancelPlannedChangeResponse]]:
+        """Cancels a change that is still planned: when it has answered, it is never carried out. Cancelling one that is cancelled
+        changes nothing and succeeds. NOT_FOUND when there is none, FAILED_PRECONDITION when it is being carried out or was.
+        """
+
+    @_abc_1.abstractmethod
+    def CloneCampaign(
+        self,
+        request: _campaign_service_pb2.CloneCampaignRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_campaign_service_pb2.CloneCampaignResponse, _abc.Awaitable[_campaign_service_pb2.CloneCampaignResponse]]:
+        """Makes a draft with the definition of another campaign, archived or not, but for its start_time and end_time, which are
+        unset: no codes, no uses. NOT_FOUND when there is no such campaign, ALREADY_EXISTS when the new id is taken.
+        """
 
     @_abc_1.abstractmethod
     def PauseCampaigns(
@@ -223,7 +327,8 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _campaign_service_pb2.PauseCampaignsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_campaign_service_pb2.PauseCampaignsResponse, _abc.Awaitable[_campaign_service_pb2.PauseCampaignsResponse]]:
-        """Stops all campaigns that have a label at the moment, as PauseCampaign does with one. UNAVAILABLE when that failed for
+        """Stops all campaigns that have a label at the moment, as PauseCampaign does with one; drafts and those that are archived
+        are left out. UNAVAILABLE when that failed for
         one of them: the others are paused; call again. A campaign that gets the label later is not paused; EngageKillSwitch
         with a label stops those, too.
         """

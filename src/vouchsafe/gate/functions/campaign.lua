@@ -1,5 +1,5 @@
--- Purpose: a campaign's hot state: publish enters a definition, set_state pauses or resumes, describe reads; definition
---          reads only what never changes of a version.
+-- Purpose: a campaign's hot state: publish enters a definition, set_state takes a step of its life (docs/campaign-life.md),
+--          describe reads; definition reads only what never changes of a version.
 -- KEYS:    1 meta
 --          publish: 2 campaign, 3 counters, 4 labels
 --          set_state: 2 outbox, 3 pending, 4 to 8 as for each campaign in orders.lua
@@ -7,23 +7,59 @@
 --          definition: then for each campaign asked for its campaign
 -- ARGV:    1 token
 --          publish: 2 version, 3 definition, 4 created_ms, 5 labels with spaces between them, 6 campaign id, 7 state
---            ("active" or "paused") and 8 pause_reason of a campaign that is new here
---          set_state: 2 campaign id, 3 state ("active" or "paused"), 4 reason, 5 kind and 6 body of the event
+--            (as kept, see set_state) and 8 pause_reason of a campaign that is new here
+--          set_state: 2 campaign id, 3 the step, which is the kind of its event: "paused", "resumed", "scheduled" (a draft
+--            goes live) or "archived", 4 reason, 5 body of the event, 6 when a pause ends by itself in ms, '' for never; of
+--            "resumed" the pause that it is the end of, by the same time, '' for any, 7 the turn of a planned change, ''
+--            for a step that somebody takes by hand
 --          describe: then the id of each campaign
 -- Returns: publish: 1 when the definition was taken, 0 when this version or a later one stands already.
 --          set_state: the campaign's fields in the order of FIELDS, then those of COUNTED ('' for one that is not
---            counted), then the time in ms; or false when there is none; or, when it stops a campaign of which parts of
---            transactions are held, the list of those parts, each as pending names it: it admits nothing any more then,
---            but the event is only written once they are settled.
+--            counted), then the time in ms; or false when there is none; or where the campaign is in its life, if the step
+--            cannot be taken from there; or "other" when the pause to be ended is not the one that stands; or, when it stops a campaign of which parts of transactions are held, the list of
+--            those parts, each as pending names it: it admits nothing any more then, but the event is only written once
+--            they are settled.
 --          describe: as set_state for each campaign.
 --          definition: for each campaign version, definition and created_ms, or false when there is none.
 -- Writes:  publish: campaign, counters and labels; never the counters or the state of one that stands.
---          set_state: campaign and one event, unless the campaign is in that state already.
+--          set_state: campaign and one event, unless the campaign is in that state already. It keeps "draft", "active",
+--            "paused" or "archived", and in between "pausing" or "archiving". A planned change always has its event, once:
+--            a turn that is not above the campaign's last one changes nothing.
 --          set_state and describe: what loading a campaign writes (orders.lua).
 --          definition: nothing, and Valkey holds it to that.
 
-local FIELDS = { 'version', 'definition', 'created_ms', 'state', 'pause_reason' }
+local FIELDS = { 'version', 'definition', 'created_ms', 'state', 'pause_reason', 'resume_ms' }
 local COUNTED = { 'uses', 'money', '?distinct', 'held', 'held_money' }
+
+-- A campaign that is being stopped admits nothing any more.
+local STOPPING = { pausing = 'paused', archiving = 'archived' }
+
+-- What each step makes of a campaign in each state of its life; what is not here cannot be done.
+local STEPS = {
+  paused = { scheduled = 'paused', active = 'paused', paused = 'paused', ended = 'paused' },
+  resumed = { scheduled = 'active', active = 'active', paused = 'active', ended = 'active' },
+  scheduled = { draft = 'active', scheduled = 'active', active = 'active', paused = 'paused', ended = 'active' },
+  archived = {
+    draft = 'archived',
+    scheduled = 'archived',
+    paused = 'archived',
+    ended = 'archived',
+    archived = 'archived',
+  },
+}
+
+-- Where a campaign is in its life: of one that is kept as active, its times say so.
+local function life_of(state, definition, now)
+  if state ~= 'active' then
+    return STOPPING[state] or state
+  end
+  local times = cjson.decode(definition)
+  local start_ms, end_ms = tonumber(times.start_time_ms), tonumber(times.end_time_ms)
+  if end_ms and now >= end_ms then
+    return 'ended'
+  end
+  return start_ms and now < start_ms and 'scheduled' or 'active'
+end
 
 -- Reservations whose time is over do not count; while there are very many of them, some still do.
 local function describe(keys, first, id, outbox, now, room)
@@ -32,8 +68,8 @@ local function describe(keys, first, id, outbox, now, room)
     return false, room
   end
   local described = redis.call('HMGET', keys[first], unpack(FIELDS))
-  -- A campaign that is being stopped admits nothing any more.
-  described[4] = described[4] == 'active' and 'active' or 'paused'
+  described[4] = STOPPING[described[4]] or described[4]
+  described[6] = described[6] or ''
   for _, value in ipairs(redis.call('HMGET', keys[first + 1], unpack(COUNTED))) do
     described[#described + 1] = value or ''
   end
@@ -77,23 +113,44 @@ end)
 
 register('set_state', function(keys, args)
   local now = now_ms()
-  local campaign = keys[4]
-  local state = redis.call('HGET', campaign, 'state')
-  if not state then
+  local campaign, step, turn = keys[4], args[3], args[7]
+  local found = redis.call('HMGET', campaign, 'state', 'definition', 'resume_ms', 'turn')
+  local state, definition = found[1], found[2]
+  if not state or not definition then
     return false
   end
-  if state ~= args[3] then
-    if args[3] == 'paused' then
+  if turn ~= '' and tonumber(turn) <= tonumber(found[4] or 0) then
+    return (describe(keys, 4, args[2], keys[2], now, EXPIRED_AT_ONCE))
+  end
+  local ends = args[6]
+  if step == 'resumed' and ends ~= '' and ends ~= found[3] then
+    return redis.status_reply('other')
+  end
+  local life = life_of(state, definition, now)
+  local becomes = STEPS[step][life]
+  if not becomes then
+    return redis.status_reply(life)
+  end
+  local resumes_otherwise = step == 'paused' and ends ~= (found[3] or '')
+  if state ~= becomes or resumes_otherwise or turn ~= '' then
+    if state ~= becomes and becomes ~= 'active' then
       local parts = held_parts(keys[3], function(campaign_id)
         return campaign_id == args[2]
       end)
       if #parts > 0 then
-        redis.call('HSET', campaign, 'state', 'pausing', 'pause_reason', args[4])
+        redis.call('HSET', campaign, 'state', becomes == 'paused' and 'pausing' or 'archiving', 'pause_reason', args[4])
         return { parts }
       end
     end
-    redis.call('HSET', campaign, 'state', args[3], 'pause_reason', args[4])
-    add_event(keys[2], args[5], args[2], args[6], now)
+    redis.call('HSET', campaign, 'state', becomes, 'pause_reason', step == 'paused' and args[4] or '')
+    redis.call('HDEL', campaign, 'resume_ms')
+    if step == 'paused' and ends ~= '' then
+      redis.call('HSET', campaign, 'resume_ms', ends)
+    end
+    if turn ~= '' then
+      redis.call('HSET', campaign, 'turn', turn)
+    end
+    add_event(keys[2], step, args[2], args[5], now)
   end
   return (describe(keys, 4, args[2], keys[2], now, EXPIRED_AT_ONCE))
 end, { 'allow-oom' }) -- a full store must still be stoppable

@@ -65,6 +65,16 @@ local function is_stopped(campaign, order)
   return false
 end
 
+-- Why a campaign that is not active takes nothing, whatever its times say.
+local function idle(campaign)
+  if campaign.state == 'draft' then
+    return refuse(REASON.CAMPAIGN_NOT_STARTED)
+  elseif campaign.state == 'archiving' or campaign.state == 'archived' then
+    return refuse(REASON.CAMPAIGN_ENDED)
+  end
+  return refuse(REASON.CAMPAIGN_PAUSED)
+end
+
 -- What speaks against an item before anything is counted, in order of precedence; nil for nothing. The campaign's rules
 -- and its times were judged by the caller: item.refusal, '' for none. That holds from item.from_ms until before
 -- item.until_ms; at any other time by this store's clock the answer is "T <time in ms>": judge again. "E": reservations
@@ -88,8 +98,8 @@ local function objection(campaign, item, standing, now)
   if is_disabled(campaign, item.order) then
     return refuse(REASON.CODE_DISABLED)
   end
-  if not campaign.active then
-    return refuse(REASON.CAMPAIGN_PAUSED)
+  if campaign.state ~= 'active' then
+    return idle(campaign)
   end
   if now < item.from_ms or now >= item.until_ms then
     return 'T ' .. integer(now)

@@ -112,7 +112,7 @@ local function read_campaign(keys, first, id, outbox)
   end
   local campaign = campaign_at(keys, first, id, outbox)
   campaign.version = fields[1]
-  campaign.active = fields[2] == 'active'
+  campaign.state = fields[2]
   campaign.may_be_stopped = redis.call('EXISTS', campaign.stops) == 1
   campaign.has_disabled = (fields[3] or '0') ~= '0'
   return campaign

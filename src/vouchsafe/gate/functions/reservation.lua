@@ -82,8 +82,8 @@ register('pin', function(keys, args)
       answer = refuse(REASON.KILL_SWITCH_ENGAGED)
     elseif is_disabled(campaign, order) then
       answer = refuse(REASON.CODE_DISABLED)
-    elseif not campaign.active then
-      answer = refuse(REASON.CAMPAIGN_PAUSED)
+    elseif campaign.state ~= 'active' then
+      answer = idle(campaign)
     else
       hold.transaction, hold.deadline_ms = args[at + 3], tonumber(args[at + 4])
       keep_hold(campaign, order, hold)

@@ -1,20 +1,20 @@
 -- What was paused or stopped, and when.
 
 -- name: stops
--- Every time that something was stopped, newest first, at most $1, of everything or of the pauses of a campaign ($2): what
+-- Every time that something was stopped, newest first, at most $1, of everything or of the pauses of a campaign ($2), of which its archiving is the last: what
 -- ('campaign:<id>' or the scope of a kill switch), why, from when to when (null: still), and how many uses were taken in
 -- that stretch of the streams of its partitions. A campaign that has left the label of a kill switch is not told apart
 -- from one that has it: labels are those of now.
 with switched as (
     select
-        e.partition, e.epoch, e.ms, e.seq, e.at, e.kind in ('paused', 'kill_engaged') as stops,
+        e.partition, e.epoch, e.ms, e.seq, e.at, e.kind in ('paused', 'archived', 'kill_engaged') as stops,
         coalesce('campaign:' || nullif(e.campaign_id, ''), s.scope) as what, s.reason,
         coalesce(s.at_ms, (extract(epoch from e.at) * 1000)::bigint) as began_ms
     -- A reason may be anything that JSON can say, and text cannot: NULs, and halves of pairs.
     from events as e
     cross join json_to_record(regexp_replace(e.body::text, '\\u(0000|d[89ab]..|d[c-f]..)', '\\ufffd', 'gi')::json)
         as s (scope text, reason text, at_ms bigint)
-    where e.kind in ('paused', 'resumed', 'kill_engaged', 'kill_released')
+    where e.kind in ('paused', 'resumed', 'archived', 'kill_engaged', 'kill_released')
         and ($2::text is null or e.campaign_id = $2)
 ), stretches as (
     select

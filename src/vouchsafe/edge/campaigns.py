@@ -11,7 +11,7 @@ from grpc.aio import ServicerContext
 
 from vouchsafe.domain.campaign import Definition
 from vouchsafe.edge import convert_campaigns as convert
-from vouchsafe.edge import convert_plans as plans
+from vouchsafe.edge import convert_plans
 from vouchsafe.edge.convert_switches import scope_text, switch_message, switches_message
 from vouchsafe.edge.masks import merged
 from vouchsafe.service.campaigns import Campaigns
@@ -102,7 +102,7 @@ class CampaignServicer(CampaignServiceServicer):
 
     async def PauseCampaign(self, request: pb.PauseCampaignRequest, context: Context) -> pb.PauseCampaignResponse:
         """Stops a campaign at once, on every server."""
-        resume_ms = plans.time_ms(request.resume_time) if request.HasField("resume_time") else None
+        resume_ms = convert_plans.time_ms(request.resume_time) if request.HasField("resume_time") else None
         status = await self.use_case.pause(request.campaign_id, request.reason, resume_ms)
         return pb.PauseCampaignResponse(campaign=convert.campaign_message(status))
 
@@ -121,18 +121,18 @@ class CampaignServicer(CampaignServiceServicer):
     ) -> pb.ScheduleCampaignResponse:
         """Says when a campaign starts and ends, and what happens in between."""
         start_ms, end_ms = (
-            plans.time_ms(getattr(request, name)) if request.HasField(name) else None
+            convert_plans.time_ms(getattr(request, name)) if request.HasField(name) else None
             for name in ("start_time", "end_time")
         )
         status, planned = await self.plans.schedule(
             request.campaign_id,
             start_ms,
             end_ms,
-            list(map(plans.plan, request.planned_changes)),
+            list(map(convert_plans.plan, request.planned_changes)),
             convert.etag_version(request.etag),
         )
         return pb.ScheduleCampaignResponse(
-            campaign=convert.campaign_message(status), planned_changes=map(plans.planned_message, planned)
+            campaign=convert.campaign_message(status), planned_changes=map(convert_plans.planned_message, planned)
         )
 
     async def ListPlannedChanges(
@@ -142,11 +142,12 @@ class CampaignServicer(CampaignServiceServicer):
         page = await self.plans.list(
             request.page_size or DEFAULT_PAGE_SIZE,
             request.campaign_id or None,
-            *plans.span_ms(request),
-            plans.page_key(request.page_token),
+            *convert_plans.span_ms(request),
+            convert_plans.page_key(request.page_token),
         )
         return pb.ListPlannedChangesResponse(
-            planned_changes=map(plans.planned_message, page.changes), next_page_token=plans.page_token(page.next)
+            planned_changes=map(convert_plans.planned_message, page.changes),
+            next_page_token=convert_plans.page_token(page.next),
         )
 
     async def CancelPlannedChange(
@@ -154,7 +155,7 @@ class CampaignServicer(CampaignServiceServicer):
     ) -> pb.CancelPlannedChangeResponse:
         """Cancels a change that is still planned."""
         cancelled = await self.plans.cancel(request.change_id, request.reason)
-        return pb.CancelPlannedChangeResponse(planned_change=plans.planned_message(cancelled))
+        return pb.CancelPlannedChangeResponse(planned_change=convert_plans.planned_message(cancelled))
 
     async def CloneCampaign(self, request: pb.CloneCampaignRequest, context: Context) -> pb.CloneCampaignResponse:
         """Makes a draft out of another campaign."""

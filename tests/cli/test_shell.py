@@ -19,11 +19,23 @@ ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "src/vouchsafe/cli").glob("*.py"))
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_the_completion_of_a_shell_can_be_shown(shell: str) -> None:
-    shown = vouchsafe("--show-completion", shell)
-    assert shown.returncode == 0
-    assert "COMPLETE" in shown.stdout
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell"])
+def test_the_completion_of_a_shell_is_printed(shell: str) -> None:
+    shown = vouchsafe("completion", shell)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert re.search(rf'_VOUCHSAFE_COMPLETE ?= ?"?complete_{shell}', shown.stdout)
+
+
+def test_bash_reads_the_script_and_completes_by_it() -> None:
+    script = (
+        'source /dev/stdin <<< "$(vouchsafe completion bash)"; COMP_WORDS=(vouchsafe kill); COMP_CWORD=1; '
+        "_vouchsafe_completion vouchsafe; echo ${COMPREPLY[*]}"
+    )
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    ran = subprocess.run(
+        ["bash", "-c", script], env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ran.stdout.split() == ["kill-switch"]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from vouchsafe import __version__
-from vouchsafe.cli import audit, campaign, codes, keys, kill_switch, payment, redeem, run, status, trail
+from vouchsafe.cli import audit, campaign, codes, keys, kill_switch, payment, redeem, run, shell, status, trail
 from vouchsafe.cli.common import out
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.add_typer(campaign.app, name="campaign")
 app.add_typer(kill_switch.app, name="kill-switch")
 app.add_typer(keys.app, name="keys")
 app.add_typer(codes.app, name="codes")
+app.add_typer(shell.app)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vouchsafe.cli.common import Json, Target, as_dict, ask, err, instant, out, print_json, print_message
+from vouchsafe.cli.common import ExitStatus, Json, Target, as_dict, ask, err, instant, out, print_json, print_message
 from vouchsafe.cli.show import show_campaign
 from vouchsafe.cli.tables import print_rows
 
@@ -235,5 +235,5 @@ def _assigned(option: str, assignments: Sequence[str]) -> tuple[CampaignDefiniti
     if violations := fill(definition, tree):
         for one in violations:
             err.print(f"error: {option} {one.field}: {one.description}", markup=False)
-        raise typer.Exit(2)
+        raise typer.Exit(ExitStatus.USAGE)
     return definition, paths

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vouchsafe.cli.common import (
+from vouchsafe.cli.common import ExitStatus, (
     Json,
     Target,
     as_dict,
@@ -177,4 +177,4 @@ def verify_trail(expect_head: str | None, as_json: bool) -> None:
     else:
         out.print(f"[red]the chain is broken: {found.broken}[/red]; {rows} before that hold together")
     if found.broken is not None:
-        raise typer.Exit(1)
+        raise typer.Exit(ExitStatus.FAILED)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vouchsafe.cli.common import ExitStatus, (
+from vouchsafe.cli.common import (
+    ExitStatus,
     Json,
     Target,
     as_dict,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -29,6 +30,8 @@ from vouchsafe.service.backlog import Backlog
 from vouchsafe.settings import Settings
 
 SETTLE_S = 30.0
+# API keys, signed tokens, private keys, and passwords in addresses.
+CREDENTIALS = re.compile(r"vs_[0-9a-f]{12}_|eyJ[\w-]{8}|PRIVATE KEY|://[^\s/@]*:[^\s/@]+@")
 
 
 class Service(LocalService):
@@ -195,11 +198,24 @@ def a_service(directory: Path, config: pytest.Config, *, workers: int = 2) -> Se
 
 
 def check_agrees(service: Service) -> None:
-    """Whatever a test has done, gate and ledger say the same in the end."""
+    """Whatever a test has done, gate and ledger say the same in the end, and no log has told a secret."""
     if service.agrees:
+        asyncio.run(check_discreet(service))
         asyncio.run(settle(service.settings))
         found = asyncio.run(audit(service))
         assert found.agrees, found
+
+
+async def check_discreet(service: Service) -> None:
+    """No log of the service has a code, or something that lets a caller in."""
+    logs = "".join(service.said(command) for command in ("serve", "persist"))
+    assert CREDENTIALS.search(logs) is None
+    ledger = await asyncpg.connect(service.settings.postgres_url)
+    try:
+        told = set(re.findall(r"[\w-]+", logs))
+        assert await ledger.fetchval("select count(*) from codes where code = any($1)", told) == 0
+    finally:
+        await ledger.close()
 
 
 async def audit(service: Service, campaign_id: str | None = None) -> Audit:

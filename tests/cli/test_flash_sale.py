@@ -24,8 +24,10 @@ SHOPPERS = 4
 PAUSE_S = 0.1
 ACTIONS = [
     "campaign.create",
+    "campaign.schedule",
     "codes.generate",
     "codes.export",
+    "campaign.update",
     "campaign.update",
     "campaign.pause",
     "campaign.resume",
@@ -35,6 +37,7 @@ ACTIONS = [
     "kill_switch.engage",
     "kill_switch.release",
     "campaign.pause",
+    "campaign.archive",
 ]
 
 

@@ -229,12 +229,17 @@ def campaign_clone(
     name: Annotated[
         str | None, typer.Option(help="Its name for people; the same without it.", show_default=False)
     ] = None,
+    reason: Reason = "",
     target: Target = None,
     as_json: Json = False,
 ) -> None:
     """Make a draft with the definition of another campaign, without its start and end, codes and uses."""
     show_campaign(
-        ask(target, lambda client: client.clone_campaign(campaign_id, new_campaign_id, display_name=name)), as_json
+        ask(
+            target,
+            lambda client: client.clone_campaign(campaign_id, new_campaign_id, display_name=name, reason=reason),
+        ),
+        as_json,
     )
 
 

@@ -35,6 +35,7 @@ def campaign_update(
         ),
     ],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only ask the server; change nothing.")] = False,
+    reason: Reason = "",
     target: Target = None,
     as_json: Json = False,
 ) -> None:
@@ -43,7 +44,9 @@ def campaign_update(
     show_campaign(
         ask(
             target,
-            lambda client: client.update_campaign(campaign_id, definition, update_mask=paths, validate_only=dry_run),
+            lambda client: client.update_campaign(
+                campaign_id, definition, update_mask=paths, validate_only=dry_run, reason=reason
+            ),
         ),
         as_json,
     )
@@ -99,6 +102,7 @@ def campaign_schedule(
             end_time=times.get("end"),
             planned_changes=plans,
             etag=campaign.etag,
+            reason=reason,
         )
 
     response = ask(target, question)

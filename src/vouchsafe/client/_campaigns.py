@@ -160,6 +160,7 @@ class CampaignCalls(Calls):
         end_time: datetime | None = None,
         planned_changes: Sequence[ChangePlan] = (),
         etag: str = "",
+        reason: str = "",
     ) -> campaigns_pb.ScheduleCampaignResponse:
         """Says when a campaign starts and ends (None: at once, never) and all that is to happen in between; a draft
         goes live. Raises NotFound, NotAllowed, and Changed when it is not as it was when `etag` was read. Not
@@ -170,6 +171,7 @@ class CampaignCalls(Calls):
             end_time=_moment(end_time),
             planned_changes=planned_changes,
             etag=etag,
+            reason=reason,
         )
         return await self._call(lambda: next(self._campaigns).ScheduleCampaign, request, repeat=False)
 
@@ -205,12 +207,12 @@ class CampaignCalls(Calls):
         return (await self._call(lambda: next(self._campaigns).CancelPlannedChange, request)).planned_change
 
     async def clone_campaign(
-        self, campaign_id: str, new_campaign_id: str, *, display_name: str | None = None
+        self, campaign_id: str, new_campaign_id: str, *, display_name: str | None = None, reason: str = ""
     ) -> Campaign:
         """Makes a draft with the definition of another campaign, without its start and end. Raises NotFound,
         AlreadyExists. Not repeated, as `create_campaign`."""
         request = campaigns_pb.CloneCampaignRequest(
-            campaign_id=campaign_id, new_campaign_id=new_campaign_id, display_name=display_name
+            campaign_id=campaign_id, new_campaign_id=new_campaign_id, display_name=display_name, reason=reason
         )
         return (await self._call(lambda: next(self._campaigns).CloneCampaign, request, repeat=False)).campaign
 

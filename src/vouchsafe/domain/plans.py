@@ -9,6 +9,7 @@ from enum import StrEnum
 import msgspec
 
 from vouchsafe.domain.campaign import Definition
+from vouchsafe.domain.trail import paths
 
 
 class PlannedPause(msgspec.Struct, frozen=True, tag="pause", forbid_unknown_fields=True):
@@ -80,8 +81,13 @@ class PlannedChange:
 
     @property
     def told(self) -> dict[str, object]:
-        """As the audit trail tells it."""
-        return {"time_ms": self.time_ms, "change": json.loads(self.change_json)}
+        """As the audit trail tells it: of a definition only what the change names."""
+        change = json.loads(self.change_json)
+        named = tuple(change.get("paths", ()))
+        said = {"time_ms": self.time_ms, "change": " ".join((change["type"], *named))}
+        defined = paths(change.get("definition", {}))
+        said |= {path: value for path, value in defined.items() if not named or path.startswith(named)}
+        return {f"planned_changes[{self.id}].{path}": value for path, value in said.items()}
 
 
 @dataclass(frozen=True, slots=True)

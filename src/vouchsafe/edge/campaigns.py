@@ -130,6 +130,7 @@ class CampaignServicer(CampaignServiceServicer):
             end_ms,
             list(map(convert_plans.plan, request.planned_changes)),
             convert.etag_version(request.etag),
+            request.reason,
         )
         return pb.ScheduleCampaignResponse(
             campaign=convert.campaign_message(status), planned_changes=map(convert_plans.planned_message, planned)
@@ -160,7 +161,7 @@ class CampaignServicer(CampaignServiceServicer):
     async def CloneCampaign(self, request: pb.CloneCampaignRequest, context: Context) -> pb.CloneCampaignResponse:
         """Makes a draft out of another campaign."""
         name = request.display_name if request.HasField("display_name") else None
-        status = await self.use_case.clone(request.campaign_id, request.new_campaign_id, name)
+        status = await self.use_case.clone(request.campaign_id, request.new_campaign_id, name, request.reason)
         return pb.CloneCampaignResponse(campaign=convert.campaign_message(status))
 
     async def PauseCampaigns(self, request: pb.PauseCampaignsRequest, context: Context) -> pb.PauseCampaignsResponse:

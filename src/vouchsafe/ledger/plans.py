@@ -54,6 +54,7 @@ class PlanBook:
         version: int | None,
         plans: Sequence[Plan],
         author: Author = UNKNOWN,
+        reason: str = "",
     ) -> tuple[Campaign, list[PlannedChange]] | None:
         """Changes a definition as `Ledger.update_campaign` does, and puts plans in the place of those that stand,
         all or nothing."""
@@ -65,8 +66,8 @@ class PlanBook:
             times, changes = [time_of(plan.time_ms) for plan in plans], [plan.change_json for plan in plans]
             rows = await connection.fetch(SQL["plan_changes"], campaign_id, times, changes)
             planned = list(map(_planned, rows))
-            also = {f"planned_changes[{one.id}]": one.told for one in planned}
-            await note_actions(connection, changed.note(Action.CAMPAIGN_SCHEDULE, author, "", also))
+            also = {path: value for one in planned for path, value in one.told.items()}
+            await note_actions(connection, changed.note(Action.CAMPAIGN_SCHEDULE, author, reason, also))
             return changed.campaign, planned
 
     async def cancel(self, change_id: int, note: str, author: Author = UNKNOWN) -> PlannedChange | None:
@@ -76,9 +77,9 @@ class PlanBook:
             if row is None:
                 return None
             planned = _planned(row)
-            before = {f"planned_changes[{planned.id}]": planned.told}
             target = f"campaign:{planned.campaign_id}"
-            await note_actions(connection, Note(author, Action.CAMPAIGN_CANCEL_CHANGE, target, before, {}, note))
+            cancelled = Note(author, Action.CAMPAIGN_CANCEL_CHANGE, target, planned.told, {}, note)
+            await note_actions(connection, cancelled)
             return planned
 
     async def get(self, change_id: int) -> PlannedChange | None:

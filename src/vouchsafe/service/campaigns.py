@@ -82,13 +82,13 @@ class Campaigns:
         await publish(self._gate, self._ledger, campaign)
         return await self.get(campaign_id)
 
-    async def clone(self, campaign_id: str, new_id: str, display_name: str | None) -> CampaignStatus:
+    async def clone(self, campaign_id: str, new_id: str, display_name: str | None, reason: str = "") -> CampaignStatus:
         """Creates a draft with the definition of another campaign, but for its start and end; under its name with None.
         Raises NotFound, AlreadyExists."""
         definition = (await self._get_at(campaign_id, None)).definition
         name = definition.display_name if display_name is None else display_name
         draft = msgspec.structs.replace(definition, display_name=name, start_time_ms=None, end_time_ms=None)
-        return await self.create(new_id, draft, [], is_draft=True)
+        return await self.create(new_id, draft, [], reason, is_draft=True)
 
     async def check_new(self, campaign_id: str, codes: Sequence[CodeEntry]) -> None:
         """Raises AlreadyExists when a campaign of this id and these codes cannot be created."""

@@ -52,7 +52,13 @@ class Plans:
         self._merge = merge
 
     async def schedule(
-        self, campaign_id: str, start_ms: int | None, end_ms: int | None, plans: Sequence[Plan], version: int | None
+        self,
+        campaign_id: str,
+        start_ms: int | None,
+        end_ms: int | None,
+        plans: Sequence[Plan],
+        version: int | None,
+        reason: str = "",
     ) -> tuple[CampaignStatus, Sequence[PlannedChange]]:
         """Gives a campaign at this version, or whatever stands with None, its start, its end and all that is planned
         from now on; a draft goes live. Raises NotFound, Changed, NotAllowed and InvalidRequest.
@@ -71,7 +77,7 @@ class Plans:
 
         check_not_archived(campaign_id, (await self._campaigns.get(campaign_id)).state)
         by = author()
-        found = await self._book.schedule(campaign_id, change, version, plans, by)
+        found = await self._book.schedule(campaign_id, change, version, plans, by, reason)
         if found is None:
             raise await self._campaigns.why_not_at(campaign_id, version)
         campaign, planned = found

@@ -581,22 +581,26 @@ class CloneCampaignRequest(_message.Message):
     CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
     NEW_CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     campaign_id: _builtins.str
     """Campaign.id of the one that is cloned. Required."""
     new_campaign_id: _builtins.str
     """The id that the new one shall have, in the same form. Required."""
     display_name: _builtins.str
     """Its name for people, as CampaignDefinition.display_name. Unset: the same name."""
+    reason: _builtins.str
+    """Why, for those who look later, at most 500 characters, none of them a control character."""
     def __init__(
         self,
         *,
         campaign_id: _builtins.str = ...,
         new_campaign_id: _builtins.str = ...,
         display_name: _builtins.str | None = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_display_name", b"_display_name", "display_name", b"display_name"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_display_name", b"_display_name", "campaign_id", b"campaign_id", "display_name", b"display_name", "new_campaign_id", b"new_campaign_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_display_name", b"_display_name", "campaign_id", b"campaign_id", "display_name", b"display_name", "new_campaign_id", b"new_campaign_id", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__display_name: _TypeAlias = _typing.Literal["display_name"]  # noqa: Y015
     _WhichOneofArgType__display_name: _TypeAlias = _typing.Literal["_display_name", b"_display_name"]  # noqa: Y015
@@ -639,10 +643,13 @@ class ScheduleCampaignRequest(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     PLANNED_CHANGES_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     campaign_id: _builtins.str
     """Campaign.id. Required."""
     etag: _builtins.str
     """Campaign.etag as it was read, so that nobody else's change is lost. Empty: whatever it is now."""
+    reason: _builtins.str
+    """Why, for those who look later, at most 500 characters, none of them a control character."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """Its new CampaignDefinition.start_time. Unset: none, it can be used at once."""
@@ -663,10 +670,11 @@ class ScheduleCampaignRequest(_message.Message):
         end_time: _timestamp_pb2.Timestamp | None = ...,
         planned_changes: _abc.Iterable[_planned_change_pb2.ChangePlan] | None = ...,
         etag: _builtins.str = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "end_time", b"end_time", "etag", b"etag", "planned_changes", b"planned_changes", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "end_time", b"end_time", "etag", b"etag", "planned_changes", b"planned_changes", "reason", b"reason", "start_time", b"start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import json
 import random
+from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
@@ -17,7 +18,7 @@ from tests.grpc.test_campaign_life import state_of
 from tests.grpc.test_combined import create
 from tests.grpc.test_planned_changes import PAUSE, RESUME, after, at, become, events_of, listed, states_of, update
 from tests.service import Service, settle, until
-from vouchsafe.client import ChangePlan, Client
+from vouchsafe.client import AuditEventFilter, ChangePlan, Client
 from vouchsafe.edge.masks import merged
 from vouchsafe.gate.gate import Gate
 from vouchsafe.ledger.ledger import Ledger
@@ -47,6 +48,9 @@ async def check_once(service: Service, client: Client, campaign_id: str, rounds:
     assert [(kind, id_) for kind, _, id_ in events] == [
         ("paused" if one.plan.WhichOneof("change") == "pause" else "resumed", one.id) for one in by_step
     ]
+    wanted = AuditEventFilter(target=f"campaign:{campaign_id}", principal="vouchsafe:planner")
+    noted = [one.action async for one in client.list_audit_events(wanted)]
+    assert Counter(noted) == dict.fromkeys(("campaign.pause", "campaign.update", "campaign.resume"), rounds)
     campaign = await client.get_campaign(campaign_id)
     # Each schedule is a version of its own.
     assert (state_of(campaign), campaign.version) == ("ACTIVE", 1 + 2 * rounds)

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -18,11 +19,13 @@ from vouchsafe.client import (
     AuditEvent,
     AuditEventFilter,
     CampaignDefinition,
+    ChangePlan,
     Client,
     CodeFilter,
     InvalidArgument,
     KillSwitchScope,
     PermissionDenied,
+    PlannedPause,
 )
 from vouchsafe.domain.access import Role
 from vouchsafe.domain.trail import Action
@@ -88,6 +91,13 @@ async def test_everything_that_an_operator_does_is_noted(
     gift = await operator.gift_code(id_, "bob", reason="sorry")
     await operator.disable_code(single, "lost")
     await operator.enable_code(single, "found")
+    later = datetime.now(UTC) + timedelta(hours=1)
+    plan = ChangePlan(pause=PlannedPause())
+    plan.time.FromDatetime(later)
+    planned = await operator.schedule_campaign(id_, end_time=later, planned_changes=[plan], reason="the night")
+    await operator.cancel_planned_change(planned.planned_changes[0].id, "no night")
+    await operator.pause_campaign(id_, "over")
+    await operator.archive_campaign(id_, "for good")
 
     found = await noted(service, client, principal=principal)
     campaign, code, switch = f"campaign:{id_}", f"code:{single}", f"kill_switch:code:{shared}"
@@ -108,6 +118,10 @@ async def test_everything_that_an_operator_does_is_noted(
             ("codes.gift", f"code:{gift.code}", "sorry"),
             ("code.disable", code, "lost"),
             ("code.enable", code, "found"),
+            ("campaign.schedule", campaign, "the night"),
+            ("campaign.cancel_change", campaign, "no night"),
+            ("campaign.pause", campaign, "over"),
+            ("campaign.archive", campaign, "for good"),
         ]
     )
     # Keys are not an operator's to make.
@@ -116,6 +130,9 @@ async def test_everything_that_an_operator_does_is_noted(
         assert began_ms - 1_000 < one.action_time.ToMilliseconds() < time.time_ns() // 1_000_000 + 1_000
         assert len(one.hash) == 64
     by_action = {one.action: one for one in found}
+    plan_path = f"planned_changes[{planned.planned_changes[0].id}].change"
+    assert json.loads(by_action["campaign.schedule"].after_json)[plan_path] == "pause"
+    assert json.loads(by_action["campaign.cancel_change"].before_json)[plan_path] == "pause"
     update = by_action["campaign.update"]
     path = "effects[0].kind.basis_points"
     assert json.loads(update.before_json) == {path: 1_000, "version": 1}

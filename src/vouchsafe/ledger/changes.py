@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-
-import msgspec
 
 from vouchsafe.domain.campaign import Campaign, Definition
 from vouchsafe.domain.trail import Action, Author, Note, changed
@@ -23,7 +22,7 @@ class ChangedCampaign:
 
     def note(self, action: Action, author: Author, reason: str, also: Mapping[str, object] | None = None) -> Note:
         """What has changed in it, for the audit trail, and what `also` is so now."""
-        before, after = changed(*map(msgspec.to_builtins, (self.before, self.campaign.definition)))
+        before, after = changed(*(json.loads(one.to_json()) for one in (self.before, self.campaign.definition)))
         before["version"], after["version"] = self.campaign.version - 1, self.campaign.version
         return Note(author, action, f"campaign:{self.campaign.id}", before, {**after, **(also or {})}, reason)
 

@@ -91,12 +91,12 @@ async def test_codes_that_exist_nowhere_ask_nothing_of_postgresql(own_service: S
         (genuine,) = await generated(client, campaign, 1)
         await settle(own_service.settings)
         own_service.stop_postgres()
-        forged = [uuid.uuid4().hex[:12].upper() for _ in range(2_000)]
-        customer = Customer(id="forger")
-        outcomes = await asyncio.gather(*(client.redeem(code, customer, an_order(code)) for code in forged))
+        # Fewer than what one caller may guess before it is slowed down, and each customer once.
+        forged = [uuid.uuid4().hex[:12].upper() for _ in range(500)]
+        outcomes = await asyncio.gather(*(client.redeem(code, Customer(id=code), an_order(code)) for code in forged))
         assert {reason(outcome) for outcome in outcomes if isinstance(outcome, Refusal)} == {"CODE_UNKNOWN"}
         assert not any(isinstance(outcome, Redemption) for outcome in outcomes)
-        assert isinstance(await client.redeem(genuine, customer, an_order(genuine)), Redemption)
+        assert isinstance(await client.redeem(genuine, Customer(id="c-1"), an_order(genuine)), Redemption)
         assert (await client.get_code(genuine)).used_count == 1
         own_service.start_postgres()
 

@@ -53,9 +53,9 @@ register('trial', function(keys, args)
   local campaigns, activity = {}, {}
   for i = 1, count do
     local campaign = read_campaign(keys, 3 + (i - 1) * KEYS_PER_CAMPAIGN, args[2 + i], keys[2])
-    activity[i] = campaign and campaign.active and '1 ' or '0 '
+    activity[i] = campaign and campaign.state == 'active' and '1 ' or '0 '
     if campaign then
-      campaign.active = true
+      campaign.state = 'active'
     end
     campaigns[i] = campaign
   end

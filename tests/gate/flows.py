@@ -275,7 +275,8 @@ class Flows:
         rollback: int = answer[1]
         id_ = str(twins.positions[rollback])
         named = [msgspec.structs.replace(code, rollback_id=id_) for code in codes]
-        self.rollbacks[rollback] = list(zip(named, backs, strict=True))
+        # Asked again it is the first decision that stands, whatever could be taken back now.
+        self.rollbacks.setdefault(rollback, list(zip(named, backs, strict=True)))
         return rollback
 
     def _returned(self, redemption: Redemption, before: Kept, after: Kept) -> tuple[list[ReturnedCode], list[Back]]:

@@ -66,13 +66,14 @@ async def test_singles_and_several_together_never_pass_the_cap(client: Client) -
 async def test_after_a_pause_no_order_of_several_codes_succeeds(service: Service, client: Client) -> None:
     for _ in range(3):
         paused, other = await create(client), await create(client)
-        stopped = asyncio.Event()
+        sold, stopped = asyncio.Event(), asyncio.Event()
         late: list[str] = []
 
         async def shop(
             number: int,
             paused: str = paused,
             other: str = other,
+            sold: asyncio.Event = sold,
             stopped: asyncio.Event = stopped,
             late: list[str] = late,
         ) -> None:
@@ -82,11 +83,12 @@ async def test_after_a_pause_no_order_of_several_codes_succeeds(service: Service
                 response = await client.redeem_codes([paused, other], Customer(id=f"c-{number}"), order)
                 if not response.HasField("redemption"):
                     return
+                sold.set()
                 if was_stopped:
                     late.append(response.redemption.id)
 
         shoppers = [asyncio.create_task(shop(number)) for number in range(16)]
-        await asyncio.sleep(0.3)
+        await sold.wait()
         answered = await client.pause_campaign(paused, "enough")
         stopped.set()
         counted = answered.redeemed_count

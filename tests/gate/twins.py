@@ -23,6 +23,7 @@ from vouchsafe.domain.reasons import Refusal
 from vouchsafe.domain.redemption import AppliedCode, Claim, CombinedClaim, EventKind, Position, Redemption
 from vouchsafe.domain.rollback import Rollback
 from vouchsafe.domain.takes import behind
+from vouchsafe.domain.trail import UNKNOWN
 from vouchsafe.gate.attempts import (
     Attempt,
     Gone,
@@ -36,7 +37,7 @@ from vouchsafe.gate.attempts import (
     Undone,
     Waiting,
 )
-from vouchsafe.gate.states import States
+from vouchsafe.gate.states import States, _Step
 from vouchsafe.gate.transactions import Part
 
 Result = TypeVar("Result")
@@ -198,7 +199,7 @@ class Twins:
 
     async def begin_pause(self, campaign_id: str) -> None:
         """Only the first step, as when the server dies behind it."""
-        found = await unless_refused(self.states._step(campaign_id, EventKind.PAUSED, "because"))
+        found = await unless_refused(self.states._take(_Step(EventKind.PAUSED, campaign_id, "because", UNKNOWN)))
         parts = self.model.begin_stop(campaign_id, "paused")
         assert (found is None) == (parts is None)
         assert (found if isinstance(found, list) else []) == [part_of(use) for use in parts or ()]

@@ -215,7 +215,8 @@ class _Run:
                         "state": campaign.kept.value,
                         "pause_reason": kept.pause_reason,
                     }
-                    for name, value in (("resume_ms", kept.resume_time_ms), ("turn", kept.turn)):
+                    if_any = ("resume_ms", kept.resume_time_ms), ("pause_plan", kept.pause_plan), ("turn", kept.turn)
+                    for name, value in if_any:
                         if value is not None:
                             changes.fields[Keys(partition).campaign(campaign.id)][name] = str(value)
                     changes.counters[campaign.id]["uses"] = 0

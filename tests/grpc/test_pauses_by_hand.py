@@ -99,7 +99,7 @@ async def test_a_plan_ends_the_pause_that_stood_when_it_was_made_and_none_behind
     assert await kinds_of(service, anew) == ["paused", "paused", "resumed", "paused"]
 
 
-async def test_another_schedule_while_a_plan_has_paused_may_end_that_pause(client: Client, service: Service) -> None:
+async def test_another_schedule_while_a_plan_has_paused_may_end_that_pause(client: Client) -> None:
     code = await create(client)
     await client.schedule_campaign(code, planned_changes=[at(after(0.5), PAUSE), at(after(600), RESUME)])
     await until(become(client, code, "APPLIED", "PLANNED"))

@@ -31,11 +31,10 @@ log = structlog.get_logger()
 POLL_S = 0.25
 # How soon the next change of a campaign follows, once the ledger has heard of the one before.
 FOLLOW_S = 0.05
-# Of a change that ends nothing, or stops nothing, because of a pause that is not its plan's.
-LEFT_ALONE = "skipped: the campaign was paused by hand, and a plan does not end that; resume it by hand"
-
 DUE_PER_PAGE = 200
 AT_ONCE = 16
+# Of a change that neither ends nor replaces a pause, because that is not its plan's.
+LEFT_ALONE = "skipped: the campaign was paused by hand, and a plan does not end that; resume it by hand"
 
 
 async def plan_forever(gate: Gate, ledger: Ledger, merge: Merge, stop: asyncio.Event) -> None:

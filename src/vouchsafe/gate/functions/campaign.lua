@@ -12,23 +12,23 @@
 --            goes live) or "archived", 4 reason, 5 body of the event, 6 when a pause ends by itself in ms, '' for never; of
 --            "resumed" the pause that it is the end of, by the same time, '' for any, 7 the turn of a planned change, ''
 --            for a step that somebody takes by hand, 8 the plan that the change is of, '' for none. With a plan and no turn
---            "paused" hands the pause by hand that stands, with this reason and this end, over to the plan. 9 when the plan
---            ends the pause that it begins, in ms, '' for never
+--            "paused" hands the pause that stands over to the plan, if it has this reason and this end. 9 when the plan ends
+--            the pause that it begins, in ms, '' for never
 --          describe: then the id of each campaign
 -- Returns: publish: 1 when the definition was taken, 0 when this version or a later one stands already.
 --          set_state: the campaign's fields in the order of FIELDS, then those of COUNTED ('' for one that is not
 --            counted), then the time in ms; or false when there is none; or where the campaign is in its life, if the step
 --            cannot be taken from there; or "other" when the pause to be ended is not the one that stands, or a plan has
---            to leave a pause by hand alone; or, when it
---            stops a campaign of which parts of transactions are held, the list of those parts, each as pending names it:
+--            to leave the one that stands alone; or, when it stops a campaign of which parts of transactions are held, the list of those parts, each as pending names it:
 --            it admits nothing any more then, but the event is only written once they are settled.
 --          describe: as set_state for each campaign.
 --          definition: for each campaign version, definition and created_ms, or false when there is none.
 -- Writes:  publish: campaign, counters and labels; never the counters or the state of one that stands.
 --          set_state: campaign and one event, unless the campaign is in that state already. It keeps "draft", "active",
 --            "paused" or "archived", and in between "pausing" or "archiving". A planned change always has its event, once:
---            a turn that is not above the campaign's last one changes nothing. One that was answered "other" always is.
---            A pause without pause_plan is by hand, and so is one that a release made which did not know of plans.
+--            a turn that is not above the campaign's last one changes nothing, and the one in other_turn was answered
+--            "other", whatever stands by now. A pause without pause_plan is by hand; so is any that was made by a release
+--            which did not know of plans.
 --          set_state and describe: what loading a campaign writes (orders.lua).
 --          definition: nothing, and Valkey holds it to that.
 

@@ -19,8 +19,9 @@
 --          set_state: the campaign's fields in the order of FIELDS, then those of COUNTED ('' for one that is not
 --            counted), then the time in ms; or false when there is none; or where the campaign is in its life, if the step
 --            cannot be taken from there; or "other" when the pause to be ended is not the one that stands, or a plan has
---            to leave the one that stands alone; or, when it stops a campaign of which parts of transactions are held, the list of those parts, each as pending names it:
---            it admits nothing any more then, but the event is only written once they are settled.
+--            to leave the one that stands alone; or, when it stops a campaign of which parts of transactions are held, the
+--            list of those parts, each as pending names it: it admits nothing any more then, but the event is only written
+--            once they are settled.
 --          describe: as set_state for each campaign.
 --          definition: for each campaign version, definition and created_ms, or false when there is none.
 -- Writes:  publish: campaign, counters and labels; never the counters or the state of one that stands.

@@ -151,7 +151,7 @@ async def another_country(world: World) -> None:
 
 
 async def too_little(world: World) -> None:
-    await world.ask(await world.code(conditions=[{"order_amount": {"min_minor": 1_000_000}}], currency_code="EUR"))
+    await world.ask(await world.code(conditions=[{"amount": {"min_minor": 1_000_000}}], currency_code="EUR"))
 
 
 async def several_codes(world: World) -> None:

@@ -67,6 +67,9 @@ class SharedStream:
                 elif error.code() is grpc.StatusCode.UNAUTHENTICATED and stream.has_answered and may_be_refused:
                     # Its credentials were good and are over: others are asked for, once.
                     may_be_refused = False
+                elif error.code() is grpc.StatusCode.INTERNAL and stream.has_ended:
+                    # A write that meets the end of the stream hides why it has ended; a call of its own tells.
+                    break
                 else:
                     raise
         return await self._stub.ValidateAndRedeem(request, timeout=timeout_s, metadata=self._metadata())
@@ -123,9 +126,6 @@ class _Stream:
             error = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, details="the server has ended the stream")
         except grpc.aio.AioRpcError as why:
             error = why
-            if why.code() is grpc.StatusCode.INTERNAL:
-                # A write that meets the end of the stream hides why it has ended.
-                error = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, details="the stream broke off")
         self.has_ended = True
         self._writer.cancel()
         for answer in self.under_way.values():

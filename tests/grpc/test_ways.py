@@ -258,8 +258,8 @@ async def test_a_storefront_is_answered_the_same(
     guarded: Service, scenario: Callable[[World], Awaitable[None]]
 ) -> None:
     shown = await shown_by_all(guarded, scenario, Role.STOREFRONT)
-    assert "UNKNOWN_CODE" not in str(shown)
-    assert "PAUSED" not in str(shown)
+    assert "CODE_UNKNOWN" not in str(shown)
+    assert "CAMPAIGN_PAUSED" not in str(shown)
 
 
 @pytest.mark.parametrize("change", [change for change, _ in BAD_REQUESTS.values()], ids=BAD_REQUESTS)

@@ -44,7 +44,7 @@ class Side:
     def round(self) -> float:
         """Microseconds of CPU of worker and Valkey for one call."""
         before = sum(map(cpu_s, self._processes))
-        done = self._generate(Order(self._service.target, self._service.api_key, CODE, SECONDS, at_once=AT_ONCE))
+        done = self._generate(Order(self._service.target, self._service.api_key, [CODE], SECONDS, at_once=AT_ONCE))
         return (sum(map(cpu_s, self._processes)) - before) / done.calls * 1e6
 
 

@@ -74,7 +74,7 @@ class Client(CampaignCalls, CodeCalls, AuditCalls):
             quote_token=quote_token,
         )
         try:
-            return await self._call(lambda: next(self._redemptions).ValidateAndRedeem, request)
+            return await self._tried(lambda timeout_s: next(self._redeemers).redeem(request, timeout_s))
         except ClientError as error:
             error.request_id = request.request_id
             raise

@@ -129,7 +129,7 @@ def main() -> None:
     stop_on_signals()
     console = Console(highlight=False)
     if not console.is_terminal:
-        console.width = 140
+        console.width = 144
     started = time.monotonic()
     load_before = psutil.getloadavg()[0]
     try:

@@ -158,7 +158,8 @@ def table(results: Results) -> Table:
         "server, Valkey, PostgreSQL, persister: µs of their CPU for an item, at the peak.",
         caption_justify="left",
         box=SIMPLE_HEAD,
-        padding=(0, 1),
+        show_edge=False,
+        pad_edge=False,
     )
     for column in COLUMNS:
         shown.add_column(column, justify="left" if column in COLUMNS[:2] else "right", no_wrap=True)

@@ -26,7 +26,8 @@ from benchmarks.message import Way
 from benchmarks.pages import publish, table_of
 from benchmarks.processes import ROOT, disk_sync_ms, load_generator, stop_on_signals
 from benchmarks.report import ECHO, OPEN_LOOP_SHARE, OURS, PLAIN, Key, Peak, Results
-from benchmarks.sides import CODE, Service, Side, echo, postgres_only, prepare
+from benchmarks.service import CODE, Service
+from benchmarks.sides import Side, echo, postgres_only
 from vouchsafe.domain.errors import VouchsafeError
 
 CHART = "bench.svg"
@@ -166,8 +167,12 @@ def _measure(plan: Plan, say: Callable[[str], None]) -> tuple[float, Results]:
         sync_ms = disk_sync_ms(directory)
         say("starting Valkey, PostgreSQL, persister and a server with one worker, and the yardsticks")
         with Service(directory) as service:
-            response_bytes = asyncio.run(prepare(service))
-            with echo(response_bytes) as empty, postgres_only(directory) as plain, load_generator() as generate:
+            service.create_campaign()
+            with (
+                echo(service.response_bytes()) as empty,
+                postgres_only(directory) as plain,
+                load_generator() as generate,
+            ):
                 return sync_ms, Bench(service, {ECHO: empty, PLAIN: plain}, generate).run(plan, say)
 
 

@@ -6,7 +6,6 @@ once Valkey has fsynced, how many calls the others answer and how long one takes
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import statistics
@@ -20,7 +19,7 @@ from rich.console import Console
 from benchmarks.generator import REDEEMED, Order, Round
 from benchmarks.processes import load_generator, stop_on_signals
 from benchmarks.report import calls_per_s
-from benchmarks.sides import CODE, Service, prepare
+from benchmarks.service import CODE, Service
 from vouchsafe.domain.errors import VouchsafeError
 from vouchsafe.settings import Acknowledge
 
@@ -42,7 +41,7 @@ def main() -> None:
         for contract in contracts:
             os.environ["VOUCHSAFE_ACKNOWLEDGE"] = contract
             services[contract] = stack.enter_context(Service(Path(directory) / contract, workers=1))
-            asyncio.run(prepare(services[contract]))
+            services[contract].create_campaign()
         generate = stack.enter_context(load_generator())
         for at_once in AT_ONCE:
             for service in services.values():

@@ -32,7 +32,7 @@ FLASH, GOOD, PAUSED, UNKNOWN = "FLASH-SALE", "GOOD", "PAUSED", "UNKNOWN"
 LIMITS = Limits(total=10**9, per_customer=1)
 DEFINITION = msgspec.structs.replace(TYPICAL, limits=LIMITS)
 LINES = 3
-PRODUCTS = (("shirt-blue-m", "shirts", 4_990), ("boots-black-42", "shoes", 8_990), ("socks-black", "socks", 990))
+PRODUCTS = (("boots-black-42", "shoes", 8_990), ("shirt-blue-m", "shirts", 4_990), ("socks-black", "socks", 990))
 
 # Sets the ids of this process apart from those of every other.
 RUN = os.urandom(6).hex()

@@ -48,7 +48,7 @@ def soak(service: Service, items: int, console: Console) -> list[int]:
     answered = cancelled = 0
     started = time.monotonic()
     with load_generator() as generate:
-        for step in range(STEPS):
+        for _ in range(STEPS):
             for way, (share, at_once) in SHARES.items():
                 done = generate(
                     Order(

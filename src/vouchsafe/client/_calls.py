@@ -125,8 +125,12 @@ class Tries:
         # Half of the pause is chance, so that many callers do not come back all at once; never before the server asks.
         pause_s = max(self._pause_s, 2 * retry_delay_s(error))
         wait_s = pause_s * random.uniform(0.5, 1)  # noqa: S311  # nobody needs to be unable to guess it
-        typed = from_rpc_error(error)
-        if not repeat or error.code() not in REPEATED or isinstance(typed, Throttled) or wait_s >= self.remaining_s:
-            raise typed from None
+        if not repeat or not may_be_repeated(error) or wait_s >= self.remaining_s:
+            raise from_rpc_error(error) from None
         await asyncio.sleep(wait_s)
         self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
+
+
+def may_be_repeated(error: grpc.aio.AioRpcError) -> bool:
+    """Whether the same request may fare better later. Not what slows down guessing: that would only be fed."""
+    return error.code() in REPEATED and not isinstance(from_rpc_error(error), Throttled)

@@ -15,16 +15,19 @@ from vouchsafe.v1.redemption_service_pb2_grpc import RedemptionServiceStub
 
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
 Line: TypeAlias = "grpc.aio.StreamStreamCall[pb.StreamValidateAndRedeemRequest, pb.StreamValidateAndRedeemResponse]"
+Waiting: TypeAlias = "asyncio.Future[pb.ValidateAndRedeemResponse]"
 
 # What is larger goes alone: one request that is too large for the server would end the stream for all of them.
 LARGE_REQUEST_BYTES = 65_536
+# Of a longer id not all would come back.
+LONGEST_REQUEST_ID = 128
 
 
 class SharedStream:
     """The stream of one channel, opened when it is needed, and again after it has ended.
 
     What cannot share goes alone, as a call of its own: a request with an id that is under way, since answers are told
-    apart by their ids; a large one; and all of them at a server that has no streams.
+    apart by their ids; what is larger than any that is right; and all of them at a server that has no streams.
     """
 
     def __init__(self, channel: grpc.aio.Channel, metadata: Callable[[], Metadata]) -> None:
@@ -38,7 +41,7 @@ class SharedStream:
         """Answers and fails (AioRpcError) as the call of its own would. To be cancelled by itself alone."""
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._redeem(request)
+                return await self._redeem(request, timeout_s)
         except TimeoutError:
             raise grpc.aio.AioRpcError(grpc.StatusCode.DEADLINE_EXCEEDED, details="no answer in time") from None
 
@@ -47,9 +50,10 @@ class SharedStream:
         if self._stream is not None:
             self._stream.close()
 
-    async def _redeem(self, request: pb.ValidateAndRedeemRequest) -> pb.ValidateAndRedeemResponse:
+    async def _redeem(self, request: pb.ValidateAndRedeemRequest, timeout_s: float) -> pb.ValidateAndRedeemResponse:
+        may_share = request.ByteSize() <= LARGE_REQUEST_BYTES and len(request.request_id) <= LONGEST_REQUEST_ID
         may_be_refused = True
-        while self._has_streams and request.ByteSize() <= LARGE_REQUEST_BYTES:
+        while may_share and self._has_streams:
             stream = self._stream
             if stream is None or stream.has_ended:
                 stream = self._stream = _Stream(self._stub.StreamValidateAndRedeem(metadata=self._metadata()))
@@ -65,8 +69,7 @@ class SharedStream:
                     may_be_refused = False
                 else:
                     raise
-        response: pb.ValidateAndRedeemResponse = await self._stub.ValidateAndRedeem(request, metadata=self._metadata())
-        return response
+        return await self._stub.ValidateAndRedeem(request, timeout=timeout_s, metadata=self._metadata())
 
 
 class _Stream:
@@ -76,8 +79,8 @@ class _Stream:
         self.has_answered = False
         self.has_ended = False
         # By request id; one that nobody waits for any more stays until it is answered, for its id is under way.
-        self.under_way: dict[str, asyncio.Future[pb.ValidateAndRedeemResponse]] = {}
-        self._unsent: asyncio.Queue[pb.ValidateAndRedeemRequest] = asyncio.Queue()
+        self.under_way: dict[str, Waiting] = {}
+        self._unsent: asyncio.Queue[tuple[pb.ValidateAndRedeemRequest, Waiting]] = asyncio.Queue()
         self._line = line
         self._writer = asyncio.create_task(self._write_all())
         self._reader = asyncio.create_task(self._read_all())
@@ -85,8 +88,9 @@ class _Stream:
     async def ask(self, request: pb.ValidateAndRedeemRequest) -> pb.ValidateAndRedeemResponse:
         """The answer to a request whose id is not under way. Raises AioRpcError: its own, or that which ended the
         stream."""
-        answer = self.under_way[request.request_id] = asyncio.get_running_loop().create_future()
-        self._unsent.put_nowait(request)
+        answer: Waiting = asyncio.get_running_loop().create_future()
+        self.under_way[request.request_id] = answer
+        self._unsent.put_nowait((request, answer))
         return await answer
 
     def close(self) -> None:
@@ -101,8 +105,8 @@ class _Stream:
     async def _write_all(self) -> None:
         try:
             while True:
-                request = await self._unsent.get()
-                if self.under_way[request.request_id].done():  # nobody waits for it any more
+                request, answer = await self._unsent.get()
+                if answer.done():  # nobody waits for it any more
                     del self.under_way[request.request_id]
                     continue
                 await self._line.write(pb.StreamValidateAndRedeemRequest(request=request))
@@ -118,6 +122,9 @@ class _Stream:
             error = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, details="the server has ended the stream")
         except grpc.aio.AioRpcError as why:
             error = why
+            if why.code() is grpc.StatusCode.INTERNAL:
+                # A write that meets the end of the stream hides why it has ended.
+                error = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, details="the stream broke off")
         self.has_ended = True
         self._writer.cancel()
         for answer in self.under_way.values():

@@ -28,6 +28,8 @@ LARGE_MESSAGE_BYTES = 4_096
 LARGE_DEFINITION_BYTES = 16_384
 TOLD_VIOLATIONS = 20
 READ_TO_THE_END_S = 1.0
+# The same of one that may never end what it sends.
+READ_ON_S = 0.1
 # How often it is looked at again who calls, while messages of a stream come.
 ADMIT_AGAIN_S = 1.0
 
@@ -112,9 +114,11 @@ class Guard(grpc.aio.ServerInterceptor):
         async def call_reading(pieces: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             return await call(read(pieces, context), context)
 
-        return self._guarded(call_reading, None, details)
+        return self._guarded(call_reading, None, details, READ_ON_S)
 
-    def _guarded(self, call: Any, deserialize: Any, details: grpc.HandlerCallDetails) -> Any:
+    def _guarded(
+        self, call: Any, deserialize: Any, details: grpc.HandlerCallDetails, read_on_s: float = READ_TO_THE_END_S
+    ) -> Any:
         """`deserialize` is None when the call reads what it gets itself."""
         method, metadata = details.method, details.invocation_metadata
 
@@ -129,7 +133,7 @@ class Guard(grpc.aio.ServerInterceptor):
             except Exception as error:  # noqa: BLE001  # whatever it is, the caller is told
                 status = told(error, method)
             if deserialize is None:
-                await _read_to_the_end(data)
+                await _read_on(data, read_on_s)
             return await context.abort(*rpc_status.to_status(status))
 
         return guarded
@@ -197,10 +201,10 @@ def _written(stream: Any) -> Any:
     return written
 
 
-async def _read_to_the_end(pieces: AsyncIterator[bytes]) -> None:
+async def _read_on(pieces: AsyncIterator[bytes], seconds: float) -> None:
     """Lets a client finish what it sends, for a moment: one whose write fails tells that instead of the status."""
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(READ_TO_THE_END_S):
+        async with asyncio.timeout(seconds):
             async for _ in pieces:
                 pass
 

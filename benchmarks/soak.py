@@ -27,7 +27,7 @@ STEPS = 10
 # What travels in which way, and how many at once: calls pay most, so they are the fewest.
 SHARES: dict[Way, tuple[float, int]] = {"unary": (0.1, 64), "stream": (0.3, 256), "batch": (0.6, 8)}
 CANCEL_EVERY = 100
-# By how much the memory may grow in the second half: a leak of 100 bytes a call were about a quarter.
+# By how much the memory may grow in the second half: a leak of 100 bytes a call would be about a third.
 MAX_GROWTH = 0.05
 # For one way of one step, however slow the machine is.
 PATIENCE_S = 600.0

@@ -155,14 +155,13 @@ async def test_a_key_that_is_revoked_ends_its_stream(service: Service) -> None:
         async def go_on() -> None:
             for number in range(10_000):
                 await write(line, a_request(code, id_=f"{code}-{number}"))
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.25)  # seldom, for a write that meets the end hides why it came
 
         going_on = asyncio.create_task(go_on())
         results, error = await asyncio.wait_for(failure(line), REVOKED_S)
         going_on.cancel()
         await asyncio.gather(going_on, return_exceptions=True)
-    # A write that meets the end hides why.
-    assert error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.INTERNAL)
+    assert error.code() is grpc.StatusCode.UNAUTHENTICATED
     assert all(result.HasField("response") for result in results)
 
 

@@ -20,26 +20,20 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import redis
 import uvloop
 from rich.console import Console
 
+from benchmarks.filling import enter_codes
 from benchmarks.processes import cpu_s, listener, stop_on_signals
 from vouchsafe.client import CampaignDefinition, Client, Customer, Effect, Order, OrderLine, PercentOff, Redemption
-from vouchsafe.domain.campaign import CodeEntry
-from vouchsafe.domain.codes import CodeForm
-from vouchsafe.gate.directory import Directory
-from vouchsafe.gate.gate import Gate
-from vouchsafe.ledger.ledger import Ledger
 from vouchsafe.local import LocalService
 
 ROUNDS = 9
 PER_ROUND = 2_000
 FEW = PER_ROUND * (ROUNDS + 1)  # each is redeemed once
-PER_FILL = 10_000
 AT_ONCE = 64
 MAX_BYTES = 32
 MAX_RATIO = 1.2
@@ -63,26 +57,11 @@ class Side:
         """Enters so many codes; answers the bytes of Valkey's memory that each has taken."""
         async with self._service.client(timeout_s=30) as client:
             await client.create_campaign(CAMPAIGN, _definition())
-        settings = self._service.settings
-        ledger = await Ledger.connect(settings.postgres_url, pool_size=1, timeout_ms=settings.ledger_timeout_ms)
-        installation = await ledger.installation()
-        assert installation is not None
-        gate = await Gate.connect(settings.model_copy(update={"gate_timeout_ms": 60_000}), settings.partitions)
-        for state in installation.partitions:
-            gate.use_partition(state.partition, installation.id, state.epoch)
-        before = self._info("memory")["used_memory"]
+        before = self._used_memory()
         share = min(1.0, FEW / count * 1.1)
-        for done in range(0, count, PER_FILL):
-            codes = CodeForm().draw(min(PER_FILL, count - done))
-            await Directory(gate).put([CodeEntry(code, CAMPAIGN, 1) for code in codes])
-            self._codes += random.sample(codes, round(len(codes) * share))
-        while self._info("persistence")["aof_rewrite_in_progress"]:  # noqa: ASYNC110  # Valkey tells nobody
-            await asyncio.sleep(0.5)
+        self._codes = await enter_codes(self._service.settings, CAMPAIGN, count, use_limit=1, share=share)
         random.shuffle(self._codes)
-        bytes_each = (self._info("memory")["used_memory"] - before) / count
-        await gate.close()
-        await ledger.close()
-        return float(bytes_each)
+        return (self._used_memory() - before) / count
 
     async def round(self) -> tuple[float, float]:
         """Redeems some codes, each on an order of its own."""
@@ -115,9 +94,9 @@ class Side:
                 found.append((time.perf_counter() - started) * 1_000)
         return sorted(found)
 
-    def _info(self, section: str) -> Any:
+    def _used_memory(self) -> int:
         with redis.Redis(port=self._valkey_port) as client:
-            return client.info(section)
+            return int(client.info("memory")["used_memory"])
 
 
 def _definition() -> CampaignDefinition:

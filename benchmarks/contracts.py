@@ -6,7 +6,6 @@ once Valkey has fsynced, how many calls the others answer and how long one takes
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import statistics
@@ -17,13 +16,11 @@ from typing import get_args
 
 from rich.console import Console
 
-from benchmarks.bench import CODE, REDEEMED, SETTLE_WAIT_S, prepare
-from benchmarks.generator import Order, Round
-from benchmarks.processes import load_generator, stop_on_signals, wait_while
+from benchmarks.generator import REDEEMED, Order, Round
+from benchmarks.processes import load_generator, stop_on_signals
 from benchmarks.report import calls_per_s
+from benchmarks.service import CODE, Service
 from vouchsafe.domain.errors import VouchsafeError
-from vouchsafe.gate.gate import Gate
-from vouchsafe.local import LocalService
 from vouchsafe.settings import Acknowledge
 
 ROUNDS = 7
@@ -43,8 +40,8 @@ def main() -> None:
         services = {}
         for contract in contracts:
             os.environ["VOUCHSAFE_ACKNOWLEDGE"] = contract
-            services[contract] = stack.enter_context(LocalService(Path(directory) / contract, workers=1))
-            asyncio.run(prepare(services[contract]))
+            services[contract] = stack.enter_context(Service(Path(directory) / contract, workers=1))
+            services[contract].create_campaign()
         generate = stack.enter_context(load_generator())
         for at_once in AT_ONCE:
             for service in services.values():
@@ -64,21 +61,13 @@ def main() -> None:
                 )
 
 
-def _measure(service: LocalService, generate: Callable[[Order], Round], at_once: int, seconds: float) -> Round:
-    done = generate(Order(service.target, service.api_key, CODE, seconds, at_once))
+def _measure(service: Service, generate: Callable[[Order], Round], at_once: int, seconds: float) -> Round:
+    done = generate(Order(service.target, service.api_key, [CODE], seconds, at_once))
     if done.outcomes != {REDEEMED: done.calls}:
         raise VouchsafeError(f"not every call redeemed, so the round says nothing: {done.outcomes}")
     # What one has left behind is not to be done in the time of the next.
-    wait_while(lambda: asyncio.run(_waiting_events(service)) > 0, SETTLE_WAIT_S)
+    service.settle()
     return done
-
-
-async def _waiting_events(service: LocalService) -> int:
-    gate = await Gate.connect(service.settings, service.settings.partitions)
-    try:
-        return await gate.waiting_events()
-    finally:
-        await gate.close()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import hiredis
 import psutil
 
-from benchmarks.message import RUN
+from benchmarks.message import BATCH, LIMITS, RUN
 from benchmarks.processes import cpu_s
 from vouchsafe.domain.campaign import Campaign, CodeEntry, Definition
 from vouchsafe.domain.effects import Effect, PercentOff
@@ -26,11 +26,9 @@ from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.gate import Gate
 from vouchsafe.settings import Settings
 
-BATCH = 64
 # Batches under way: enough that Valkey never waits for this process.
 WINDOW = 4
 TIMEOUT_S = 5
-LIMITS = Limits(total=10**9, per_customer=1)
 ORDER = Order(
     id="order",
     currency_code="EUR",

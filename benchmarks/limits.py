@@ -17,6 +17,7 @@ import redis
 from rich.console import Console
 
 from benchmarks import function
+from benchmarks.message import BATCH
 from benchmarks.processes import listener, stop_on_signals
 from vouchsafe.domain.limits import (
     AttributeLimit,
@@ -64,7 +65,7 @@ def main() -> int:
                 before = _memory(store)
                 done = function.run(calls[number * CALLS : (number + 1) * CALLS], valkey, port)
                 times[name].append(done.valkey_us)
-                used[name].append((_memory(store) - before) / (CALLS * function.BATCH))
+                used[name].append((_memory(store) - before) / (CALLS * BATCH))
         store.close()
     ratio = statistics.median(six / one for six, one in zip(times["six"], times["one"], strict=True))
     for name in sides:

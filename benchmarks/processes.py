@@ -34,7 +34,7 @@ def stop_on_signals() -> None:
 
 
 @contextlib.contextmanager
-def _child(*words: str) -> Iterator[subprocess.Popen[str]]:
+def _child(*words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
     """Runs a module of the benchmarks; it ends when the context is left, or with this process."""
     child = subprocess.Popen(
         launched([sys.executable, "-m", *words]),
@@ -42,6 +42,7 @@ def _child(*words: str) -> Iterator[subprocess.Popen[str]]:
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
+        env=os.environ | environment,
         start_new_session=True,  # Ctrl-C reaches only this process, which then stops everything in order
     )
     try:
@@ -56,10 +57,11 @@ def _child(*words: str) -> Iterator[subprocess.Popen[str]]:
 
 
 @contextlib.contextmanager
-def echo_server(response_bytes: int) -> Iterator[int]:
-    """The port of an empty server whose responses have that size."""
+def yardstick(*words: str, **environment: str) -> Iterator[int]:
+    """The port of a server that a module of the benchmarks runs, given the port and what else it is told."""
     port = free_port()
-    with _child("benchmarks.echo", str(port), str(response_bytes)):
+    module, *others = words
+    with _child(module, str(port), *others, **environment):
         with grpc.insecure_channel(f"{HOST}:{port}") as channel:
             grpc.channel_ready_future(channel).result(timeout=START_WAIT_S)
         yield port
@@ -110,12 +112,12 @@ def cpu_s(process: psutil.Process) -> float:
     return times.user + times.system
 
 
-def cpu_of_all_s() -> float:
-    """The CPU seconds that all processes below this one have spent so far."""
+def cpu_of_tree_s(process: psutil.Process) -> float:
+    """The CPU seconds that a process and all below it have spent so far, those that have ended included."""
     total = 0.0
-    for process in psutil.Process().children(recursive=True):
+    for one in (process, *process.children(recursive=True)):
         with contextlib.suppress(psutil.NoSuchProcess):
-            total += cpu_s(process)
+            total += sum(one.cpu_times()[:4])  # of its own in user and in kernel mode, and of children it has buried
     return total
 
 

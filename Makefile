@@ -56,7 +56,7 @@ lint: setup ## check style, types, the direction of imports, protos, Lua and Mar
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/buf lint protos
-	@$(BIN)/buf format protos --diff --exit-code --exclude-path protos/buf
+	@$(BIN)/buf format protos --diff --exit-code --exclude-path protos/buf --exclude-path protos/google
 	@$(BIN)/python -c 'import sys, lupa.lua51 as lua; [lua.LuaRuntime().compile(open(f).read(), name="@" + f) for f in sys.argv[1:]]' \
 		src/vouchsafe/gate/functions/*.lua
 	@$(if $(MARKDOWN),$(BIN)/mdformat --number --check $(MARKDOWN))
@@ -64,7 +64,7 @@ lint: setup ## check style, types, the direction of imports, protos, Lua and Mar
 format: setup ## put Python, protos and Markdown into shape
 	@$(BIN)/ruff check --fix --quiet . || true
 	@$(BIN)/ruff format --quiet .
-	@$(BIN)/buf format protos --write --exclude-path protos/buf
+	@$(BIN)/buf format protos --write --exclude-path protos/buf --exclude-path protos/google
 	@$(if $(MARKDOWN),$(BIN)/mdformat --number $(MARKDOWN))
 
 proto: setup ## generate src/vouchsafe/v1 from the protos

@@ -9,6 +9,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.rpc import status_pb2 as _status_pb2
 from vouchsafe.v1 import combining_pb2 as _combining_pb2
 from vouchsafe.v1 import order_pb2 as _order_pb2
 from vouchsafe.v1 import redemption_pb2 as _redemption_pb2
@@ -370,6 +371,138 @@ class ValidateAndRedeemResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
 
 Global___ValidateAndRedeemResponse: _TypeAlias = ValidateAndRedeemResponse  # noqa: Y015
+
+@_typing.final
+class RedemptionResult(_message.Message):
+    """What came of one of many requests."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """ValidateAndRedeemRequest.request_id as it was sent, whatever it was; at most its first 128 characters."""
+    @_builtins.property
+    def response(self) -> Global___ValidateAndRedeemResponse:
+        """The answer."""
+
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """The error, with the same code and details."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        response: Global___ValidateAndRedeemResponse | None = ...,
+        error: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "response", b"response", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "request_id", b"request_id", "response", b"response", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["response", "error"]  # noqa: Y015
+    _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
+
+Global___RedemptionResult: _TypeAlias = RedemptionResult  # noqa: Y015
+
+@_typing.final
+class StreamValidateAndRedeemRequest(_message.Message):
+    """One request of StreamValidateAndRedeem."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def request(self) -> Global___ValidateAndRedeemRequest:
+        """The request. Required; what is wrong with it is told in its result, and the stream goes on."""
+
+    def __init__(
+        self,
+        *,
+        request: Global___ValidateAndRedeemRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamValidateAndRedeemRequest: _TypeAlias = StreamValidateAndRedeemRequest  # noqa: Y015
+
+@_typing.final
+class StreamValidateAndRedeemResponse(_message.Message):
+    """One answer of StreamValidateAndRedeem."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def result(self) -> Global___RedemptionResult:
+        """What came of the request with this request_id."""
+
+    def __init__(
+        self,
+        *,
+        result: Global___RedemptionResult | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamValidateAndRedeemResponse: _TypeAlias = StreamValidateAndRedeemResponse  # noqa: Y015
+
+@_typing.final
+class BatchValidateAndRedeemRequest(_message.Message):
+    """Request of BatchValidateAndRedeem."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___ValidateAndRedeemRequest]:
+        """1 to 500 requests. What is wrong with one of them is told in its result."""
+
+    def __init__(
+        self,
+        *,
+        requests: _abc.Iterable[Global___ValidateAndRedeemRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchValidateAndRedeemRequest: _TypeAlias = BatchValidateAndRedeemRequest  # noqa: Y015
+
+@_typing.final
+class BatchValidateAndRedeemResponse(_message.Message):
+    """Response of BatchValidateAndRedeem."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___RedemptionResult]:
+        """A result for each request, in their order."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___RedemptionResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchValidateAndRedeemResponse: _TypeAlias = BatchValidateAndRedeemResponse  # noqa: Y015
 
 @_typing.final
 class ReserveRedemptionRequest(_message.Message):

@@ -48,6 +48,16 @@ class RedemptionServiceStub:
                 request_serializer=vouchsafe_dot_v1_dot_redemption__service__pb2.ValidateAndRedeemRequest.SerializeToString,
                 response_deserializer=vouchsafe_dot_v1_dot_redemption__service__pb2.ValidateAndRedeemResponse.FromString,
                 _registered_method=True)
+        self.StreamValidateAndRedeem = channel.stream_stream(
+                '/vouchsafe.v1.RedemptionService/StreamValidateAndRedeem',
+                request_serializer=vouchsafe_dot_v1_dot_redemption__service__pb2.StreamValidateAndRedeemRequest.SerializeToString,
+                response_deserializer=vouchsafe_dot_v1_dot_redemption__service__pb2.StreamValidateAndRedeemResponse.FromString,
+                _registered_method=True)
+        self.BatchValidateAndRedeem = channel.unary_unary(
+                '/vouchsafe.v1.RedemptionService/BatchValidateAndRedeem',
+                request_serializer=vouchsafe_dot_v1_dot_redemption__service__pb2.BatchValidateAndRedeemRequest.SerializeToString,
+                response_deserializer=vouchsafe_dot_v1_dot_redemption__service__pb2.BatchValidateAndRedeemResponse.FromString,
+                _registered_method=True)
         self.ReserveRedemption = channel.unary_unary(
                 '/vouchsafe.v1.RedemptionService/ReserveRedemption',
                 request_serializer=vouchsafe_dot_v1_dot_redemption__service__pb2.ReserveRedemptionRequest.SerializeToString,
@@ -94,6 +104,25 @@ class RedemptionServiceServicer:
         """Validates and redeems in one atomic step; of several codes, all that apply or none. Safe to repeat with the same request_id: the first answer is given
         again. The same request_id with another content is ALREADY_EXISTS. One order never takes the same code twice:
         the same order asked for again under a new request_id is answered with the redemption that stands.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamValidateAndRedeem(self, request_iterator, context):
+        """ValidateAndRedeem for many requests of one checkout, over one call that stays open: each request is decided as a call of
+        its own would be, as soon as it arrives, and answered as soon as it is decided, so not in order. At most 1,000 requests
+        of a stream are under way: the next is read when one of them is answered and its answer was taken. When the stream ends
+        early, what was not answered is not known: open another and repeat it with the same request_id. Credentials are looked
+        at again while the stream is open; it ends when they do not hold any more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchValidateAndRedeem(self, request, context):
+        """ValidateAndRedeem for up to 500 requests in one call. Each is decided as a call of its own would be, none waits for
+        another, and one that is wrong fails alone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -155,6 +184,16 @@ def add_RedemptionServiceServicer_to_server(servicer, server):
                     servicer.ValidateAndRedeem,
                     request_deserializer=vouchsafe_dot_v1_dot_redemption__service__pb2.ValidateAndRedeemRequest.FromString,
                     response_serializer=vouchsafe_dot_v1_dot_redemption__service__pb2.ValidateAndRedeemResponse.SerializeToString,
+            ),
+            'StreamValidateAndRedeem': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamValidateAndRedeem,
+                    request_deserializer=vouchsafe_dot_v1_dot_redemption__service__pb2.StreamValidateAndRedeemRequest.FromString,
+                    response_serializer=vouchsafe_dot_v1_dot_redemption__service__pb2.StreamValidateAndRedeemResponse.SerializeToString,
+            ),
+            'BatchValidateAndRedeem': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchValidateAndRedeem,
+                    request_deserializer=vouchsafe_dot_v1_dot_redemption__service__pb2.BatchValidateAndRedeemRequest.FromString,
+                    response_serializer=vouchsafe_dot_v1_dot_redemption__service__pb2.BatchValidateAndRedeemResponse.SerializeToString,
             ),
             'ReserveRedemption': grpc.unary_unary_rpc_method_handler(
                     servicer.ReserveRedemption,
@@ -240,6 +279,60 @@ class RedemptionService:
             '/vouchsafe.v1.RedemptionService/ValidateAndRedeem',
             vouchsafe_dot_v1_dot_redemption__service__pb2.ValidateAndRedeemRequest.SerializeToString,
             vouchsafe_dot_v1_dot_redemption__service__pb2.ValidateAndRedeemResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamValidateAndRedeem(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/vouchsafe.v1.RedemptionService/StreamValidateAndRedeem',
+            vouchsafe_dot_v1_dot_redemption__service__pb2.StreamValidateAndRedeemRequest.SerializeToString,
+            vouchsafe_dot_v1_dot_redemption__service__pb2.StreamValidateAndRedeemResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchValidateAndRedeem(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vouchsafe.v1.RedemptionService/BatchValidateAndRedeem',
+            vouchsafe_dot_v1_dot_redemption__service__pb2.BatchValidateAndRedeemRequest.SerializeToString,
+            vouchsafe_dot_v1_dot_redemption__service__pb2.BatchValidateAndRedeemResponse.FromString,
             options,
             channel_credentials,
             insecure,

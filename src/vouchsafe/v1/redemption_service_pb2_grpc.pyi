@@ -46,6 +46,17 @@ class RedemptionServiceStub:
     again. The same request_id with another content is ALREADY_EXISTS. One order never takes the same code twice:
     the same order asked for again under a new request_id is answered with the redemption that stands.
     """
+    StreamValidateAndRedeem: _grpc.StreamStreamMultiCallable[_redemption_service_pb2.StreamValidateAndRedeemRequest, _redemption_service_pb2.StreamValidateAndRedeemResponse]
+    """ValidateAndRedeem for many requests of one checkout, over one call that stays open: each request is decided as a call of
+    its own would be, as soon as it arrives, and answered as soon as it is decided, so not in order. At most 1,000 requests
+    of a stream are under way: the next is read when one of them is answered and its answer was taken. When the stream ends
+    early, what was not answered is not known: open another and repeat it with the same request_id. Credentials are looked
+    at again while the stream is open; it ends when they do not hold any more.
+    """
+    BatchValidateAndRedeem: _grpc.UnaryUnaryMultiCallable[_redemption_service_pb2.BatchValidateAndRedeemRequest, _redemption_service_pb2.BatchValidateAndRedeemResponse]
+    """ValidateAndRedeem for up to 500 requests in one call. Each is decided as a call of its own would be, none waits for
+    another, and one that is wrong fails alone.
+    """
     ReserveRedemption: _grpc.UnaryUnaryMultiCallable[_redemption_service_pb2.ReserveRedemptionRequest, _redemption_service_pb2.ReserveRedemptionResponse]
     """Holds all that a redemption would take, in one atomic step for each code, while the order is paid for. It counts as
     used until it is confirmed, given back, or its time is over by the store's clock. Safe to repeat with the same
@@ -87,6 +98,17 @@ class RedemptionServiceAsyncStub(RedemptionServiceStub):
     """Validates and redeems in one atomic step; of several codes, all that apply or none. Safe to repeat with the same request_id: the first answer is given
     again. The same request_id with another content is ALREADY_EXISTS. One order never takes the same code twice:
     the same order asked for again under a new request_id is answered with the redemption that stands.
+    """
+    StreamValidateAndRedeem: _aio.StreamStreamMultiCallable[_redemption_service_pb2.StreamValidateAndRedeemRequest, _redemption_service_pb2.StreamValidateAndRedeemResponse]  # type: ignore[assignment]
+    """ValidateAndRedeem for many requests of one checkout, over one call that stays open: each request is decided as a call of
+    its own would be, as soon as it arrives, and answered as soon as it is decided, so not in order. At most 1,000 requests
+    of a stream are under way: the next is read when one of them is answered and its answer was taken. When the stream ends
+    early, what was not answered is not known: open another and repeat it with the same request_id. Credentials are looked
+    at again while the stream is open; it ends when they do not hold any more.
+    """
+    BatchValidateAndRedeem: _aio.UnaryUnaryMultiCallable[_redemption_service_pb2.BatchValidateAndRedeemRequest, _redemption_service_pb2.BatchValidateAndRedeemResponse]  # type: ignore[assignment]
+    """ValidateAndRedeem for up to 500 requests in one call. Each is decided as a call of its own would be, none waits for
+    another, and one that is wrong fails alone.
     """
     ReserveRedemption: _aio.UnaryUnaryMultiCallable[_redemption_service_pb2.ReserveRedemptionRequest, _redemption_service_pb2.ReserveRedemptionResponse]  # type: ignore[assignment]
     """Holds all that a redemption would take, in one atomic step for each code, while the order is paid for. It counts as
@@ -138,6 +160,29 @@ class RedemptionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Validates and redeems in one atomic step; of several codes, all that apply or none. Safe to repeat with the same request_id: the first answer is given
         again. The same request_id with another content is ALREADY_EXISTS. One order never takes the same code twice:
         the same order asked for again under a new request_id is answered with the redemption that stands.
+        """
+
+    @_abc_1.abstractmethod
+    def StreamValidateAndRedeem(
+        self,
+        request_iterator: _MaybeAsyncIterator[_redemption_service_pb2.StreamValidateAndRedeemRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_redemption_service_pb2.StreamValidateAndRedeemResponse], _abc.AsyncIterator[_redemption_service_pb2.StreamValidateAndRedeemResponse]]:
+        """ValidateAndRedeem for many requests of one checkout, over one call that stays open: each request is decided as a call of
+        its own would be, as soon as it arrives, and answered as soon as it is decided, so not in order. At most 1,000 requests
+        of a stream are under way: the next is read when one of them is answered and its answer was taken. When the stream ends
+        early, what was not answered is not known: open another and repeat it with the same request_id. Credentials are looked
+        at again while the stream is open; it ends when they do not hold any more.
+        """
+
+    @_abc_1.abstractmethod
+    def BatchValidateAndRedeem(
+        self,
+        request: _redemption_service_pb2.BatchValidateAndRedeemRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_redemption_service_pb2.BatchValidateAndRedeemResponse, _abc.Awaitable[_redemption_service_pb2.BatchValidateAndRedeemResponse]]:
+        """ValidateAndRedeem for up to 500 requests in one call. Each is decided as a call of its own would be, none waits for
+        another, and one that is wrong fails alone.
         """
 
     @_abc_1.abstractmethod

@@ -55,7 +55,9 @@ class Connection:
         """
         try:
             async with asyncio.timeout(self._timeout_s + extra_wait_ms / 1000):
-                await self._connection.send_packed_command([_packed(command) for command in commands], check_health=False)
+                await self._connection.send_packed_command(
+                    [_packed(command) for command in commands], check_health=False
+                )
                 return [await self._read() for _ in commands]
         except TimeoutError:
             raise Unavailable("Valkey did not answer in time") from None

@@ -113,7 +113,8 @@ class Connection:
 
 def _packed(command: Command) -> bytes:
     """The command as it is sent; redis-py would put it together in Python, value by value."""
-    return hiredis.pack_command(tuple(command))  # type: ignore[arg-type]  # typed as a tuple of one
+    packed: bytes = hiredis.pack_command(tuple(command))  # type: ignore[arg-type]  # typed as a tuple of one
+    return packed
 
 
 def _is_not_loaded(error: ResponseError) -> bool:

@@ -16,7 +16,7 @@ from vouchsafe.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
 from vouchsafe.ledger.migrate import migrate
 from vouchsafe.settings import Settings
 
-pytest_plugins = ["tests.service", "tests.guarded"]
+pytest_plugins = ["tests.service", "tests.guarded", "tests.gate.moved_clock"]
 # What they assert is said as fully as what a test asserts.
 pytest.register_assert_rewrite("tests.gate")
 
@@ -26,6 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--repeat", type=int, default=1, help="how often to run each race, and how many more kills to make"
     )
+    parser.addoption("--codes", type=int, default=100_000, help="how many are generated while everything is killed")
     parser.addoption("--cluster", action="store_true", help="run on a Valkey Cluster of three primaries")
 
 

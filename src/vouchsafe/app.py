@@ -30,6 +30,7 @@ from vouchsafe.gate.outbox import Outbox
 from vouchsafe.ledger.audit import Book
 from vouchsafe.ledger.keys import KeyBook
 from vouchsafe.ledger.ledger import Installation, Ledger
+from vouchsafe.ledger.recoveries import RecoveryBook
 from vouchsafe.ledger.stops import StopBook
 from vouchsafe.ledger.trail import Walk
 from vouchsafe.service.audit import Auditor
@@ -129,7 +130,7 @@ async def recover(settings: Settings, advance: Callable[[int, int], None]) -> St
         rebuild = Rebuild(gate, ledger, installation.id, settings)
         recovery = Recovery(gate, ledger, installation, rebuild, advance)
         while any(finding in recovery.mendable for finding in (await recovery.look()).values()):
-            noted = await ledger.last_recovery()
+            noted = await RecoveryBook(ledger).last()
             if noted is not None and noted.events:
                 advance(noted.events_read, noted.events)
             await asyncio.sleep(WATCH_INTERVAL_S)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import importlib.metadata
 import os
 import pwd
@@ -17,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -50,6 +52,9 @@ POLL_S = 0.02
 QUIET_PORTS = range(20_000, 32_000)
 DATABASE = "vouchsafe"
 
+# The ports that this process was given.
+_taken: set[int] = set()
+
 # A child is killed when the *thread* that started it ends, so all are started by one that lives as long as the process.
 _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="starter")
 
@@ -61,12 +66,31 @@ def in_starter(start: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen
 
 def free_port() -> int:
     """A port of the loopback interface that nobody uses at this moment, and that no outgoing connection will be given
-    in the next."""
+    in the next; nor will another process of this user, as long as this one runs."""
     while True:
         port = secrets.choice(QUIET_PORTS)
         with socket.socket() as probe, contextlib.suppress(OSError):
+            if _is_taken_here(port):
+                continue
             probe.bind((HOST, port))
             return port
+
+
+def _is_taken_here(port: int) -> bool:
+    """False once for each port, in one of all processes that run. Raises OSError when another one has it."""
+    if port in _taken:
+        return True
+    # A lock on the byte of that number, which goes with the process and is not inherited.
+    fcntl.lockf(_ports_file(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    _taken.add(port)
+    return False
+
+
+@functools.cache
+def _ports_file() -> int:
+    """Open until the process ends: closing it would free every lock."""
+    path = Path(tempfile.gettempdir()) / f"vouchsafe-ports-{os.geteuid()}"
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
 
 
 class _Embedded(ABC):

@@ -16,7 +16,6 @@ from vouchsafe import app
 from vouchsafe.client import Client, ClientError, Customer, OperationState, Redemption, Refusal, Unavailable
 from vouchsafe.settings import Settings
 
-COUNT = 100_000
 SHOPPERS = 24
 
 
@@ -47,30 +46,61 @@ async def check_exact(service: Service, campaign: str, count: int) -> None:
     assert await fetch(service.settings, "select from codes_unpublished") == []
 
 
+async def check_redeemable(service: Service, client: Client, campaign: str) -> None:
+    """Some of the generated codes, from all over, are used once each, and no second time."""
+    query = "select code from codes where campaign_id = $1 and use_limit = 1 order by md5(code) limit 100"
+    codes = [row["code"] for row in await fetch(service.settings, query, campaign)]
+    assert len(codes) == 100
+    for wanted in (Redemption, Refusal):
+        orders = [an_order(f"{wanted.__name__}-{code}") for code in codes]
+        outcomes = await asyncio.gather(
+            *(client.redeem(order.id.split("-", 1)[1], Customer(id=order.id), order) for order in orders)
+        )
+        assert [type(outcome) for outcome in outcomes] == [wanted] * 100
+
+
 async def killed_on_the_way(service: Service, client: Client, campaign: str, count: int, kills: list[str]) -> None:
-    """Generates codes; each victim is killed in its turn, at equal distances."""
-    begun = await client.generate_codes(campaign, count)
+    """Generates codes; each victim is killed in its turn, at equal distances. Whenever something was killed the same is
+    asked for again, as by a user whose command was cut off."""
+    id_ = f"operation-of-{campaign}"
+    begun = await client.generate_codes(campaign, count, operation_id=id_)
     left = [(count * number // (len(kills) + 1), victim) for number, victim in enumerate(kills, 1)]
-    async for operation in client.follow_operation(begun.id):
+    async for operation in client.follow_operation(id_):
         assert operation.done_count <= count
         if left and operation.done_count >= left[0][0]:
             await asyncio.to_thread(service.kill, left.pop(0)[1])
+            again = await client.generate_codes(campaign, count, operation_id=id_)
+            assert (again.id, again.create_time) == (begun.id, begun.create_time)
     assert not left, "it was faster than it was killed"
     assert (operation.state, operation.done_count) == (OperationState.OPERATION_STATE_SUCCEEDED, count)
+    assert [one.id async for one in client.list_operations(campaign_id=campaign)] == [id_]
 
 
-async def test_generating_goes_on_exactly_where_a_persister_was_killed(own_service: Service) -> None:
+@pytest.fixture
+def count(pytestconfig: pytest.Config) -> int:
+    return int(pytestconfig.getoption("codes"))
+
+
+@pytest.mark.timeout(900)  # for a million of them
+@pytest.mark.parametrize(
+    "kills",
+    [
+        # Who draws and writes them.
+        ["persister"] * 3,
+        # Who is asked, who draws, and where they have to be found.
+        ["worker", "persister", "valkey"],
+        ["valkey", "postgres"],
+    ],
+    ids=" ".join,
+)
+async def test_generating_goes_on_exactly_where_it_was_cut_off(
+    own_service: Service, count: int, kills: list[str]
+) -> None:
     async with own_service.client(timeout_s=60) as client:
         campaign, _ = await a_campaign(client)
-        await killed_on_the_way(own_service, client, campaign, COUNT, ["persister"] * 3)
-        await check_exact(own_service, campaign, COUNT)
-
-
-async def test_generating_survives_the_stores(own_service: Service) -> None:
-    async with own_service.client(timeout_s=60) as client:
-        campaign, _ = await a_campaign(client)
-        await killed_on_the_way(own_service, client, campaign, COUNT, ["valkey", "postgres"])
-        await check_exact(own_service, campaign, COUNT)
+        await killed_on_the_way(own_service, client, campaign, count, kills)
+        await check_exact(own_service, campaign, count)
+        await check_redeemable(own_service, client, campaign)
 
 
 async def test_two_persisters_generate_no_more_than_one(own_service: Service) -> None:

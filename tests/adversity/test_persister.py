@@ -17,7 +17,8 @@ import asyncpg
 import pytest
 import structlog
 
-from tests.valkeys import connected
+from tests.opened import seen
+from tests.valkeys import connected, on_every_node
 from tests.values import a_claim
 from vouchsafe.domain.errors import Unavailable
 from vouchsafe.domain.partitions import Finding, examine
@@ -30,7 +31,7 @@ from vouchsafe.gate.outbox import Outbox
 from vouchsafe.ledger.ledger import Installation, Ledger
 from vouchsafe.ledger.migrate import migrate
 from vouchsafe.service.persist import Persister
-from vouchsafe.service.rebuild import Rebuild
+from vouchsafe.service.rebuild import Rebuild, open_verified
 from vouchsafe.service.recover import Recovery, followed
 from vouchsafe.settings import Settings
 
@@ -254,6 +255,30 @@ async def test_what_moves_between_two_looks_closes_nothing(
         recovery = Recovery(world.gate, world.ledger, installation)
         await asyncio.to_thread(own_postgres.kill)
         assert await recovery.look() == {}
+
+
+async def test_what_was_moved_while_a_partition_was_closed_is_trimmed_when_it_is_open(world: World) -> None:
+    async with running(world.persister()):
+        await on_every_node(world.gate, ("FUNCTION", "FLUSH"))  # as a restart does
+        await world.record(100)
+        await until(lambda: has(world, 100), "nothing is moved")
+        installation = await world.ledger.installation()
+        assert installation is not None
+        begun = [
+            await world.ledger.begin_epoch(state, one.epoch, one.last)
+            for state, one in zip(installation.partitions, await seen(world.gate), strict=True)
+        ]
+        # The gate comes later than the ledger, and until then the partitions are followed, but closed.
+        await world.record(100)
+        await until(lambda: has(world, 200), "nothing is moved under the new epoch")
+        assert await world.gate.waiting_events() == 200
+        pairs = [(one, found) for one, found in zip(begun, await seen(world.gate), strict=True) if one is not None]
+        assert await open_verified(world.gate, world.ledger, installation.id, pairs) == list(range(PARTITIONS))
+        await world.assert_settled()
+
+
+async def has(world: World, count: int) -> bool:
+    return await world.ledger.count_redemptions("summer") == count
 
 
 async def test_stopping_is_quick_when_idle_and_when_busy(world: World) -> None:

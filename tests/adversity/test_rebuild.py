@@ -145,6 +145,7 @@ async def test_what_is_rebuilt_is_key_by_key_what_was_lost(own_service: Service)
             return (await client.get_campaign(codes[0])).redeemed_count > 0
 
         await until(is_open)
+        await settle(own_service.settings)
         after = contents(own_service)
         assert before.keys() == after.keys()
         assert {key: value for key, value in after.items() if value != before.get(key)} == {}

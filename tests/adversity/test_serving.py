@@ -203,6 +203,7 @@ def test_a_server_that_comes_before_its_stores_lives_and_then_becomes_ready(
         until(lambda: health(settings, "readiness") == "SERVING", "it becomes ready by itself")
 
 
+@pytest.mark.one_node("about one primary and its replica")
 def test_a_server_that_comes_before_the_replica_that_confirms_waits_for_it(
     own_valkey: EmbeddedValkey, settings: Settings, tmp_path: Path, run: Callable[..., Command]
 ) -> None:

@@ -230,7 +230,9 @@ def test_moments() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
     [
-        ("campaign: sale", "campain: sale", "campain: is not known; accepted are campaign, definition, codes, tests"),
+        ("campaign: sale", "campain: sale", "campain: is not known; accepted are campaign, draft, definition, codes"),
+        ("campaign: sale", "campaign: sale\ndraft: yes", "draft: is 'yes'; give one of true, false"),
+        ("campaign: sale", "campaign: sale\ndraft:", "draft: is empty; give one of true, false"),
         ("display_name", "displayName", "definition.displayName: is not known; accepted are display_name, effects,"),
         ("basis_points: 1000", "percent: 10", "definition.effects[0].percent_off.percent: is not known"),
         ("basis_points: 1000", "basis_points: 10%", "definition.effects[0].percent_off.basis_points: is '10%'; give a"),
@@ -391,6 +393,33 @@ def test_applying_creates_leaves_alone_and_updates(service: Service, file: Path,
 
     [report] = json.loads(vouchsafe("campaign", "apply", str(file), "--json", *target).stdout)
     assert (report["campaign"], report["outcome"]) == (own, "unchanged")
+
+
+def test_a_file_may_say_draft(service: Service, file: Path, own: str) -> None:
+    target = ("--target", service.target)
+    plain = file.read_text()
+    file.write_text(f"draft: true\n{plain}")
+    live = f"it is a draft until `vouchsafe campaign schedule {own}` takes it live"
+    created = [vouchsafe("campaign", "apply", str(file), *option, *target).stdout for option in (("--dry-run",), ())]
+    outcomes = ("would be created as a draft", "created as a draft")
+    assert created == [f"{file}: campaign {own} {outcome}; {live}\n" for outcome in outcomes]
+    assert vouchsafe("redeem", own, *target).returncode == 3
+
+    # Neither file takes it live: the one without `draft` changes it as the other does.
+    exported = vouchsafe("campaign", "export", own, *target).stdout
+    assert "\ndraft: true\n" in exported
+    for text, outcome in (exported, "unchanged"), (plain.replace("1000", "2000"), "updated to version 2"):
+        file.write_text(text)
+        ran = vouchsafe("campaign", "apply", str(file), *target)
+        assert f"campaign {own} {outcome}; " in ran.stdout
+        assert ran.stdout.endswith(f"{live}\n")
+    assert vouchsafe("redeem", own, *target).returncode == 3
+
+    assert vouchsafe("campaign", "schedule", own, *target).returncode == 0
+    assert vouchsafe("redeem", own, *target).stdout.startswith("redeemed: 10.00 EUR off 50.00 EUR")
+    assert "draft" not in vouchsafe("campaign", "export", own, *target).stdout
+    file.write_text(f"draft: true\n{file.read_text()}")
+    assert "it is no draft any more, and stays so" in vouchsafe("campaign", "apply", str(file), *target).stdout
 
 
 def test_the_server_takes_every_example(service: Service) -> None:

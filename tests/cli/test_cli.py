@@ -241,6 +241,21 @@ def test_a_mistake_is_told_and_counted(service: Service, args: tuple[str, ...], 
     assert "Traceback" not in ran.stderr
 
 
+@pytest.mark.parametrize(
+    ("args", "next_step"),
+    [
+        (("campaign", "pause", "no-such"), "`vouchsafe campaign list --archived` shows all that there are"),
+        (("campaign", "pause", "--label", "no-such"), "`vouchsafe campaign list` shows the labels of each"),
+        (("campaign", "cancel-change", "999999999"), "`vouchsafe campaign changes` shows all, with their numbers"),
+        (("codes", "get", "NO-SUCH"), "`vouchsafe codes list --campaign ID` shows those of a campaign"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_is_not_there_is_told_with_where_to_look(service: Service, args: tuple[str, ...], next_step: str) -> None:
+    ran = vouchsafe(*args, "--target", service.target)
+    assert (ran.returncode, ran.stderr.splitlines()[1:]) == (1, [f"  {next_step}"]), ran.stderr
+
+
 def test_a_server_that_is_not_there_is_told_with_what_to_do() -> None:
     ran = vouchsafe("redeem", "WELCOME", "--target", f"127.0.0.1:{free_port()}")
     assert ran.returncode == 1

@@ -21,7 +21,7 @@ from vouchsafe.client import AuditEventFilter, Client, Customer, Redemption
 ROOT = Path(__file__).parents[2]
 SHOPPERS = 4
 # A moment between two purchases of a shopper, so that the commands get their share of this machine.
-PAUSE_S = 0.1
+PAUSE_S = 0.3
 ACTIONS = [
     "campaign.create",
     "campaign.schedule",

@@ -15,28 +15,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.gate.model_campaigns import CampaignModel
 from tests.gate.model_uses import Answer, Ask, Counters, Spot, Use, counted, counters, is_period, outlook, used
 from vouchsafe.domain.campaign import Definition
+from vouchsafe.domain.plans import Turn
 from vouchsafe.domain.reasons import Reason
 from vouchsafe.domain.rollback import RollbackPolicy
 
 UNDONE = -1
-
-
-@dataclass
-class CampaignModel:
-    """A campaign is active, paused or archived; or pausing or archiving: it admits nothing then, but what is held of it
-    is not settled yet."""
-
-    definition: Definition
-    version: int = 1
-    state: str = "active"
-    turn: int = 0  # the last planned change that it has taken
-
-    @property
-    def refusal(self) -> Reason:
-        """Why nothing is taken while it is not active."""
-        return Reason.CAMPAIGN_ENDED if self.state.startswith("archiv") else Reason.CAMPAIGN_PAUSED
 
 
 @dataclass(frozen=True)
@@ -328,23 +314,27 @@ class GateModel:
         if version > campaign.version:
             campaign.version, campaign.definition = version, definition
 
-    def begin_stop(self, campaign_id: str, stopped: str, turn: int | None = None) -> list[Use] | None:
+    def begin_stop(self, campaign_id: str, stopped: str, turn: Turn | None = None) -> list[Use] | None:
         """Makes a campaign paused or archived; the parts of transactions that must be settled before that is written
         down, None when it cannot be done. A turn is taken once, and always written down."""
         campaign = self.campaigns[campaign_id]
-        if turn is not None and turn <= campaign.turn:
+        if turn is not None and turn.number <= campaign.turn:
             self.look_at(campaign_id)
             return []
+        if campaign.leaves_alone(turn, stopped):
+            return None
         if campaign.state.startswith("archiv") and stopped != "archived":
             return None
         if stopped == "archived" and self._is_running(campaign):
             return None
-        if campaign.state != stopped or turn is not None:
+        plan = None if turn is None else turn.plan
+        if campaign.state != stopped or turn is not None or plan != campaign.plan:
+            campaign.plan = plan
             parts = [use for _, _, use in self.pending(campaign_id)] if campaign.state != stopped else []
             if parts:
                 campaign.state = {"paused": "pausing", "archived": "archiving"}[stopped]
                 return parts
-            campaign.state, campaign.turn = stopped, turn or campaign.turn
+            campaign.state, campaign.turn = stopped, campaign.turn if turn is None else turn.number
             self.events.append((stopped, campaign_id))
         self.look_at(campaign_id)
         return []
@@ -354,16 +344,19 @@ class GateModel:
         is_within = (start_ms is None or self.now_ms >= start_ms) and (end_ms is None or self.now_ms < end_ms)
         return campaign.state == "active" and is_within
 
-    def resume(self, campaign_id: str, turn: int | None = None) -> bool:
+    def resume(self, campaign_id: str, turn: Turn | None = None) -> bool:
         """Answers whether it can be done. A turn is taken once, and always written down."""
         campaign = self.campaigns[campaign_id]
-        if turn is not None and turn <= campaign.turn:
+        if turn is not None and turn.number <= campaign.turn:
             self.look_at(campaign_id)
             return True
+        if campaign.leaves_alone(turn, "resumed"):
+            return False
         if campaign.state.startswith("archiv"):
             return False
         if campaign.state != "active" or turn is not None:
-            campaign.state, campaign.turn = "active", turn or campaign.turn
+            campaign.state, campaign.plan = "active", None
+            campaign.turn = campaign.turn if turn is None else turn.number
             self.events.append(("resumed", campaign_id))
         self.look_at(campaign_id)
         return True

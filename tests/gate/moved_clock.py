@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
+import pytest
+
 from vouchsafe.gate import library
 from vouchsafe.gate.connection import Command, function_call
 
@@ -13,6 +15,14 @@ TIME = "redis.call('TIME')"
 MOVED_TIME = "moved_time"
 BEFORE = "local moved_time\n"
 BEHIND = "\nregister_plainly('set_time', function(_, time) moved_time = time end)\n"
+
+
+@pytest.fixture
+def moved_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every gate of this process has the library with the clock that a test moves."""
+    version, source = moved_library()
+    monkeypatch.setattr(library, "VERSION", version)
+    monkeypatch.setattr(library, "SOURCE", source)
 
 
 def moved_library() -> tuple[str, str]:

@@ -13,6 +13,7 @@ from tests.gate.model_uses import window_ms
 from tests.gate.stage import CAMPAIGNS, CODES, Stage
 from tests.gate.twins import CUSTOMERS, Cart, Judged, Twins, Wish
 from vouchsafe.domain.campaign import Definition
+from vouchsafe.domain.plans import Turn
 
 # The schedule of a campaign is worked out in stretches of time, and one ends this month.
 LATEST_MS = int(datetime(2026, 12, 1, tzinfo=UTC).timestamp() * 1000)
@@ -153,9 +154,10 @@ class Steps:
     async def archive(self, campaign_id: str) -> None:
         await self._twins.archive(campaign_id)
 
-    async def take_turn(self, campaign_id: str, kind: str, again: bool) -> None:
-        number = self._twins.model.campaigns[campaign_id].turn + (not again)
-        await self._twins.take_turn(campaign_id, kind, number)
+    async def take_turn(self, campaign_id: str, kind: str, plan: str | None, again: bool) -> None:
+        campaign = self._twins.model.campaigns[campaign_id]
+        number = max(campaign.turn, campaign.left_turn) + (not again)
+        await self._twins.take_turn(campaign_id, kind, Turn(1, number, plan))
 
     async def begin_pause(self, pick: int) -> None:
         for use in chosen(self._twins.model.uses, pick):

@@ -13,11 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from tests.gate.choices import BEGINS, Step, definitions, steps
-from tests.gate.moved_clock import moved_library
 from tests.gate.stage import CAMPAIGNS, Stage
 from tests.gate.steps import Steps
 from vouchsafe.domain.campaign import Definition
-from vouchsafe.gate import library
 from vouchsafe.settings import Settings
 
 STEPS = 50
@@ -39,13 +37,11 @@ class Sequence(RuleBasedStateMachine):
         self.runner.run(self._steps.take(step))
 
 
+@pytest.mark.usefixtures("moved_clock")
 @pytest.mark.timeout(3_600)  # the full number of sequences takes minutes, and so does making one that fails short
 def test_any_sequence_is_decided_as_the_model_decides_it(
     valkey_url: str, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    version, source = moved_library()
-    monkeypatch.setattr(library, "VERSION", version)
-    monkeypatch.setattr(library, "SOURCE", source)
     with asyncio.Runner() as runner:
         stage = runner.run(Stage.connect(Settings(valkey_url=valkey_url, gate_timeout_ms=60_000)))
         monkeypatch.setattr(Sequence, "stage", stage, raising=False)

@@ -11,12 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.gate.moved_clock import moved_library
 from tests.gate.stage import Stage
 from tests.opened import open_all
 from tests.valkeys import client_of
 from vouchsafe.domain.guessing import Rate
-from vouchsafe.gate import library
 from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.guesses import Taken, Taking
@@ -49,10 +47,8 @@ class Model:
         return Taken(taken, int(full_ms))
 
 
-def test_a_bucket_is_what_the_model_says(valkey_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    version, source = moved_library()
-    monkeypatch.setattr(library, "VERSION", version)
-    monkeypatch.setattr(library, "SOURCE", source)
+@pytest.mark.usefixtures("moved_clock")
+def test_a_bucket_is_what_the_model_says(valkey_url: str) -> None:
     with asyncio.Runner() as runner:
         stage = runner.run(Stage.connect(Settings(valkey_url=valkey_url, gate_timeout_ms=60_000)))
         runner.run(stage.clear(BEGIN_MS))

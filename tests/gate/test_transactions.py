@@ -18,13 +18,14 @@ from vouchsafe.domain.limits import Limits
 from vouchsafe.domain.reasons import Reason, Refusal
 from vouchsafe.domain.redemption import STREAM_START, AppliedCode, Claim, CombinedClaim, Event, EventKind, Redemption
 from vouchsafe.domain.rollback import ReturnedCode
+from vouchsafe.domain.trail import UNKNOWN
 from vouchsafe.gate.attempts import Attempt, Held, Redeemable, Standing, Undone, Waiting
 from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.holds import Decision, Hold
 from vouchsafe.gate.outbox import Outbox
 from vouchsafe.gate.returns import NOTHING
-from vouchsafe.gate.states import States
+from vouchsafe.gate.states import States, _Step
 from vouchsafe.gate.transactions import Part, transaction_id
 from vouchsafe.settings import Settings
 
@@ -214,7 +215,7 @@ async def test_a_pause_settles_what_is_decided_before_it_is_answered(rig: Rig) -
 async def test_while_a_pause_settles_nothing_new_is_admitted(rig: Rig) -> None:
     assert isinstance(await rig.hold(ONE), Held)
     # The first step only, as when the server that pauses dies behind it.
-    found = await rig.states._step(ONE, EventKind.PAUSED, "stop")
+    found = await rig.states._take(_Step(EventKind.PAUSED, ONE, "stop", UNKNOWN))
     assert found == [rig.part(ONE)]
     assert (await rig.status(ONE)).campaign.kept == "paused"
     await rig.checkout.holds.settle(rig.part(ONE), "")

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 
 from tests.gate import choices
 from tests.gate.choices import BEGINS, DAY_MS, HOUR_MS, SECOND_MS
-from tests.gate.moved_clock import moved_library
 from tests.gate.stage import CAMPAIGNS, CODES, Stage
 from tests.gate.twins import CUSTOMERS, Cart, fingerprint_of, order_of
 from tests.opened import enter
@@ -31,7 +30,6 @@ from vouchsafe.domain.kill_switch import EVERYTHING, Engaged
 from vouchsafe.domain.limits import HonourQuoted, Limits
 from vouchsafe.domain.reasons import Reason, Refusal
 from vouchsafe.domain.schedule import Blackout, Schedule, Weekday, WeeklyWindow
-from vouchsafe.gate import library
 from vouchsafe.gate.gate import Clock
 from vouchsafe.gate.states import States
 from vouchsafe.gate.stops import Stops
@@ -40,6 +38,8 @@ from vouchsafe.service.committed import Committed
 from vouchsafe.service.judge import RedeemRequest
 from vouchsafe.service.redeem import Offer, Redeem, Trial, Validation
 from vouchsafe.settings import Settings
+
+pytestmark = pytest.mark.usefixtures("moved_clock")
 
 EXAMPLES = 100
 FOR_EVER_MS = 1_000 * DAY_MS
@@ -184,13 +184,6 @@ async def a_house(settings: Settings) -> AsyncIterator[House]:
     finally:
         await ledger.close()
         await stage.close()
-
-
-@pytest.fixture(autouse=True)
-def moved(monkeypatch: pytest.MonkeyPatch) -> None:
-    version, source = moved_library()
-    monkeypatch.setattr(library, "VERSION", version)
-    monkeypatch.setattr(library, "SOURCE", source)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from tests.gate.model import UNDONE, GateModel
 from tests.gate.model_uses import IDENTITY_KEY, Answer, Ask, Spot, Use
 from tests.gate.stage import Stage
 from vouchsafe.domain.campaign import Campaign, CampaignStatus, CodeEntry, Definition
-from vouchsafe.domain.errors import NotAllowed, RequestIdReused
+from vouchsafe.domain.errors import Changed, NotAllowed, RequestIdReused
 from vouchsafe.domain.evaluator import Evaluator
 from vouchsafe.domain.order import Customer, Line, Order
 from vouchsafe.domain.plans import Turn
@@ -23,6 +23,7 @@ from vouchsafe.domain.reasons import Refusal
 from vouchsafe.domain.redemption import AppliedCode, Claim, CombinedClaim, EventKind, Position, Redemption
 from vouchsafe.domain.rollback import Rollback
 from vouchsafe.domain.takes import behind
+from vouchsafe.domain.trail import UNKNOWN
 from vouchsafe.gate.attempts import (
     Attempt,
     Gone,
@@ -36,7 +37,7 @@ from vouchsafe.gate.attempts import (
     Undone,
     Waiting,
 )
-from vouchsafe.gate.states import States
+from vouchsafe.gate.states import States, _Step
 from vouchsafe.gate.transactions import Part
 
 Result = TypeVar("Result")
@@ -69,7 +70,7 @@ async def unless_refused(step: Awaitable[Result]) -> Result | None:
     """What a step of a campaign's life answers; None when it cannot be taken."""
     try:
         return await step
-    except NotAllowed:
+    except (NotAllowed, Changed):
         return None
 
 
@@ -198,7 +199,7 @@ class Twins:
 
     async def begin_pause(self, campaign_id: str) -> None:
         """Only the first step, as when the server dies behind it."""
-        found = await unless_refused(self.states._step(campaign_id, EventKind.PAUSED, "because"))
+        found = await unless_refused(self.states._take(_Step(EventKind.PAUSED, campaign_id, "because", UNKNOWN)))
         parts = self.model.begin_stop(campaign_id, "paused")
         assert (found is None) == (parts is None)
         assert (found if isinstance(found, list) else []) == [part_of(use) for use in parts or ()]
@@ -208,18 +209,18 @@ class Twins:
         assert (status is not None) == self.model.resume(campaign_id)
         assert status is None or status.campaign.kept == "active"
 
-    async def take_turn(self, campaign_id: str, kind: str, number: int) -> None:
+    async def take_turn(self, campaign_id: str, kind: str, turn: Turn) -> None:
         """A planned change is carried out, maybe again."""
         step = self.states.pause if kind == "paused" else self.states.resume
-        status = await unless_refused(step(campaign_id, "because", turn=Turn(1, number)))
+        status = await unless_refused(step(campaign_id, "because", turn=turn))
         if kind == "resumed":
-            is_done = self.model.resume(campaign_id, number)
+            is_done = self.model.resume(campaign_id, turn)
         else:
-            parts = self.model.begin_stop(campaign_id, kind, number)
+            parts = self.model.begin_stop(campaign_id, kind, turn)
             is_done = parts is not None
             if parts:
                 self.model.settle_by_decision(parts)
-                assert self.model.begin_stop(campaign_id, kind, number) == []
+                assert self.model.begin_stop(campaign_id, kind, turn) == []
         assert (status is not None) == is_done
         state = self.model.campaigns[campaign_id].state
         assert status is None or status.campaign.kept == SHOWN.get(state, state)

@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from tests.gate.moved_clock import moved_library, set_time
+from tests.gate.moved_clock import set_time
 from tests.opened import open_all
 from tests.service import a_backlog
 from tests.valkeys import on_every_node
@@ -28,7 +28,6 @@ from vouchsafe.domain.order import Customer, Line, Order
 from vouchsafe.domain.reasons import Reason, Refusal
 from vouchsafe.domain.redemption import Redemption
 from vouchsafe.domain.schedule import Schedule
-from vouchsafe.gate import library
 from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.directory import Directory
 from vouchsafe.gate.gate import Gate
@@ -37,6 +36,8 @@ from vouchsafe.service.committed import Committed
 from vouchsafe.service.judge import RedeemRequest
 from vouchsafe.service.redeem import Redeem
 from vouchsafe.settings import Settings
+
+pytestmark = pytest.mark.usefixtures("moved_clock")
 
 CLIENTS, CUSTOMERS = 64, 8
 STEPS = 40
@@ -58,10 +59,7 @@ class World:
 
 
 @pytest.fixture
-async def world(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    version, source = moved_library()
-    monkeypatch.setattr(library, "VERSION", version)
-    monkeypatch.setattr(library, "SOURCE", source)
+async def world(settings: Settings) -> AsyncIterator[World]:
     async with AsyncExitStack() as stack:
         ledger = await Ledger.connect(settings.postgres_url, pool_size=2, timeout_ms=5_000)
         stack.push_async_callback(ledger.close)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -26,6 +27,28 @@ pytestmark = pytest.mark.one_node("about the embedded store itself")
 
 Store = EmbeddedValkey | EmbeddedPostgres
 KINDS: dict[str, type[Store]] = {"valkey": EmbeddedValkey, "postgres": EmbeddedPostgres}
+
+
+DRAW = """
+import sys
+from vouchsafe import embedded
+embedded.QUIET_PORTS = range({first}, {first} + 200)
+print(*(embedded.free_port() for _ in range(40)), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_processes_at_the_same_time_are_given_different_ports() -> None:
+    # Above those of everybody else, and in all likelihood not those of this test in another run.
+    code = DRAW.format(first=random.randrange(10_000, 19_000))
+    drawing = [
+        subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    drawn = [port for process in drawing if process.stdout for port in process.stdout.readline().split()]
+    for process in drawing:
+        process.communicate()
+    assert len(set(drawn)) == len(drawn) == 160
 
 
 @pytest.fixture(params=KINDS)

@@ -91,9 +91,12 @@ def campaign_export(
     """Print a campaign's definition as a file that `apply` takes. Codes and tests are not in it."""
     campaign = ask(target, lambda client: client.get_campaign(campaign_id))
     from vouchsafe.cli.files import write_tree
+    from vouchsafe.client import CampaignState
     from vouchsafe.edge.files import normal, tree_of
 
-    tree = {"campaign": campaign.id, "definition": tree_of(normal(campaign.definition))}
+    is_draft = campaign.state == CampaignState.CAMPAIGN_STATE_DRAFT
+    tree = {"campaign": campaign.id, **({"draft": True} if is_draft else {})}
+    tree["definition"] = tree_of(normal(campaign.definition))
     if as_json:
         print_json(tree)
     else:
@@ -201,7 +204,7 @@ async def apply_file(
 async def _create_or_update(
     client: Client, file: CampaignFile, report: dict[str, Any], *, dry_run: bool, show: bool, reason: str
 ) -> None:
-    from vouchsafe.client import NotFound
+    from vouchsafe.client import CampaignState, NotFound
     from vouchsafe.edge.files import normal
 
     id_ = file.campaign_id
@@ -214,13 +217,23 @@ async def _create_or_update(
             shared_codes=file.shared_codes,
             single_use_codes=file.single_use_codes,
             assigned_codes=file.assigned_codes,
+            draft=file.is_draft,
             validate_only=dry_run,
             reason=reason,
         )
-        report["outcome"] = "would be created" if dry_run else "created"
+        report["outcome"] = ("would be created" if dry_run else "created") + (" as a draft" if file.is_draft else "")
+        if file.is_draft:
+            report["note"] = _to_go_live(id_)
         return
+    notes = []
     if file.names_codes:
-        report["note"] = "its codes stay as they are: only a new campaign is given those of the file"
+        notes.append("its codes stay as they are: only a new campaign is given those of the file")
+    if current.state == CampaignState.CAMPAIGN_STATE_DRAFT:
+        notes.append(_to_go_live(id_))
+    elif file.is_draft:
+        notes.append("it is no draft any more, and stays so: take `draft` out of the file")
+    if notes:
+        report["note"] = "; ".join(notes)
     if normal(current.definition) == normal(file.definition):
         report["outcome"] = "unchanged"
         return
@@ -232,6 +245,10 @@ async def _create_or_update(
         id_, file.definition, etag=current.etag, validate_only=dry_run, reason=reason
     )
     report["outcome"] = "would be updated" if dry_run else f"updated to version {updated.version}"
+
+
+def _to_go_live(campaign_id: str) -> str:
+    return f"it is a draft until `vouchsafe campaign schedule {campaign_id}` takes it live"
 
 
 def _diff(current: Campaign, definition: CampaignDefinition, path: Path) -> list[str]:

@@ -39,8 +39,9 @@ def audit(
 ) -> None:
     """Prove that every counter in Valkey is the sum of the events in PostgreSQL, while the service runs.
 
-    Exit status 0 when all agree, 4 when something differs, 1 when it could not be found out. With --verify: 0 when the
-    chain is whole, else 1.
+    Exit status 0 when all agree, 4 when something differs, 1 when it could not be found out.
+
+    With --verify: 0 when nothing was changed, else 1.
     """
     if [campaign is not None, pauses, verify].count(True) > 1:
         raise typer.BadParameter("give one of --campaign, --pauses and --verify")

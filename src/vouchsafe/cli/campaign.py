@@ -27,7 +27,7 @@ Reason = Annotated[str, typer.Option(help="Why, for those who look later.")]
 # What `campaign watch` shows, beside the time.
 WATCHED = ("state", "redeemed", "minor units off", "customers", "in PostgreSQL")
 
-app = typer.Typer(help="Create, look at, pause and resume campaigns.", no_args_is_help=True)
+app = typer.Typer(help="Create, look at, change, plan, pause and put away campaigns.", no_args_is_help=True)
 app.add_typer(apply.app)
 app.add_typer(plans.app)
 app.add_typer(calendar.app)
@@ -66,12 +66,17 @@ def campaign_create(
     ] = None,
     start: Annotated[
         str | None,
-        typer.Option(help="First moment of use, ISO 8601 with offset, 2026-11-27T00:00:00+01:00.", show_default=False),
+        typer.Option(
+            metavar="TIME",
+            help="First moment of use, ISO 8601 with its offset, 2026-11-27T00:00:00+01:00.",
+            show_default=False,
+        ),
     ] = None,
     end: Annotated[
-        str | None, typer.Option(help="First moment after the last use, spelled as --start.", show_default=False)
+        str | None,
+        typer.Option(metavar="TIME", help="First moment after the last use, spelled as --start.", show_default=False),
     ] = None,
-    draft: Annotated[bool, typer.Option("--draft", help="Nothing can be redeemed before it is scheduled.")] = False,
+    draft: Annotated[bool, typer.Option("--draft", help="Redeem nothing before `schedule` takes it live.")] = False,
     reason: Reason = "",
     target: Target = None,
     as_json: Json = False,
@@ -80,7 +85,7 @@ def campaign_create(
     from vouchsafe.client import CampaignDefinition, Limits
 
     if (percent is None) == (amount is None):
-        raise typer.BadParameter("give one of --percent and --amount")
+        raise typer.BadParameter("give one of --percent and --amount; for any other effect `apply` a file")
     definition = CampaignDefinition(
         display_name=name or campaign_id,
         limits=Limits(total=limit, per_customer=limit_per_customer),
@@ -175,7 +180,9 @@ def campaign_pause(
     until: Annotated[
         str | None,
         typer.Option(
-            help="When it goes on by itself, 2026-11-27T00:00:00+01:00; not with --label.", show_default=False
+            metavar="TIME",
+            help="When it goes on by itself, 2026-11-27T00:00:00+01:00; not with --label.",
+            show_default=False,
         ),
     ] = None,
     target: Target = None,

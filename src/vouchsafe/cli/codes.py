@@ -42,10 +42,10 @@ app = typer.Typer(help="Generate, import, give away, stop and look at codes.", n
 def codes_generate(
     campaign: Campaign,
     count: Annotated[int, typer.Option(min=1, help="How many, exactly.", show_default=False)],
-    length: Annotated[int, typer.Option(min=0, max=64, help="Characters by chance; 0: 12.")] = 0,
+    length: Annotated[int, typer.Option(min=0, max=64, help="How many characters are drawn.", show_default="12")] = 0,
     prefix: Annotated[str, typer.Option(help="What stands before them.")] = "",
     postfix: Annotated[str, typer.Option(help="What stands behind them.")] = "",
-    pattern: Annotated[str, typer.Option(help="In the place of --length: ####-####, # by chance.")] = "",
+    pattern: Annotated[str, typer.Option(help="Instead of --length: ####-####, each # is drawn.")] = "",
     charset: Annotated[str, typer.Option(help="Characters to choose from; without it, none that look alike.")] = "",
     use_limit: Annotated[int, typer.Option(min=1, help="How often each may be used.")] = 1,
     operation: Annotated[

@@ -58,6 +58,18 @@ HINTS = {
     "PERMISSION_DENIED": "ask with a key that has one of those roles; `vouchsafe keys list` says what each has",
     "DEADLINE_EXCEEDED": "whether it was done is not known; look, or do it again, which is safe",
     "UNAVAILABLE": "`vouchsafe status` says what is away",
+    "ABORTED": "somebody was quicker; look at it, and do it again if it is still right",
+    "INTERNAL": "the server's log has the cause; `vouchsafe status` says how it is",
+}
+# The same for what is not there, or is there already, by how the server's words begin.
+LOOK_HERE = {
+    "there is no campaign": "`vouchsafe campaign list --archived` shows all that there are",
+    "no campaign has the label": "`vouchsafe campaign list` shows the labels of each",
+    "there is no planned change": "`vouchsafe campaign changes` shows all, with their numbers",
+    "there is no operation": "`vouchsafe codes operations` shows all that there were",
+    "there is no such code": "`vouchsafe codes list --campaign ID` shows those of a campaign",
+    "there is a campaign": "take another id; or change that one, with `vouchsafe campaign update` or `apply`",
+    "the code": "take another code; `vouchsafe codes get CODE` says whose it is",
 }
 STORES = {"PostgreSQL": "VOUCHSAFE_POSTGRES_URL", "Valkey": "VOUCHSAFE_VALKEY_URL"}
 # What gRPC says when nobody is there.
@@ -131,8 +143,11 @@ def _tell(error: ClientError, address: str) -> None:
     err.print(f"error: {name}" + ("" if error.violations else f": {error}"), markup=False)
     for field, description in error.violations.items():
         err.print(f"  {field}: {description}", markup=False)
-    if name in HINTS:
-        err.print(f"  {HINTS[name]}", markup=False)
+    hints = [HINTS[name]] if name in HINTS else []
+    if name in ("NOT_FOUND", "ALREADY_EXISTS"):
+        hints += [hint for beginning, hint in LOOK_HERE.items() if str(error).startswith(beginning)]
+    for hint in hints:
+        err.print(f"  {hint}", markup=False)
 
 
 def _check_address(address: str) -> None:

@@ -33,7 +33,7 @@ from vouchsafe.edge.files import Tree, campaign_codes, campaign_request, fill, u
 MAX_BYTES = 1_048_576
 MAX_DEPTH = 32
 
-PARTS = ("campaign", "definition", "codes", "tests")
+PARTS = ("campaign", "draft", "definition", "codes", "tests")
 CHECKOUT = ("customer", "order")
 CODES = {"shared": "shared_codes", "single_use": "single_use_codes", "assigned": "assigned_codes"}
 
@@ -58,6 +58,7 @@ class CampaignFile:
 
     path: Path
     campaign_id: str
+    is_draft: bool
     definition: CampaignDefinition
     shared_codes: list[str]
     single_use_codes: list[str]
@@ -75,6 +76,8 @@ def read(path: Path) -> CampaignFile:
     tree = _mapping(path, PARTS)
     violations = [unknown_key(name, PARTS) for name in tree if name not in PARTS]
     arranged: dict[str, Tree] = {"campaign_id": tree.get("campaign", ""), "definition": tree.get("definition", {})}
+    if "draft" in tree:
+        arranged["draft"] = tree["draft"]
     codes = tree.get("codes", {})
     if isinstance(codes, dict):
         violations += [unknown_key(f"codes.{name}", CODES) for name in codes if name not in CODES]
@@ -94,6 +97,7 @@ def read(path: Path) -> CampaignFile:
     return CampaignFile(
         path,
         request.campaign_id,
+        request.draft,
         request.definition,
         list(request.shared_codes),
         list(request.single_use_codes),

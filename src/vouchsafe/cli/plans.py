@@ -56,17 +56,29 @@ def campaign_update(
 def campaign_schedule(
     campaign_id: CampaignId,
     start: Annotated[
-        str | None, typer.Option(help="First moment of use, or none; without it, it stays.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="TIME", help="First moment of use; `none` for at once; without it, it stays.", show_default=False
+        ),
     ] = None,
     end: Annotated[
         str | None,
-        typer.Option(help="First moment after the last use, or none; without it, it stays.", show_default=False),
+        typer.Option(
+            metavar="TIME",
+            help="First moment after the last use; `none` for never; without it, it stays.",
+            show_default=False,
+        ),
     ] = None,
     pause: Annotated[
         list[str] | None, typer.Option(metavar="TIME", help="Pause it then; may be repeated.", show_default=False)
     ] = None,
     resume: Annotated[
-        list[str] | None, typer.Option(metavar="TIME", help="Resume it then; may be repeated.", show_default=False)
+        list[str] | None,
+        typer.Option(
+            metavar="TIME",
+            help="Then end the pause of this plan, or the one that stands now; may be repeated.",
+            show_default=False,
+        ),
     ] = None,
     change: Annotated[
         list[str] | None,
@@ -80,8 +92,10 @@ def campaign_schedule(
     target: Target = None,
     as_json: Json = False,
 ) -> None:
-    """Say when a campaign starts and ends and what happens in between; a draft goes live. Times are ISO 8601 with
-    offset, 2026-11-27T00:00:00+01:00. What was planned before gives way to what is planned now."""
+    """Say when a campaign starts and ends and what happens in between; a draft goes live.
+
+    Times are ISO 8601 with their offset, 2026-11-27T00:00:00+01:00. This replaces what was planned before.
+    """
     plans = _plans(pause or [], resume or [], change or [], reason)
     times = {
         option: instant(f"--{option}", text)

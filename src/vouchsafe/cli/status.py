@@ -13,7 +13,7 @@ from vouchsafe.cli.tables import progress_bar
 
 if TYPE_CHECKING:
     from vouchsafe.domain.audit import LastAudit
-    from vouchsafe.ledger.ledger import RecoveryNoted
+    from vouchsafe.ledger.recoveries import RecoveryNoted
     from vouchsafe.service.status import Status
 
 

@@ -63,7 +63,8 @@ class Plan:
 @dataclass(frozen=True, slots=True)
 class PlannedChange:
     """A change as the ledger has it. `note` says why it was cancelled or has failed, `end_time_ms` when, or when it was
-    applied. With `of_pause` a pause that ends by itself has planned it."""
+    applied. With `of_pause` a pause that ends by itself has planned it. `plan` is shared by what was planned together;
+    None: by a pause, or by a release that did not know of it."""
 
     id: int
     campaign_id: str
@@ -73,6 +74,7 @@ class PlannedChange:
     state: PlanState
     note: str
     end_time_ms: int | None
+    plan: str | None
 
     @property
     def change(self) -> Change:
@@ -93,7 +95,10 @@ class PlannedChange:
 @dataclass(frozen=True, slots=True)
 class Turn:
     """A planned pause or resume whose time has come. A campaign's turns are taken one after the other, and `number`
-    grows from each to the next: what the gate has done already it knows by that."""
+    grows from each to the next: what the gate has done already it knows by that. `plan` is that of the change, and
+    `pause_end_ms` when it ends the pause that begins now, in milliseconds since 1970 UTC; None for never."""
 
     change_id: int
     number: int
+    plan: str | None = None
+    pause_end_ms: int | None = None

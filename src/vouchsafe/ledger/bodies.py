@@ -82,13 +82,15 @@ def code_states(events: Sequence[Event]) -> Iterable[Sequence[str | None]]:
     return list(states), list(states.values())
 
 
-def text_of(event: Event, name: str) -> str:
-    """A text of the body as a column can hold it; the event itself keeps it as it was given. Raises Rejected."""
+def text_of(event: Event, name: str, default: str | None = None) -> str:
+    """A text of the body as a column can hold it; the event itself keeps it as it was given. Raises Rejected, also when
+    there is none and no default."""
     try:
-        text = str(json.loads(event.body)[name])
-    except (ValueError, KeyError, TypeError, RecursionError):
+        body = json.loads(event.body)
+        text = body[name] if default is None else body.get(name, default)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise Rejected(f"the event has no {name} that can be read") from None
-    return text.replace("\0", "?").encode(errors="replace").decode()
+    return str(text).replace("\0", "?").encode(errors="replace").decode()
 
 
 def number_of(event: Event, name: str) -> int | None:

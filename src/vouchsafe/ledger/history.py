@@ -24,11 +24,12 @@ CODES_PER_PIECE = 10_000
 @dataclass(frozen=True, slots=True)
 class CampaignKept:
     """A campaign as the ledger defines it, why it is paused by its last event, when that ends by itself (milliseconds
-    since 1970 UTC) if it does, and the last turn that it has taken, if any."""
+    since 1970 UTC) if it does, the plan whose pause it is, if any, and the last turn that it has taken, if any."""
 
     campaign: Campaign
     pause_reason: str
     resume_time_ms: int | None
+    pause_plan: str | None
     turn: int | None
 
 
@@ -131,7 +132,7 @@ class History:
 def _kept(row: asyncpg.Record) -> CampaignKept:
     resume_at = row["resume_at"]
     resume_time_ms = None if resume_at is None else milliseconds(resume_at)
-    return CampaignKept(campaign_of(row), row["pause_reason"], resume_time_ms, row["turn"])
+    return CampaignKept(campaign_of(row), row["pause_reason"], resume_time_ms, row["pause_plan"], row["turn"])
 
 
 def _position(row: asyncpg.Record) -> Position:

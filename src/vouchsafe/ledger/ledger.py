@@ -25,7 +25,6 @@ from vouchsafe.ledger.bodies import code_states, columns
 from vouchsafe.ledger.changes import change_campaign
 from vouchsafe.ledger.connection import (
     ENDED_SOON,
-    RECOVERY_LOCK,
     check_server,
     connect_options,
     connected,
@@ -55,19 +54,6 @@ class Installation:
 
     id: str
     partitions: tuple[PartitionState, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class RecoveryNoted:
-    """A recovery of partitions: what was found of them, when it began and ended (milliseconds since 1970 UTC; None: it
-    is under way, or was cut off), and of a rebuild how many events there are and how many are read."""
-
-    partitions: tuple[int, ...]
-    finding: str
-    begin_time_ms: int
-    end_time_ms: int | None
-    events: int | None
-    events_read: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,35 +158,6 @@ class Ledger:
     async def mark_opened(self, partition: int, epoch: int) -> None:
         """Notes that the gate holds the partition. Doing so again changes nothing."""
         await self.fetchval("mark_opened", partition, epoch)
-
-    @asynccontextmanager
-    async def recovery_lock(self) -> AsyncIterator[bool]:
-        """Whether this is the only process that recovers partitions, for as long as the context is entered."""
-        async with connected(self.url, self.timeout_s, ENDED_SOON) as connection:
-            yield await PartitionLocks(connection, self.timeout_s).try_lock(RECOVERY_LOCK)
-
-    async def begin_recovery(self, partitions: Sequence[int], finding: str, events: int | None = None) -> int:
-        """Notes that partitions are being recovered; answers the number of the note."""
-        return int(await self.fetchval("begin_recovery", partitions, finding, events))
-
-    async def last_recovery(self) -> RecoveryNoted | None:
-        """The newest recovery, which may be under way; None when there never was one."""
-        row = await self.fetchrow("last_recovery")
-        if row is None:
-            return None
-        began_at, ended_at = row["began_at"], row["ended_at"]
-        return RecoveryNoted(
-            tuple(row["partitions"]),
-            row["finding"],
-            milliseconds(began_at),
-            None if ended_at is None else milliseconds(ended_at),
-            row["events"],
-            row["events_read"],
-        )
-
-    async def note_recovery(self, number: int, events_read: int, *, has_ended: bool) -> None:
-        """Notes how far a recovery is."""
-        await self.fetchval("note_recovery", number, events_read, has_ended)
 
     @asynccontextmanager
     async def partition_locks(self) -> AsyncIterator[PartitionLocks]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import asyncpg
 
@@ -24,11 +25,13 @@ PlanKey = tuple[int, int]
 @dataclass(frozen=True, slots=True)
 class Due:
     """A change whose time has come, before all others of its campaign. `turn` is that of one that was begun before;
-    `is_published`: the gate has the campaign's definition."""
+    `is_published`: the gate has the campaign's definition. `pause_end_ms`: when its plan resumes the campaign next.
+    """
 
     planned: PlannedChange
     turn: int | None
     is_published: bool
+    pause_end_ms: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +60,14 @@ class PlanBook:
         reason: str = "",
     ) -> tuple[Campaign, list[PlannedChange]] | None:
         """Changes a definition as `Ledger.update_campaign` does, and puts plans in the place of those that stand,
-        all or nothing."""
+        all or nothing. The plan has the id of the author's action."""
         async with self._ledger.connection() as connection, transaction(connection):
             changed = await change_campaign(connection, campaign_id, change, version)
             if changed is None:
                 return None
             await connection.execute(SQL["replace_plans"], campaign_id)
             times, changes = [time_of(plan.time_ms) for plan in plans], [plan.change_json for plan in plans]
-            rows = await connection.fetch(SQL["plan_changes"], campaign_id, times, changes)
+            rows = await connection.fetch(SQL["plan_changes"], campaign_id, times, changes, author.action_id)
             planned = list(map(_planned, rows))
             also = {path: value for one in planned for path, value in one.told.items()}
             await note_actions(connection, changed.note(Action.CAMPAIGN_SCHEDULE, author, reason, also))
@@ -77,9 +80,7 @@ class PlanBook:
             if row is None:
                 return None
             planned = _planned(row)
-            target = f"campaign:{planned.campaign_id}"
-            cancelled = Note(author, Action.CAMPAIGN_CANCEL_CHANGE, target, planned.told, {}, note)
-            await note_actions(connection, cancelled)
+            await note_actions(connection, _cancelled(planned, author))
             return planned
 
     async def get(self, change_id: int) -> PlannedChange | None:
@@ -100,7 +101,10 @@ class PlanBook:
     async def due(self, limit: int, after: str) -> Sequence[Due]:
         """What is to be applied next, a change a campaign, by the campaigns' ids, from behind `after` on."""
         rows = await self._ledger.fetch("due_plans", limit, after)
-        return [Due(_planned(row), row["turn"], row["is_published"]) for row in rows]
+        return [
+            Due(_planned(row), row["turn"], row["is_published"], _milliseconds_or_none(row["pause_end_at"]))
+            for row in rows
+        ]
 
     async def next_due_s(self) -> float | None:
         """In how many seconds the next change is due that is not yet; None for never."""
@@ -134,9 +138,13 @@ class PlanBook:
         """A change that cannot be applied will not be; False when that is settled already."""
         return await self._ledger.fetchval("fail_plan", change_id, note[:1_000]) is not None
 
-    async def supersede(self, change_id: int) -> None:
-        """The end of a pause that does not stand any more will not be applied."""
-        await self._ledger.fetchval("supersede_plan", change_id)
+    async def skip(self, change_id: int, note: str, author: Author = UNKNOWN) -> bool:
+        """A change that was begun will not be applied, as the gate has decided; False when that is settled already."""
+        async with self._ledger.connection() as connection, transaction(connection):
+            row = await connection.fetchrow(SQL["skip_plan"], change_id, note)
+            if row is not None:
+                await note_actions(connection, _cancelled(_planned(row), author))
+            return row is not None
 
     async def measure(self) -> Lateness:
         """How it stands with all changes."""
@@ -145,7 +153,6 @@ class PlanBook:
 
 
 def _planned(row: asyncpg.Record) -> PlannedChange:
-    ended_at = row["ended_at"]
     return PlannedChange(
         row["id"],
         row["campaign_id"],
@@ -154,5 +161,15 @@ def _planned(row: asyncpg.Record) -> PlannedChange:
         row["of_pause"],
         PlanState(row["state"]),
         row["note"],
-        None if ended_at is None else milliseconds(ended_at),
+        _milliseconds_or_none(row["ended_at"]),
+        row["plan"],
     )
+
+
+def _cancelled(planned: PlannedChange, author: Author) -> Note:
+    target = f"campaign:{planned.campaign_id}"
+    return Note(author, Action.CAMPAIGN_CANCEL_CHANGE, target, planned.told, {}, planned.note)
+
+
+def _milliseconds_or_none(time: datetime | None) -> int | None:
+    return None if time is None else milliseconds(time)

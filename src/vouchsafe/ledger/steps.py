@@ -28,10 +28,11 @@ NOTES = {
 
 @dataclass
 class Steps:
-    """Rows for `persist`: the state of each campaign by its last event (with why it is paused and until when), changes
-    that are applied, changes of campaigns that are cancelled (all, or only the end of a pause), and new ones."""
+    """Rows for `persist`: the state of each campaign by its last event (with why it is paused, until when, and the plan
+    whose pause it is), changes that are applied, changes of campaigns that are cancelled (all, or only the end of a
+    pause), and new ones."""
 
-    states: dict[str, tuple[CampaignState, str, datetime | None]] = field(default_factory=dict)
+    states: dict[str, tuple[CampaignState, str, datetime | None, str | None]] = field(default_factory=dict)
     applied: dict[int, datetime] = field(default_factory=dict)
     cancelled: dict[tuple[str, bool], tuple[str, datetime]] = field(default_factory=dict)
     planned: list[tuple[str, datetime, str, str, datetime | None]] = field(default_factory=list)
@@ -48,18 +49,19 @@ class Steps:
     @property
     def columns(self) -> Iterable[Sequence[object]]:
         """All rows column by column, kind by kind."""
-        yield from _columns(4, [(id_, *row) for id_, row in self.states.items()])
+        yield from _columns(5, [(id_, *row) for id_, row in self.states.items()])
         yield from _columns(2, list(self.applied.items()))
         yield from _columns(4, [(*key, *row) for key, row in self.cancelled.items()])
         yield from _columns(5, self.planned)
 
     def _take(self, event: Event) -> None:
         id_, at, kind = event.campaign_id, time_of(event.at_ms), event.kind
-        reason, resume_at = "", None
+        reason, resume_at, plan_id = "", None, None
         if kind is EventKind.PAUSED:
             reason, resume_ms = text_of(event, "reason"), number_of(event, "resume_time_ms")
+            plan_id = text_of(event, "plan", "") or None
             resume_at = None if resume_ms is None else time_of(resume_ms)
-        self.states[id_] = (STATES[kind], reason, resume_at)
+        self.states[id_] = (STATES[kind], reason, resume_at, plan_id)
         if (change_id := number_of(event, "change_id")) is not None:
             self.applied[change_id] = at
         if kind in NOTES:

@@ -9,7 +9,6 @@ takes, is set aside in the same way, so that it holds up nothing.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections.abc import Callable, Coroutine, Sequence
 
@@ -118,13 +117,15 @@ class Persister:
     async def _drain(self, partition: int, well: Callable[[], None]) -> None:
         """Moves events until something goes wrong, calling `well` whenever something went right."""
         state = await self._ledger.partition(partition)
-        offset = state.offset
+        # Of what the ledger holds, a persister that was killed may have trimmed nothing.
+        offset, trimmed = state.offset, STREAM_START
         outbox = self._outbox(partition, state.epoch)
+        collect_s = 0.0
         try:
-            if offset > STREAM_START:
-                # What a persister that was killed had written and not yet trimmed.
-                await _trim(outbox, offset)
             while True:
+                if trimmed < offset and await _trim(outbox, offset):
+                    trimmed = offset
+                await asyncio.sleep(collect_s)
                 try:
                     entries = await outbox.read(offset, self._batch, READ_BLOCK_MS)
                 except Unavailable:
@@ -134,10 +135,8 @@ class Persister:
                 if entries:
                     await self._write(outbox, state.partition, state.epoch, offset, entries)
                     offset = entries[-1].position.stream_id
-                    await _trim(outbox, offset)
                 well()
-                if 0 < len(entries) < self._batch:
-                    await asyncio.sleep(self._collect_s)
+                collect_s = self._collect_s if 0 < len(entries) < self._batch else 0.0
         finally:
             await outbox.close()
 
@@ -163,11 +162,14 @@ class Persister:
         await write_apart(entries, write, refuse)
 
 
-async def _trim(outbox: Outbox, upto: StreamId) -> None:
-    """A partition that is closed is not trimmed, but moved all the same: only then it can be opened again. If the gate
-    is away, reading tells."""
-    with contextlib.suppress(Unavailable):
+async def _trim(outbox: Outbox, upto: StreamId) -> bool:
+    """Whether it was: a partition that is closed is not trimmed, but moved all the same, because only then it can be
+    opened again. If the gate is away, reading tells."""
+    try:
         await outbox.trim(upto)
+    except Unavailable:
+        return False
+    return True
 
 
 class Delays:

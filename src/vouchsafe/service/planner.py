@@ -33,6 +33,8 @@ POLL_S = 0.25
 FOLLOW_S = 0.05
 DUE_PER_PAGE = 200
 AT_ONCE = 16
+# Of a change that neither ends nor replaces a pause, because that is not its plan's.
+LEFT_ALONE = "skipped: the campaign was paused by hand, and a plan does not end that; resume it by hand"
 
 
 async def plan_forever(gate: Gate, ledger: Ledger, merge: Merge, stop: asyncio.Event) -> None:
@@ -90,7 +92,7 @@ class _Planner:
             except (InvalidRequest, NotAllowed) as error:
                 await self._fail(planned, str(error))
             except Changed:
-                await self._book.supersede(planned.id)
+                await self._skip(planned)
             except Exception as error:  # noqa: BLE001  # the changes of other campaigns go on
                 self._outages.begin(who, error)
                 return False
@@ -133,7 +135,7 @@ class _Planner:
         number = await self._book.begin(planned) if due.turn is None else due.turn
         if number is None:
             return
-        turn = Turn(planned.id, number)
+        turn = Turn(planned.id, number, planned.plan, due.pause_end_ms)
         # Noted once, like the turn.
         by = service_author("planner")._replace(action_id=f"planned-change-{planned.id}")
         if isinstance(change, PlannedPause):
@@ -147,6 +149,13 @@ class _Planner:
         campaign = await self._ledger.get_campaign(campaign_id)
         if campaign is not None:
             await publish(self._gate, self._ledger, campaign)
+
+    async def _skip(self, planned: PlannedChange) -> None:
+        """The gate has found another pause, which is not the change's to end or to replace."""
+        note = "resumed before, or paused again" if planned.of_pause else LEFT_ALONE
+        by = service_author("planner")
+        if await self._book.skip(planned.id, note, by):
+            log.info("a planned change was skipped", change=planned.id, campaign=planned.campaign_id, why=note)
 
     async def _fail(self, planned: PlannedChange, why: str) -> None:
         if await self._book.fail(planned.id, why):

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import msgspec
 
-from vouchsafe.domain.campaign import CampaignStatus, Definition
+from vouchsafe.domain.campaign import CampaignState, CampaignStatus, Definition
 from vouchsafe.domain.errors import InvalidRequest, NotAllowed, NotFound, Violation
 from vouchsafe.domain.life import check_not_archived
-from vouchsafe.domain.plans import Plan, PlannedChange, PlannedUpdate, PlanState
+from vouchsafe.domain.plans import Plan, PlannedChange, PlannedResume, PlannedUpdate, PlanState
 from vouchsafe.gate.gate import Gate
 from vouchsafe.gate.states import States
 from vouchsafe.ledger.ledger import Ledger
@@ -30,6 +30,13 @@ SETTLED = {
     PlanState.APPLIED: "has been carried out",
     PlanState.FAILED: "has failed",
 }
+
+
+def _resumes_first(plans: Sequence[Plan]) -> bool:
+    """Whether they resume a campaign before they pause it."""
+    by_time = sorted(plans, key=lambda plan: plan.time_ms)
+    steps = [plan.change for plan in by_time if not isinstance(plan.change, PlannedUpdate)]
+    return bool(steps) and isinstance(steps[0], PlannedResume)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +70,9 @@ class Plans:
         """Gives a campaign at this version, or whatever stands with None, its start, its end and all that is planned
         from now on; a draft goes live. Raises NotFound, Changed, NotAllowed and InvalidRequest.
 
-        After Unavailable the plans may stand already, with a draft that is still one.
+        What is planned ends a pause that stands now if it resumes the campaign before it pauses it, and never one that
+        somebody makes later. After Unavailable the plans may stand already, with a draft that is still one or a pause
+        that they do not end.
         """
         now_ms = self._gate.clock.now_ms()
         if over := [index for index, plan in enumerate(plans) if plan.time_ms <= now_ms]:
@@ -75,7 +84,8 @@ class Plans:
             self._check(changed, plans)
             return changed
 
-        check_not_archived(campaign_id, (await self._campaigns.get(campaign_id)).state)
+        status = await self._campaigns.get(campaign_id)
+        check_not_archived(campaign_id, status.state)
         by = author()
         found = await self._book.schedule(campaign_id, change, version, plans, by, reason)
         if found is None:
@@ -83,6 +93,8 @@ class Plans:
         campaign, planned = found
         await publish(self._gate, self._ledger, campaign)
         await self._states.go_live(campaign_id, by)
+        if status.state is CampaignState.PAUSED and _resumes_first(plans) and by.action_id is not None:
+            await self._states.hand_over(status, by.action_id, by)
         return await self._campaigns.get(campaign_id), planned
 
     def _check(self, definition: Definition, plans: Sequence[Plan]) -> None:

@@ -25,6 +25,7 @@ from vouchsafe.gate.keys import Keys
 from vouchsafe.gate.rebuilding import Changes, LostPart, Rebuilding
 from vouchsafe.ledger.history import DisabledCodes, History, PartMissing
 from vouchsafe.ledger.ledger import Ledger
+from vouchsafe.ledger.recoveries import RecoveryBook
 from vouchsafe.ledger.stops import StopBook
 from vouchsafe.service.replay import Replay
 from vouchsafe.settings import Settings
@@ -154,7 +155,7 @@ class _Run:
         advance: Callable[[int, int], None] | None,
     ) -> None:
         self._gate = gate
-        self._ledger = ledger
+        self._book = RecoveryBook(ledger)
         self._settings = settings
         self._rebuilding = rebuilding
         self._history = history
@@ -169,7 +170,7 @@ class _Run:
     async def run(self) -> None:
         partitions = sorted(self._partitions)
         self._events = await self._history.count_events(partitions)
-        self._number = await self._ledger.begin_recovery(partitions, Finding.LOST, self._events)
+        self._number = await self._book.begin(partitions, Finding.LOST, self._events)
         log.warning("rebuilding partitions", partitions=partitions, events=self._events)
         started = time.monotonic()
         await self._rebuilding.clear()
@@ -215,7 +216,8 @@ class _Run:
                         "state": campaign.kept.value,
                         "pause_reason": kept.pause_reason,
                     }
-                    for name, value in (("resume_ms", kept.resume_time_ms), ("turn", kept.turn)):
+                    if_any = ("resume_ms", kept.resume_time_ms), ("pause_plan", kept.pause_plan), ("turn", kept.turn)
+                    for name, value in if_any:
                         if value is not None:
                             changes.fields[Keys(partition).campaign(campaign.id)][name] = str(value)
                     changes.counters[campaign.id]["uses"] = 0
@@ -262,7 +264,7 @@ class _Run:
 
     async def _note(self, *, has_ended: bool) -> None:
         self._noted_at = time.monotonic()
-        await self._ledger.note_recovery(self._number, self._events_read, has_ended=has_ended)
+        await self._book.note(self._number, self._events_read, has_ended=has_ended)
 
 
 async def _restore(rebuilding: Rebuilding, partition: int, part: LostPart) -> None:

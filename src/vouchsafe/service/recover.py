@@ -17,6 +17,7 @@ from vouchsafe.domain.partitions import Finding, PartitionSeen, PartitionState, 
 from vouchsafe.domain.redemption import STREAM_START
 from vouchsafe.gate.gate import Gate
 from vouchsafe.ledger.ledger import Installation, Ledger
+from vouchsafe.ledger.recoveries import RecoveryBook
 from vouchsafe.service.rebuild import Lost, Rebuild, open_verified
 
 log = structlog.get_logger()
@@ -50,6 +51,7 @@ class Recovery:
     ) -> None:
         self._gate = gate
         self._ledger = ledger
+        self._book = RecoveryBook(ledger)
         self._installation = installation
         self._rebuild = rebuild
         self._advance = advance
@@ -61,7 +63,7 @@ class Recovery:
         try:
             closed = await self._use_what_is_verified(await self._read())
             if any(finding in self.mendable for finding in closed.values()):
-                async with self._ledger.recovery_lock() as is_mine:
+                async with self._book.lock() as is_mine:
                     if is_mine:
                         await self._recover()
                 closed = await self._use_what_is_verified(await self._read())
@@ -114,8 +116,8 @@ class Recovery:
         if ahead:
             since_ms = max(state.offset.ms for state in states) - LONGEST_UNSETTLED_MS
             reopened = await rebuild.reopen(ahead, since_ms)
-            number = await self._ledger.begin_recovery(reopened, Finding.AT_OR_AHEAD)
-            await self._ledger.note_recovery(number, 0, has_ended=True)
+            number = await self._book.begin(reopened, Finding.AT_OR_AHEAD)
+            await self._book.note(number, 0, has_ended=True)
             log.warning("opened again what nothing is missing of", partitions=reopened)
         if lost := found.get(Finding.LOST):
             await rebuild(lost, self._advance)

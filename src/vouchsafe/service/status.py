@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from vouchsafe.domain.audit import LastAudit
 from vouchsafe.domain.partitions import Finding, examine
 from vouchsafe.gate.gate import Gate
-from vouchsafe.ledger.ledger import Installation, Ledger, RecoveryNoted
+from vouchsafe.ledger.ledger import Installation, Ledger
+from vouchsafe.ledger.recoveries import RecoveryBook, RecoveryNoted
 from vouchsafe.service.recover import followed
 
 
@@ -66,7 +67,7 @@ async def look(gate: Gate, ledger: Ledger, installation: Installation) -> Status
     return Status(
         installation.id,
         tuple(partitions),
-        await ledger.last_recovery(),
+        await RecoveryBook(ledger).last(),
         await ledger.last_audit(),
         await ledger.count_set_aside(),
     )

@@ -182,8 +182,9 @@ class CampaignServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PauseCampaign(self, request, context):
-        """Stops a campaign. When it has answered, no later redemption of the campaign succeeds on any server.
-        Pausing a paused campaign changes nothing but resume_time and succeeds. FAILED_PRECONDITION for a draft, and for one that is archived.
+        """Stops a campaign. When it has answered, no later redemption of the campaign succeeds on any server. Pausing a paused
+        campaign succeeds and changes resume_time; a plan that was made before does not end the pause any more.
+        FAILED_PRECONDITION for a draft, and for one that is archived.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -58,8 +58,9 @@ class CampaignServiceStub:
     ListCampaigns: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.ListCampaignsRequest, _campaign_service_pb2.ListCampaignsResponse]
     """Lists campaigns, newest first; those that are archived only when asked."""
     PauseCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.PauseCampaignRequest, _campaign_service_pb2.PauseCampaignResponse]
-    """Stops a campaign. When it has answered, no later redemption of the campaign succeeds on any server.
-    Pausing a paused campaign changes nothing but resume_time and succeeds. FAILED_PRECONDITION for a draft, and for one that is archived.
+    """Stops a campaign. When it has answered, no later redemption of the campaign succeeds on any server. Pausing a paused
+    campaign succeeds and changes resume_time; a plan that was made before does not end the pause any more.
+    FAILED_PRECONDITION for a draft, and for one that is archived.
     """
     ResumeCampaign: _grpc.UnaryUnaryMultiCallable[_campaign_service_pb2.ResumeCampaignRequest, _campaign_service_pb2.ResumeCampaignResponse]
     """Lets a paused campaign go on. Resuming one that is not paused changes nothing and succeeds. FAILED_PRECONDITION for a
@@ -137,8 +138,9 @@ class CampaignServiceAsyncStub(CampaignServiceStub):
     ListCampaigns: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.ListCampaignsRequest, _campaign_service_pb2.ListCampaignsResponse]  # type: ignore[assignment]
     """Lists campaigns, newest first; those that are archived only when asked."""
     PauseCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.PauseCampaignRequest, _campaign_service_pb2.PauseCampaignResponse]  # type: ignore[assignment]
-    """Stops a campaign. When it has answered, no later redemption of the campaign succeeds on any server.
-    Pausing a paused campaign changes nothing but resume_time and succeeds. FAILED_PRECONDITION for a draft, and for one that is archived.
+    """Stops a campaign. When it has answered, no later redemption of the campaign succeeds on any server. Pausing a paused
+    campaign succeeds and changes resume_time; a plan that was made before does not end the pause any more.
+    FAILED_PRECONDITION for a draft, and for one that is archived.
     """
     ResumeCampaign: _aio.UnaryUnaryMultiCallable[_campaign_service_pb2.ResumeCampaignRequest, _campaign_service_pb2.ResumeCampaignResponse]  # type: ignore[assignment]
     """Lets a paused campaign go on. Resuming one that is not paused changes nothing and succeeds. FAILED_PRECONDITION for a
@@ -255,8 +257,9 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _campaign_service_pb2.PauseCampaignRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_campaign_service_pb2.PauseCampaignResponse, _abc.Awaitable[_campaign_service_pb2.PauseCampaignResponse]]:
-        """Stops a campaign. When it has answered, no later redemption of the campaign succeeds on any server.
-        Pausing a paused campaign changes nothing but resume_time and succeeds. FAILED_PRECONDITION for a draft, and for one that is archived.
+        """Stops a campaign. When it has answered, no later redemption of the campaign succeeds on any server. Pausing a paused
+        campaign succeeds and changes resume_time; a plan that was made before does not end the pause any more.
+        FAILED_PRECONDITION for a draft, and for one that is archived.
         """
 
     @_abc_1.abstractmethod

@@ -58,7 +58,9 @@ Global___PlannedChangeState: _TypeAlias = PlannedChangeState  # noqa: Y015
 
 @_typing.final
 class PlannedPause(_message.Message):
-    """Stops the campaign, as PauseCampaign does."""
+    """Stops the campaign, as PauseCampaign does. Of one that is paused by hand it leaves that pause alone and is cancelled, unless
+    that pause ends by itself before the next resume of the same schedule.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -80,7 +82,9 @@ Global___PlannedPause: _TypeAlias = PlannedPause  # noqa: Y015
 
 @_typing.final
 class PlannedResume(_message.Message):
-    """Lets the campaign go on, as ResumeCampaign does."""
+    """Lets the campaign go on, if it is paused by the same schedule; or by whoever had paused it when that was made, if no pause
+    of the schedule comes before. A pause by hand that was made later stays, and this is cancelled.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -11,20 +11,25 @@
 --          set_state: 2 campaign id, 3 the step, which is the kind of its event: "paused", "resumed", "scheduled" (a draft
 --            goes live) or "archived", 4 reason, 5 body of the event, 6 when a pause ends by itself in ms, '' for never; of
 --            "resumed" the pause that it is the end of, by the same time, '' for any, 7 the turn of a planned change, ''
---            for a step that somebody takes by hand
+--            for a step that somebody takes by hand, 8 the plan that the change is of, '' for none. With a plan and no turn
+--            "paused" hands the pause that stands over to the plan, if it has this reason and this end. 9 when the plan ends
+--            the pause that it begins, in ms, '' for never
 --          describe: then the id of each campaign
 -- Returns: publish: 1 when the definition was taken, 0 when this version or a later one stands already.
 --          set_state: the campaign's fields in the order of FIELDS, then those of COUNTED ('' for one that is not
 --            counted), then the time in ms; or false when there is none; or where the campaign is in its life, if the step
---            cannot be taken from there; or "other" when the pause to be ended is not the one that stands; or, when it
---            stops a campaign of which parts of transactions are held, the list of those parts, each as pending names it:
---            it admits nothing any more then, but the event is only written once they are settled.
+--            cannot be taken from there; or "other" when the pause to be ended is not the one that stands, or a plan has
+--            to leave the one that stands alone; or, when it stops a campaign of which parts of transactions are held, the
+--            list of those parts, each as pending names it: it admits nothing any more then, but the event is only written
+--            once they are settled.
 --          describe: as set_state for each campaign.
 --          definition: for each campaign version, definition and created_ms, or false when there is none.
 -- Writes:  publish: campaign, counters and labels; never the counters or the state of one that stands.
 --          set_state: campaign and one event, unless the campaign is in that state already. It keeps "draft", "active",
 --            "paused" or "archived", and in between "pausing" or "archiving". A planned change always has its event, once:
---            a turn that is not above the campaign's last one changes nothing.
+--            a turn that is not above the campaign's last one changes nothing, and the one in other_turn was answered
+--            "other", whatever stands by now. A pause without pause_plan is by hand; so is any that was made by a release
+--            which did not know of plans.
 --          set_state and describe: what loading a campaign writes (orders.lua).
 --          definition: nothing, and Valkey holds it to that.
 
@@ -47,6 +52,27 @@ local STEPS = {
     archived = 'archived',
   },
 }
+
+-- A pause that a plan has to leave alone: a planned resume ends only the pauses of its plan, and a planned pause takes the
+-- place of one by hand only if that ends before it.
+local function is_left_alone(step, pause_plan, resume_ms, plan, plan_end_ms)
+  if step == 'resumed' then
+    return pause_plan ~= plan
+  end
+  return pause_plan == ''
+    and (resume_ms == '' or plan_end_ms ~= '' and tonumber(resume_ms) >= tonumber(plan_end_ms))
+end
+
+local function put_state(campaign, state, reason, resume_ms, plan)
+  redis.call('HSET', campaign, 'state', state, 'pause_reason', reason)
+  redis.call('HDEL', campaign, 'resume_ms', 'pause_plan')
+  if resume_ms ~= '' then
+    redis.call('HSET', campaign, 'resume_ms', resume_ms)
+  end
+  if plan ~= '' then
+    redis.call('HSET', campaign, 'pause_plan', plan)
+  end
+end
 
 -- Where a campaign is in its life: of one that is kept as active, its times say so.
 local function life_of(state, definition, now)
@@ -113,46 +139,60 @@ end)
 
 register('set_state', function(keys, args)
   local now = now_ms()
-  local campaign, step, turn = keys[4], args[3], args[7]
-  local found = redis.call('HMGET', campaign, 'state', 'definition', 'resume_ms', 'turn')
-  local state, definition = found[1], found[2]
+  local campaign, step, reason, ends, turn, plan = keys[4], args[3], args[4], args[6], args[7], args[8]
+  local found = redis.call(
+    'HMGET', campaign,
+    'state', 'definition', 'resume_ms', 'pause_plan', 'turn', 'other_turn', 'pause_reason'
+  )
+  local state, definition, resume_ms, pause_plan = found[1], found[2], found[3] or '', found[4] or ''
   if not state or not definition then
     return false
   end
-  if turn ~= '' and tonumber(turn) <= tonumber(found[4] or 0) then
+  local function described()
     return (describe(keys, 4, args[2], keys[2], now, EXPIRED_AT_ONCE))
   end
-  local ends = args[6]
-  if step == 'resumed' and ends ~= '' and ends ~= found[3] then
-    return redis.status_reply('other')
+  if turn ~= '' and tonumber(turn) <= tonumber(found[5] or 0) then
+    return described()
   end
   local life = life_of(state, definition, now)
+  local is_planned, is_paused = turn ~= '' and plan ~= '', life == 'paused'
+  if
+    turn ~= '' and turn == found[6]
+    or step == 'resumed' and ends ~= '' and ends ~= resume_ms
+    or is_planned and is_paused and is_left_alone(step, pause_plan, resume_ms, plan, args[9])
+  then
+    if turn ~= '' then
+      redis.call('HSET', campaign, 'other_turn', turn)
+    end
+    return redis.status_reply('other')
+  end
   local becomes = STEPS[step][life]
   if not becomes then
     return redis.status_reply(life)
   end
-  local resumes_otherwise = step == 'paused' and ends ~= (found[3] or '')
-  if state ~= becomes or resumes_otherwise or turn ~= '' then
+  local is_handed_over = plan ~= '' and turn == ''
+  if is_handed_over and not (is_paused and reason == found[7] and ends == resume_ms) then
+    return described()
+  end
+  local is_another_pause = step == 'paused' and (ends ~= resume_ms or plan ~= pause_plan)
+  if state ~= becomes or is_another_pause or turn ~= '' then
+    local pause = step == 'paused' and { reason, ends, plan } or { '', '', '' }
     if state ~= becomes and becomes ~= 'active' then
       local parts = held_parts(keys[3], function(campaign_id)
         return campaign_id == args[2]
       end)
       if #parts > 0 then
-        redis.call('HSET', campaign, 'state', becomes == 'paused' and 'pausing' or 'archiving', 'pause_reason', args[4])
+        put_state(campaign, becomes == 'paused' and 'pausing' or 'archiving', unpack(pause))
         return { parts }
       end
     end
-    redis.call('HSET', campaign, 'state', becomes, 'pause_reason', step == 'paused' and args[4] or '')
-    redis.call('HDEL', campaign, 'resume_ms')
-    if step == 'paused' and ends ~= '' then
-      redis.call('HSET', campaign, 'resume_ms', ends)
-    end
+    put_state(campaign, becomes, unpack(pause))
     if turn ~= '' then
       redis.call('HSET', campaign, 'turn', turn)
     end
     add_event(keys[2], step, args[2], args[5], now)
   end
-  return (describe(keys, 4, args[2], keys[2], now, EXPIRED_AT_ONCE))
+  return described()
 end, { 'allow-oom' }) -- a full store must still be stoppable
 
 register('describe', function(keys, args)

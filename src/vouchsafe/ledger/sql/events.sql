@@ -4,8 +4,8 @@
 -- Writes the events behind an offset ($3, $4) and moves it to the last of them ($5, $6); false when the partition is not
 -- at that offset in that epoch. The compare-and-set in `moved` makes it exactly once: of two with the same offset, the
 -- second waits for the first to commit and then finds no row, and without that row nothing is written. Redemptions are
--- drawn from their events here, codes ($14, $15) and campaigns ($16 to $19) brought to the state that their last event says,
--- and planned changes applied ($20, $21), cancelled ($22 to $25) and planned ($26 to $30).
+-- drawn from their events here, codes ($14, $15) and campaigns ($16 to $20) brought to the state that their last event says,
+-- and planned changes applied ($21, $22), cancelled ($23 to $26) and planned ($27 to $31).
 -- One statement is one round trip and one transaction: for small batches an eighth of the work of COPY inside begin and
 -- commit, for large ones as quick.
 with moved as (
@@ -59,9 +59,10 @@ with moved as (
     on conflict (scope, partition) do update
         set is_engaged = excluded.is_engaged, reason = excluded.reason, at_ms = excluded.at_ms
 ), stated as (
-    update campaigns as c set state = s.state, pause_reason = s.pause_reason, resume_at = s.resume_at
-    from moved cross join unnest($16::text[], $17::text[], $18::text[], $19::timestamptz[])
-        as s (id, state, pause_reason, resume_at)
+    update campaigns as c
+    set state = s.state, pause_reason = s.pause_reason, resume_at = s.resume_at, pause_plan = s.pause_plan
+    from moved cross join unnest($16::text[], $17::text[], $18::text[], $19::timestamptz[], $20::text[])
+        as s (id, state, pause_reason, resume_at, pause_plan)
     where c.id = s.id
 ), marked as (
     update codes as c set disabled_reason = s.reason
@@ -69,18 +70,18 @@ with moved as (
     where c.code = s.code
 ), applied as (
     update planned_changes as p set state = 'applied', ended_at = a.at
-    from moved cross join unnest($20::bigint[], $21::timestamptz[]) as a (id, at)
+    from moved cross join unnest($21::bigint[], $22::timestamptz[]) as a (id, at)
     where p.id = a.id and p.state = 'applying'
 ), cancelled as (
     update planned_changes as p set state = 'cancelled', note = c.note, ended_at = c.at
-    from moved cross join unnest($22::text[], $23::boolean[], $24::text[], $25::timestamptz[])
+    from moved cross join unnest($23::text[], $24::boolean[], $25::text[], $26::timestamptz[])
         as c (campaign_id, is_all, note, at)
     where p.campaign_id = c.campaign_id and p.state = 'planned' and (p.of_pause or c.is_all)
 ), planned as (
     insert into planned_changes (campaign_id, due_at, change, of_pause, state, note, ended_at)
     select n.campaign_id, n.due_at, n.change, true, case when n.ended_at is null then 'planned' else 'cancelled' end, n.note,
         n.ended_at
-    from moved cross join unnest($26::text[], $27::timestamptz[], $28::jsonb[], $29::text[], $30::timestamptz[])
+    from moved cross join unnest($27::text[], $28::timestamptz[], $29::jsonb[], $30::text[], $31::timestamptz[])
         as n (campaign_id, due_at, change, note, ended_at)
 )
 select exists (select from moved);

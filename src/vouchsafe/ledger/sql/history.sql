@@ -20,7 +20,7 @@ order by partition, epoch, ms, seq;
 -- name: history_campaigns
 -- All campaigns, with their states and the last turns that their planned changes have taken.
 select
-    c.id, c.version, c.definition, c.created_at, c.state, c.pause_reason, c.resume_at,
+    c.id, c.version, c.definition, c.created_at, c.state, c.pause_reason, c.resume_at, c.pause_plan,
     (select max(p.turn) from planned_changes as p where p.campaign_id = c.id and p.state = 'applied' and p.turn is not null)
         as turn
 from campaigns as c;

@@ -1,9 +1,9 @@
 -- Planned changes of campaigns.
 
 -- name: plan_changes
--- Plans changes of a campaign ($1), column by column: when, and what.
-insert into planned_changes (campaign_id, due_at, change)
-select $1, p.due_at, p.change
+-- Plans changes of a campaign ($1), column by column: when, and what; $4 is the plan.
+insert into planned_changes (campaign_id, due_at, change, plan)
+select $1, p.due_at, p.change, $4
 from unnest($2::timestamptz[], $3::jsonb[]) with ordinality as p (due_at, change, number)
 order by p.number
 returning *;
@@ -34,8 +34,14 @@ limit $1;
 
 -- name: due_plans
 -- Of campaigns with ids behind $2, at most $1, the change that is to be applied first, if its time has come; and whether
--- the gate has the definition that stands.
-select distinct on (p.campaign_id) p.*, coalesce(c.published_version = c.version, false) as is_published
+-- the gate has the definition that stands, and when the change's plan resumes the campaign next, null for never.
+select distinct on (p.campaign_id)
+    p.*, coalesce(c.published_version = c.version, false) as is_published,
+    (
+        select min(n.due_at)
+        from planned_changes as n
+        where n.campaign_id = p.campaign_id and n.state = 'planned' and n.plan = p.plan and n.change ->> 'type' = 'resume'
+    ) as pause_end_at
 from planned_changes as p left join campaigns as c on c.id = p.campaign_id
 where p.state in ('planned', 'applying') and p.due_at <= now() and p.campaign_id > $2
 order by p.campaign_id, p.state = 'planned', p.due_at, p.id
@@ -67,10 +73,11 @@ update planned_changes set state = 'failed', note = $2, ended_at = now()
 where id = $1 and state in ('planned', 'applying')
 returning id;
 
--- name: supersede_plan
--- Cancels the end of a pause, though it was begun already: the pause does not stand any more.
-update planned_changes set state = 'cancelled', note = 'resumed before, or paused again', ended_at = now()
-where id = $1 and state = 'applying' and of_pause;
+-- name: skip_plan
+-- Cancels a change that was begun already; answers nothing when it is not being applied (any more).
+update planned_changes set state = 'cancelled', note = $2, ended_at = now()
+where id = $1 and state = 'applying'
+returning *;
 
 -- name: measure_plans
 -- How many seconds the oldest change that is due is late, and how many have failed.

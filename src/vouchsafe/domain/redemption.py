@@ -173,8 +173,7 @@ class CombinedClaim(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 _decode_combined = msgspec.json.Decoder(CombinedClaim).decode
 
 
-@dataclass(frozen=True, slots=True)
-class Redemption:
+class Redemption(msgspec.Struct, frozen=True):
     """A use that was taken. `at_ms` is the gate's clock."""
 
     position: Position

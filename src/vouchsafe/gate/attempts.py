@@ -11,7 +11,7 @@ import msgspec
 
 from vouchsafe.domain.errors import RequestIdReused, Unavailable
 from vouchsafe.domain.reasons import Reason, Refusal
-from vouchsafe.domain.redemption import Claim, CombinedClaim, Position, Redemption
+from vouchsafe.domain.redemption import Claim, CombinedClaim, Position, Redemption, StreamId
 from vouchsafe.domain.rules import ALWAYS
 from vouchsafe.domain.takes import Take, takes_text
 
@@ -260,7 +260,10 @@ def decode_for(
 
 def decode_place(partition: int, place: str) -> Position:
     """A place as the gate names it: within the partition, or the whole id of a redemption of several codes."""
-    return Position.parse(place if place.startswith("r") else f"r{partition:02}-{place}")
+    if place.startswith("r"):
+        return Position.parse(place)
+    epoch, ms, seq = place.split("-")
+    return Position(partition, int(epoch), StreamId(int(ms), int(seq)))
 
 
 class _Words(msgspec.Struct, frozen=True):

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+import hiredis
 import structlog
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
@@ -54,7 +55,9 @@ class Connection:
         """
         try:
             async with asyncio.timeout(self._timeout_s + extra_wait_ms / 1000):
-                await self._connection.send_packed_command(self._connection.pack_commands(commands), check_health=False)
+                await self._connection.send_packed_command(
+                    [_packed(command) for command in commands], check_health=False
+                )
                 return [await self._read() for _ in commands]
         except TimeoutError:
             raise Unavailable("Valkey did not answer in time") from None
@@ -106,6 +109,12 @@ class Connection:
     async def close(self) -> None:
         """Closes the connection. A later use connects again."""
         await self._connection.disconnect(nowait=True)
+
+
+def _packed(command: Command) -> bytes:
+    """The command as it is sent; redis-py would put it together in Python, value by value."""
+    packed: bytes = hiredis.pack_command(tuple(command))  # type: ignore[arg-type]  # typed as a tuple of one
+    return packed
 
 
 def _is_not_loaded(error: ResponseError) -> bool:

@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from vouchsafe.domain.reasons import Reason, Refusal
 from vouchsafe.domain.redemption import AppliedCode, CombinedClaim, Position, Redemption
 from vouchsafe.gate.attempts import Attempt, Held, Reserved, Standing
@@ -15,8 +17,7 @@ from vouchsafe.service.judge import RedeemRequest
 from vouchsafe.service.transactions import Patience, Problem, Step, Transactions
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """What a request to redeem is answered, with the codes that were left out and why."""
 
     outcome: Redemption | Refusal

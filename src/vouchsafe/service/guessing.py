@@ -6,10 +6,11 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Awaitable, Callable, Container, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 import structlog
+from msgspec.structs import replace
 
 from vouchsafe import telemetry
 from vouchsafe.domain.access import Principal

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+import msgspec
 
 from vouchsafe.domain.best_deal import combine
 from vouchsafe.domain.campaign import CodeEntry
@@ -24,8 +25,7 @@ CACHED_CAMPAIGNS = 10_000
 Value = TypeVar("Value")
 
 
-@dataclass(frozen=True, slots=True)
-class RedeemRequest:
+class RedeemRequest(msgspec.Struct, frozen=True):
     """What a checkout asks. `codes` are normalised and different; `fingerprint` is 32 hex digits over everything but
     the request id and the token of a quote, which is empty for none. `discreet`: whoever asks must not learn which
     codes there are that they cannot use."""

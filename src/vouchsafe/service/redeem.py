@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+import msgspec
 
 from vouchsafe.domain.combine import Applied, Candidate, Combination, Coverage
 from vouchsafe.domain.errors import NotFound, Unavailable
@@ -37,8 +39,7 @@ NOTHING = Discount(0, 0)
 Answered = Redeemable | Refusal | Stale | Moved | Waiting
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(msgspec.Struct, frozen=True):
     """What a redemption would give now. Amounts in minor units of `currency_code`. `quote_token` is empty when no
     campaign of it honours quotes."""
 
@@ -79,8 +80,7 @@ class Trial:
         return tried.answer
 
 
-@dataclass(frozen=True, slots=True)
-class Validation:
+class Validation(msgspec.Struct, frozen=True):
     """Whether the codes could be redeemed, with the reasons for those that could not."""
 
     outcome: Offer | Refusal
@@ -175,7 +175,7 @@ class Redeem:
             return validation
         codes = [one.candidate.code.code for one in offer.applied]
         token = self._quotes.token(self._checkout.now_ms(), request.customer.id, request.order.id, codes)
-        return replace(validation, outcome=replace(offer, quote_token=token))
+        return msgspec.structs.replace(validation, outcome=msgspec.structs.replace(offer, quote_token=token))
 
     async def _plan(self, request: RedeemRequest) -> Plan | Answer:
         """What to redeem of several codes, or why not."""

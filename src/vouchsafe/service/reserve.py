@@ -11,8 +11,8 @@ import asyncio
 import hashlib
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 
+import msgspec
 import structlog
 
 from vouchsafe.domain.errors import NotFound, VouchsafeError
@@ -36,8 +36,7 @@ log = structlog.get_logger()
 WAITS_FOR_NOTE = 6
 
 
-@dataclass(frozen=True, slots=True)
-class ReserveAnswer:
+class ReserveAnswer(msgspec.Struct, frozen=True):
     """What a request to reserve is answered, with the codes that were left out and why."""
 
     outcome: Reservation | Refusal

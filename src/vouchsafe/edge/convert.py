@@ -254,15 +254,8 @@ def rolled_back_message(outcome: Rollback | Refusal) -> redemption_service_pb2.R
     return redemption_service_pb2.RollbackRedemptionResponse(rollback=message)
 
 
-def answer_message(answer: Answer) -> redemption_service_pb2.ValidateAndRedeemResponse:
-    """What was taken or why not, and why codes were left out."""
-    message = redemption_service_pb2.ValidateAndRedeemResponse()
-    fill_answer(message, answer)
-    return message
-
-
 def fill_answer(message: redemption_service_pb2.ValidateAndRedeemResponse, answer: Answer) -> None:
-    """As `answer_message`, into an empty one."""
+    """What was taken or why not, and why codes were left out, into a message that is empty."""
     if isinstance(answer.outcome, Refusal):
         _fill_refusal(message.refusal, answer.outcome)
     else:

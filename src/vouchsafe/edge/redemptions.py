@@ -16,6 +16,7 @@ from vouchsafe.edge.errors import told
 from vouchsafe.edge.many import Streams, answer_batch
 from vouchsafe.edge.peers import address_of
 from vouchsafe.service.caller import caller
+from vouchsafe.service.combined import Answer
 from vouchsafe.service.guessing import Asker, Guessing, told_to
 from vouchsafe.service.redeem import Redeem, Trial
 from vouchsafe.v1 import redemption_service_pb2 as pb
@@ -60,9 +61,9 @@ class RedemptionServicer(RedemptionServiceServicer):
         self, request: pb.ValidateAndRedeemRequest, context: Context
     ) -> pb.ValidateAndRedeemResponse:
         """Takes the uses, or says why not."""
-        asker = _asker(request, context)
-        wanted = convert.redeem_request(request, discreet=not asker.principal.is_trusted)
-        return convert.answer_message(await self.guessing.ask(asker, wanted, lambda: self.use_case.redeem(wanted)))
+        response = pb.ValidateAndRedeemResponse()
+        convert.fill_answer(response, await self._redeem(request, context))
+        return response
 
     def StreamValidateAndRedeem(
         self, requests: AsyncIterator[pb.StreamValidateAndRedeemRequest | InvalidRequest], context: Context
@@ -85,14 +86,20 @@ class RedemptionServicer(RedemptionServiceServicer):
         results = await answer_batch(request.requests, lambda one: self._result(one, context))
         return pb.BatchValidateAndRedeemResponse(results=results)
 
+    async def _redeem(self, request: pb.ValidateAndRedeemRequest, context: Context) -> Answer:
+        asker = _asker(request, context)
+        wanted = convert.redeem_request(request, discreet=not asker.principal.is_trusted)
+        return await self.guessing.ask(asker, wanted, lambda: self.use_case.redeem(wanted))
+
     async def _result(self, request: pb.ValidateAndRedeemRequest, context: Context) -> pb.RedemptionResult:
         """What a call of its own would have come to."""
-        request_id = request.request_id[:TOLD_REQUEST_ID_CHARACTERS]
+        result = pb.RedemptionResult(request_id=request.request_id[:TOLD_REQUEST_ID_CHARACTERS])
         try:
             self._check(request, request.ByteSize())
-            return pb.RedemptionResult(request_id=request_id, response=await self.ValidateAndRedeem(request, context))
+            convert.fill_answer(result.response, await self._redeem(request, context))
         except Exception as error:  # noqa: BLE001  # whatever it is, it belongs to this request
-            return pb.RedemptionResult(request_id=request_id, error=told(error, "ValidateAndRedeem"))
+            result.error.CopyFrom(told(error, "ValidateAndRedeem"))
+        return result
 
     async def ReserveRedemption(
         self, request: pb.ReserveRedemptionRequest, context: Context

@@ -51,6 +51,7 @@ from vouchsafe.v1.redemption_service_pb2 import (
     CodeTrace,
     ReserveRedemptionResponse,
     TrialReport,
+    ValidateAndRedeemRequest,
     ValidateAndRedeemResponse,
     ValidateResponse,
 )
@@ -133,6 +134,7 @@ __all__ = [
     "TrialReport",
     "Unauthenticated",
     "Unavailable",
+    "ValidateAndRedeemRequest",
     "ValidateAndRedeemResponse",
     "ValidateResponse",
 ]

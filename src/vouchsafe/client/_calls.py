@@ -13,6 +13,7 @@ import grpc
 
 from vouchsafe.client._channels import File, channel_to
 from vouchsafe.client._errors import Throttled, from_rpc_error, retry_delay_s
+from vouchsafe.client._streams import SharedStream
 from vouchsafe.v1.audit_service_pb2_grpc import AuditServiceStub
 from vouchsafe.v1.campaign_service_pb2_grpc import CampaignServiceStub
 from vouchsafe.v1.code_service_pb2_grpc import CodeServiceStub
@@ -48,6 +49,8 @@ class Calls:
         self._api_key = api_key
         tls = (tls_ca_file, tls_cert_file, tls_key_file)
         self._channels = [channel_to(target, *tls) for _ in range(channels)]
+        self._streams = [SharedStream(channel, self._metadata) for channel in self._channels]
+        self._redeemers = itertools.cycle(self._streams)
         self._redemptions = itertools.cycle([RedemptionServiceStub(channel) for channel in self._channels])
         self._campaigns = itertools.cycle([CampaignServiceStub(channel) for channel in self._channels])
         self._codes = itertools.cycle([CodeServiceStub(channel) for channel in self._channels])
@@ -63,6 +66,8 @@ class Calls:
 
     async def close(self) -> None:
         """Closes the connections; calls under way are cancelled."""
+        for stream in self._streams:
+            stream.close()
         await asyncio.gather(*(channel.close() for channel in self._channels))
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
@@ -77,10 +82,16 @@ class Calls:
         repeat: bool = True,
     ) -> Response:
         """Calls over the next channel in turn, again and again until an answer comes or the time is up."""
+        return await self._tried(
+            lambda timeout_s: method()(request, timeout=timeout_s, metadata=self._metadata()), repeat=repeat
+        )
+
+    async def _tried(self, attempt: Callable[[float], Awaitable[Response]], *, repeat: bool = True) -> Response:
+        """The same with any kind of call, which is told how many seconds it has."""
         tries = Tries(self._timeout_s)
         while True:
             try:
-                return await method()(request, timeout=tries.remaining_s, metadata=self._metadata())
+                return await attempt(tries.remaining_s)
             except grpc.aio.AioRpcError as error:
                 await tries.wait_after(error, repeat=repeat)
 
@@ -114,8 +125,12 @@ class Tries:
         # Half of the pause is chance, so that many callers do not come back all at once; never before the server asks.
         pause_s = max(self._pause_s, 2 * retry_delay_s(error))
         wait_s = pause_s * random.uniform(0.5, 1)  # noqa: S311  # nobody needs to be unable to guess it
-        typed = from_rpc_error(error)
-        if not repeat or error.code() not in REPEATED or isinstance(typed, Throttled) or wait_s >= self.remaining_s:
-            raise typed from None
+        if not repeat or not may_be_repeated(error) or wait_s >= self.remaining_s:
+            raise from_rpc_error(error) from None
         await asyncio.sleep(wait_s)
         self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
+
+
+def may_be_repeated(error: grpc.aio.AioRpcError) -> bool:
+    """Whether the same request may fare better later. Not what slows down guessing: that would only be fed."""
+    return error.code() in REPEATED and not isinstance(from_rpc_error(error), Throttled)

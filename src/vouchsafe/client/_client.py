@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from vouchsafe.client._audits import AuditCalls
+from vouchsafe.client._batches import redeem_in_batches
+from vouchsafe.client._calls import Tries
 from vouchsafe.client._campaigns import CampaignCalls
 from vouchsafe.client._codes import CodeCalls
 from vouchsafe.client._errors import ClientError
@@ -28,8 +30,10 @@ class Client(CampaignCalls, CodeCalls, AuditCalls):
     """Talks to one target over `channels` connections, kept open and used in turn.
 
     `api_key` is sent with every call; a signed token does as well, and a function is asked for one before each call, as
-    tokens do not last. With `tls_ca_file`, who signs the server's certificate, calls are encrypted; `tls_cert_file` and
-    `tls_key_file` are this caller's own certificate. All three are PEM files.
+    tokens do not last. Redeeming is no call each time: tasks share a stream on each connection, which is opened anew
+    when a token is over.
+
+    With `tls_ca_file`, who signs the server's certificate, calls are encrypted; `tls_cert_file` and `tls_key_file` are this caller's own certificate. All three are PEM files.
 
     Every call ends within `timeout_s`, repetitions included. Methods raise `ClientError`.
     """
@@ -74,10 +78,24 @@ class Client(CampaignCalls, CodeCalls, AuditCalls):
             quote_token=quote_token,
         )
         try:
-            return await self._call(lambda: next(self._redemptions).ValidateAndRedeem, request)
+            return await self._tried(lambda timeout_s: next(self._redeemers).redeem(request, timeout_s))
         except ClientError as error:
             error.request_id = request.request_id
             raise
+
+    async def redeem_many(
+        self, requests: Sequence[redemptions_pb.ValidateAndRedeemRequest]
+    ) -> list[ValidateAndRedeemResponse | ClientError]:
+        """Redeems up to 500 requests in one call, for those who have them all at once: an answer for each, in their
+        order, or the error that a call of its own would have ended with. As safe to repeat as `redeem`, and repeated
+        the same; a request without an id is given one."""
+        return await redeem_in_batches(
+            lambda batch, timeout_s: next(self._redemptions).BatchValidateAndRedeem(
+                batch, timeout=timeout_s, metadata=self._metadata()
+            ),
+            requests,
+            Tries(self._timeout_s),
+        )
 
     async def validate(self, code: str, customer: Customer, order: Order) -> Offer | Refusal:
         """What `redeem` would answer now. Takes nothing."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import structlog
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
@@ -15,6 +17,8 @@ from google.rpc.status_pb2 import Status
 from vouchsafe.domain import errors
 
 DOMAIN = "vouchsafe"
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +46,13 @@ TABLE: Mapping[type[Exception], WireError] = {
 }
 
 
-def is_known(error: Exception) -> bool:
-    """Whether the table says how the error looks; any other belongs in the log."""
-    return type(error) in TABLE
+def told(error: Exception, method: str) -> Status:
+    """The status that answers a call, or one of its many requests, that has failed. What is not in the table goes to
+    the log."""
+    error_id = uuid.uuid4().hex
+    if type(error) not in TABLE:
+        log.error("internal error", method=method, error_id=error_id, exc_info=error)
+    return status_of(error, error_id)
 
 
 def status_of(error: Exception, error_id: str) -> Status:

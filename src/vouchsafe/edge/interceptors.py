@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import uuid
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import grpc
 import protovalidate
-import structlog
 from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
 from vouchsafe.domain.errors import InvalidRequest, Unavailable, Violation
 from vouchsafe.edge.access import Access
 from vouchsafe.edge.convert_campaigns import definition_violations
-from vouchsafe.edge.errors import is_known, status_of
+from vouchsafe.edge.errors import status_of, told
 from vouchsafe.edge.masks import complete, mask_violations
 from vouchsafe.edge.paths import field_path
 from vouchsafe.service.caller import caller
@@ -29,8 +28,10 @@ LARGE_MESSAGE_BYTES = 4_096
 LARGE_DEFINITION_BYTES = 16_384
 TOLD_VIOLATIONS = 20
 READ_TO_THE_END_S = 1.0
-
-log = structlog.get_logger()
+# The same of one that may never end what it sends.
+READ_ON_S = 0.1
+# How often it is looked at again who calls, while messages of a stream come.
+ADMIT_AGAIN_S = 1.0
 
 
 class Guard(grpc.aio.ServerInterceptor):
@@ -59,7 +60,14 @@ class Guard(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return handler
-        if handler.request_streaming and not handler.response_streaming:
+        if handler.request_streaming and handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(
+                self._guarded_exchange(
+                    _written(handler.stream_stream), handler.request_deserializer, handler_call_details
+                ),
+                response_serializer=handler.response_serializer,
+            )
+        if handler.request_streaming:
             return grpc.stream_unary_rpc_method_handler(
                 self._guarded_stream(handler.stream_unary, handler.request_deserializer, handler_call_details),
                 response_serializer=handler.response_serializer,
@@ -85,7 +93,32 @@ class Guard(grpc.aio.ServerInterceptor):
 
         return self._guarded(call_reading, None, details)
 
-    def _guarded(self, call: Any, deserialize: Any, details: grpc.HandlerCallDetails) -> Any:
+    def _guarded_exchange(self, call: Any, deserialize: Any, details: grpc.HandlerCallDetails) -> Any:
+        """A method with a stream in both directions, each message of which is answered by itself: one that is none
+        comes to it as InvalidRequest, and what is wrong with others is the method's to find with `check`. It lasts, so
+        who calls is looked at again."""
+        method, metadata = details.method, details.invocation_metadata
+
+        async def read(pieces: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+            admitted = time.monotonic()
+            async for data in pieces:
+                if time.monotonic() - admitted >= ADMIT_AGAIN_S:
+                    caller.set(self._access.admit(method, metadata, context))
+                    admitted = time.monotonic()
+                try:
+                    message = _decoded(data, deserialize)
+                except InvalidRequest as error:
+                    message = error
+                yield message
+
+        async def call_reading(pieces: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            return await call(read(pieces, context), context)
+
+        return self._guarded(call_reading, None, details, READ_ON_S)
+
+    def _guarded(
+        self, call: Any, deserialize: Any, details: grpc.HandlerCallDetails, read_on_s: float = READ_TO_THE_END_S
+    ) -> Any:
         """`deserialize` is None when the call reads what it gets itself."""
         method, metadata = details.method, details.invocation_metadata
 
@@ -97,22 +130,21 @@ class Guard(grpc.aio.ServerInterceptor):
                 caller.set(self._access.admit(method, metadata, context))
                 request = data if deserialize is None else self._read(data, deserialize)
                 return await call(request, context)
-            except Exception as error:
-                error_id = uuid.uuid4().hex
-                if not is_known(error):
-                    log.exception("internal error", method=method, error_id=error_id)
-                status = status_of(error, error_id)
+            except Exception as error:  # noqa: BLE001  # whatever it is, the caller is told
+                status = told(error, method)
             if deserialize is None:
-                await _read_to_the_end(data)
+                await _read_on(data, read_on_s)
             return await context.abort(*rpc_status.to_status(status))
 
         return guarded
 
     def _read(self, data: bytes, deserialize: Any) -> Any:
-        try:
-            request = deserialize(data)
-        except DecodeError:
-            raise InvalidRequest(Violation("request", "is not a message of the type that the method takes")) from None
+        request = _decoded(data, deserialize)
+        self.check(request, len(data))
+        return request
+
+    def check(self, request: Any, size_bytes: int) -> None:
+        """Raises InvalidRequest when a message breaks its rules."""
         definitions = list(_definitions(request))
         wrong = [one for prefix, part in definitions for one in mask_violations(_paths(part), f"{prefix}update_mask")]
         if wrong:
@@ -123,7 +155,7 @@ class Guard(grpc.aio.ServerInterceptor):
         large = LARGE_DEFINITION_BYTES if definitions else LARGE_MESSAGE_BYTES
         violations = [
             Violation(field_path(violation.proto.field), violation.proto.message or violation.proto.rule_id)
-            for violation in self._validator.collect_violations(request, fail_fast=len(data) > large)
+            for violation in self._validator.collect_violations(request, fail_fast=size_bytes > large)
         ]
         for prefix, part in definitions:
             found = definition_violations(part.definition, is_part=bool(_paths(part)))
@@ -133,7 +165,13 @@ class Guard(grpc.aio.ServerInterceptor):
             violations[TOLD_VIOLATIONS:] = [Violation("request", f"breaks {untold} more rules; mend these first")]
         if violations:
             raise InvalidRequest(*violations)
-        return request
+
+
+def _decoded(data: bytes, deserialize: Any) -> Any:
+    try:
+        return deserialize(data)
+    except DecodeError:
+        raise InvalidRequest(Violation("request", "is not a message of the type that the method takes")) from None
 
 
 def _definitions(request: Any) -> Iterator[tuple[str, Any]]:
@@ -163,10 +201,10 @@ def _written(stream: Any) -> Any:
     return written
 
 
-async def _read_to_the_end(pieces: AsyncIterator[bytes]) -> None:
+async def _read_on(pieces: AsyncIterator[bytes], seconds: float) -> None:
     """Lets a client finish what it sends, for a moment: one whose write fails tells that instead of the status."""
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(READ_TO_THE_END_S):
+        async with asyncio.timeout(seconds):
             async for _ in pieces:
                 pass
 

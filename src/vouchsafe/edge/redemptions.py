@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
+from google.protobuf.message import Message
 from grpc.aio import ServicerContext
 
 from vouchsafe.domain.access import Role
-from vouchsafe.domain.errors import PermissionDenied
+from vouchsafe.domain.errors import InvalidRequest, PermissionDenied
 from vouchsafe.edge import convert
 from vouchsafe.edge.access import require
+from vouchsafe.edge.errors import told
+from vouchsafe.edge.many import Streams, answer_batch
 from vouchsafe.edge.peers import address_of
 from vouchsafe.service.caller import caller
 from vouchsafe.service.guessing import Asker, Guessing, told_to
@@ -20,6 +24,8 @@ from vouchsafe.v1.redemption_service_pb2_grpc import RedemptionServiceServicer
 Context = ServicerContext[Any, Any]
 
 DEFAULT_TTL_MS = 15 * 60_000
+# Of a request id that may be anything.
+TOLD_REQUEST_ID_CHARACTERS = 128
 
 
 class RedemptionServicer(RedemptionServiceServicer):
@@ -27,6 +33,11 @@ class RedemptionServicer(RedemptionServiceServicer):
 
     use_case: Redeem  # set before the first call is let through
     guessing: Guessing
+
+    def __init__(self, check: Callable[[Message, int], None], streams: Streams) -> None:
+        """`check` raises InvalidRequest when one of many requests, with its size in bytes, breaks its rules."""
+        self._check = check
+        self._streams = streams
 
     async def Validate(self, request: pb.ValidateRequest, context: Context) -> pb.ValidateResponse:
         """Whether the codes could be redeemed now, or in a trial."""
@@ -52,6 +63,36 @@ class RedemptionServicer(RedemptionServiceServicer):
         asker = _asker(request, context)
         wanted = convert.redeem_request(request, discreet=not asker.principal.is_trusted)
         return convert.answer_message(await self.guessing.ask(asker, wanted, lambda: self.use_case.redeem(wanted)))
+
+    def StreamValidateAndRedeem(
+        self, requests: AsyncIterator[pb.StreamValidateAndRedeemRequest | InvalidRequest], context: Context
+    ) -> AsyncGenerator[pb.StreamValidateAndRedeemResponse, None]:
+        """The same for each request that comes, until no more do."""
+
+        async def answer(
+            message: pb.StreamValidateAndRedeemRequest | InvalidRequest,
+        ) -> pb.StreamValidateAndRedeemResponse:
+            if isinstance(message, InvalidRequest):
+                return pb.StreamValidateAndRedeemResponse(result=pb.RedemptionResult(error=told(message, "")))
+            return pb.StreamValidateAndRedeemResponse(result=await self._result(message.request, context))
+
+        return self._streams.answers(requests, answer)
+
+    async def BatchValidateAndRedeem(
+        self, request: pb.BatchValidateAndRedeemRequest, context: Context
+    ) -> pb.BatchValidateAndRedeemResponse:
+        """The same for each request."""
+        results = await answer_batch(request.requests, lambda one: self._result(one, context))
+        return pb.BatchValidateAndRedeemResponse(results=results)
+
+    async def _result(self, request: pb.ValidateAndRedeemRequest, context: Context) -> pb.RedemptionResult:
+        """What a call of its own would have come to."""
+        request_id = request.request_id[:TOLD_REQUEST_ID_CHARACTERS]
+        try:
+            self._check(request, request.ByteSize())
+            return pb.RedemptionResult(request_id=request_id, response=await self.ValidateAndRedeem(request, context))
+        except Exception as error:  # noqa: BLE001  # whatever it is, it belongs to this request
+            return pb.RedemptionResult(request_id=request_id, error=told(error, "ValidateAndRedeem"))
 
     async def ReserveRedemption(
         self, request: pb.ReserveRedemptionRequest, context: Context

@@ -15,6 +15,7 @@ from vouchsafe.edge.campaigns import CampaignServicer
 from vouchsafe.edge.certificates import server_credentials
 from vouchsafe.edge.codes import CodeServicer
 from vouchsafe.edge.interceptors import Guard
+from vouchsafe.edge.many import Streams
 from vouchsafe.edge.redemptions import RedemptionServicer
 from vouchsafe.service.campaigns import Campaigns
 from vouchsafe.service.codes import Codes
@@ -69,7 +70,8 @@ class Server:
                 ("grpc.keepalive_time_ms", 60_000),
             ),
         )
-        self._redemptions = RedemptionServicer()
+        self._streams = Streams()
+        self._redemptions = RedemptionServicer(self._guard.check, self._streams)
         self._campaigns = CampaignServicer()
         self._codes = CodeServicer()
         self._audits = AuditServicer()
@@ -121,6 +123,7 @@ class Server:
     async def stop(self, grace_ms: int) -> None:
         """Takes no new calls, lets those under way finish for at most `grace_ms`, then ends them."""
         await self._health.enter_graceful_shutdown()
+        self._streams.close()
         await self._server.stop(grace_ms / 1000)
 
 

@@ -1,7 +1,7 @@
-"""Callers who come at their own pace, whoever is answered: `python -m benchmarks.open_loop` obeys one JSON order a line.
+"""Callers who come at their own pace, whoever is answered: `python -m benchmarks.open_loop` obeys JSON orders by line.
 
-A process of its own, and a nice one: on a machine with few cores it must not take from the server what shoppers
-elsewhere would not.
+A process of its own. On a machine with few cores it takes from the server what shoppers elsewhere would not, so whoever
+starts it measures the CPU that the server was given.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import random
 import subprocess
 import sys
@@ -27,12 +26,12 @@ from benchmarks.message import METHOD, redeem_request
 from benchmarks.processes import child
 
 CHANNELS = 4
-NICENESS = 5
 # As a checkout would wait.
 TIMEOUT_S = 2.0
 # Tries of a caller who comes again, and the longest pause between them: as the Python client.
 TRIES = 5
 LONGEST_PAUSE_S = 1.0
+DROPPED_RETRY_S = 0.25
 REDEEMED = b"\x0a"  # how a response with a redemption begins
 
 
@@ -141,7 +140,7 @@ def _end_of(error: grpc.aio.AioRpcError) -> tuple[str, float]:
     status = rpc_status.from_call(error)
     if status is not None and any(detail.Unpack(retry) for detail in status.details):
         return "refused", retry.retry_delay.ToMilliseconds() / 1_000
-    return "dropped" if error.code() is grpc.StatusCode.CANCELLED else error.code().name, 0.0
+    return ("dropped", DROPPED_RETRY_S) if error.code() is grpc.StatusCode.CANCELLED else (error.code().name, 0.0)
 
 
 async def _obey() -> None:
@@ -152,5 +151,4 @@ async def _obey() -> None:
 
 
 if __name__ == "__main__":
-    os.nice(NICENESS)
     uvloop.run(_obey())

@@ -1,9 +1,9 @@
 """What three times too many shoppers do to one worker: `python -m benchmarks.overload`.
 
-First as many redemptions as it takes (64 callers in turn) are measured; then shoppers come at one and at three times that
-rate, whoever is answered, over connections of several processes, while an operator pauses and resumes another campaign
-and engages and releases a kill switch. Everybody is on one machine: the processes of the shoppers are nice to the worker,
-and goodput is also told for each second of CPU that the worker was given, which is what counts where cores are few.
+First as many redemptions as it takes (64 callers in turn) are measured; then shoppers come at one and at three times
+that rate, whoever is answered, over connections of several processes, while an operator pauses and resumes another
+campaign and engages and releases a kill switch. Everybody is on one machine: goodput is also told for
+each second of CPU that the worker was given, which is what counts where cores are few.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ Step = Callable[[], Awaitable[object]]
 
 @dataclass(frozen=True)
 class Figures:
-    """At one rate: calls a second, milliseconds, and shares of what was measured at the peak. `ends` counts calls by how
-    they ended (`benchmarks.open_loop`)."""
+    """At one rate: calls a second, milliseconds, and shares of what was measured at the peak. `ends` counts calls by
+    how they ended (`benchmarks.open_loop`)."""
 
     load: str
     offered_per_s: float
@@ -99,7 +99,7 @@ class Overload:
     def peak(self, seconds: float) -> tuple[float, float]:
         """As many redemptions as it takes: a second, and a second of the worker's CPU."""
         order = ClosedLoop(self._service.target, self._service.api_key, CODE, seconds, AT_ONCE)
-        with load_generator() as generate:
+        with load_generator(may_fail=True) as generate:
             generate(ClosedLoop(self._service.target, self._service.api_key, CODE, WARM_UP_S, AT_ONCE))
             before = cpu_s(self._worker)
             done = generate(order)
@@ -180,7 +180,7 @@ async def audited(service: LocalService) -> bool:
     """Whether every counter is the sum of the events, once all are in the ledger. Raises TimeoutError."""
     patient = service.settings.model_copy(update={"ledger_timeout_ms": 60_000})
     async with asyncio.timeout(SETTLE_S):
-        while (await app.status(patient)).waiting_events:
+        while (await app.status(patient)).waiting_events:  # noqa: ASYNC110  # nobody signals what is looked at
             await asyncio.sleep(0.1)
     return (await app.audit(patient, None, lambda _: None)).agrees
 
@@ -222,7 +222,9 @@ def show(report: Report, console: Console) -> None:
     )  # fmt: skip
     for one in report.figures:
         ends = ", ".join(f"{count:,} {end}" for end, count in one.ends.items())
-        console.print(f"{one.load}: {ends}; {one.operator_calls} operator's calls; late by {one.late_p99_ms:.0f} ms (p99)")
+        console.print(
+            f"{one.load}: {ends}; {one.operator_calls} operator's calls; late by {one.late_p99_ms:.0f} ms (p99)"
+        )
     console.print(
         f"peak {report.peak_per_s:,.0f}/s; gate and ledger {'agree' if report.agrees else 'DO NOT AGREE'}; "
         f"load average {report.load_average:.1f} on {report.cores} cores"

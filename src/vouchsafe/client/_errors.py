@@ -105,8 +105,8 @@ _BY_REASON: Mapping[str, type[ClientError]] = {"REQUEST_ID_REUSED": RequestIdReu
 
 
 def retry_delay_s(error: grpc.aio.AioRpcError) -> float:
-    """How long the server asks to wait before a repetition; 0 when it does not say. One that drops calls has too much to
-    do to say it."""
+    """How long the server asks to wait before a repetition; 0 when it does not say. One that drops calls has too much
+    to do to say it."""
     status = rpc_status.from_call(error)
     for detail in status.details if status is not None else ():
         retry = RetryInfo()

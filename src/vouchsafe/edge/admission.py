@@ -4,12 +4,12 @@ Two bounds, each by what the worker does and not by a guess of what it could:
 
 - Requests under way. Their number may grow while they take no longer than `max_wait_ms` on the average of a tenth of a
   second, and shrinks by a fifth while they do (additive increase, multiplicative decrease). It never falls below what
-  two exchanges with the gate carry, so that a slow gate still gets full batches.
+  one exchange with the gate carries, so that a slow gate still gets full batches.
 - The wait for the worker, which a probe tells (`edge.probe`). When it is too long twice in a row, so that it is no
-  burst that passes, every other call is refused until it is not. Not more: in Python a refusal costs a quarter of a
-  redemption, so a worker that refused all that it cannot do would do little else. Where that is not enough, gRPC drops
-  calls before Python takes them over (`edge.server`); while it does, only every eighth is refused, because what is
-  dropped costs something, too.
+  burst that passes, every other call is refused until the wait is half as long. Not more: in Python a refusal costs a
+  quarter of a redemption, so a worker that refused all that it cannot do would do little else. Where that is not
+  enough, gRPC drops calls before Python takes them over (`edge.server`). That costs something, too, so the more probes
+  are dropped, the fewer calls are refused here: down to one of eight.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import structlog
 
 from vouchsafe.domain.errors import Overloaded
 
-ONE_OF, ONE_OF_WHILE_DROPPED = 2, 8
-# So many probes in a row have to arrive until nothing counts as dropped any more.
-PROBES = 20
-LEAST_ITEMS = 256
+# Of how many calls one is refused; one more for each probe that is dropped, and one less for so many that arrive.
+FEWEST, MOST = 2, 8
+ARRIVED_PROBES = 4
+LEAST_ITEMS = 128
 STEP_ITEMS = 32
 LESS = 0.8
 WINDOW_S = 0.1
@@ -51,8 +51,9 @@ class Admission:
         self.refused = 0
         self.wait_s = 0.0
         self.took_s = 0.0  # the average of the last window
+        self.is_overloaded = False
         self._too_long = 0  # probes in a row
-        self._arrived = PROBES  # the same
+        self._one_of = float(FEWEST)
         self._turn = 0
         self._most = 0
         self._sum_s = 0.0
@@ -68,7 +69,7 @@ class Admission:
         if self.under_way and self.under_way + items > self.limit:
             raise self._overloaded(f"{self.under_way} requests are under way already")
         if self.is_overloaded:
-            self._turn = (self._turn + 1) % (ONE_OF if self._arrived >= PROBES else ONE_OF_WHILE_DROPPED)
+            self._turn = (self._turn + 1) % round(self._one_of)
             if self._turn == 1:
                 raise self._overloaded(f"calls have waited {self.wait_s * 1_000:.0f} ms for it")
             if remaining_s is not None and remaining_s < self.took_s:
@@ -97,20 +98,27 @@ class Admission:
         finally:
             self.leave(items, entered_s)
 
-    @property
-    def is_overloaded(self) -> bool:
-        """Whether some calls are refused because others have waited too long."""
-        return self._too_long > 1
-
     def note_wait(self, wait_s: float | None) -> None:
         """What a probe has found; None when it was dropped on its way, so that there is no room to wait."""
-        self.wait_s = max(self.wait_s, self._max_wait_s) if wait_s is None else wait_s
-        self._arrived = 0 if wait_s is None else self._arrived + 1
-        is_too_long = wait_s is None or wait_s > self._max_wait_s
-        self._too_long = self._too_long + 1 if is_too_long else 0
-        if self.is_overloaded and self._clock_s() >= self._warn_at:
-            self._warn_at = self._clock_s() + WARNING_INTERVAL_S
-            log.warning("more come than can be answered, and some are refused", wait_ms=round(self.wait_s * 1_000))
+        if wait_s is None:
+            self.wait_s = max(self.wait_s, self._max_wait_s)
+            self._one_of = min(MOST, self._one_of + 1)
+            self._begin()
+            return
+        self.wait_s = wait_s
+        self._one_of = max(FEWEST, self._one_of - 1 / ARRIVED_PROBES)
+        self._too_long = self._too_long + 1 if wait_s > self._max_wait_s else 0
+        if self._too_long > 1:
+            self._begin()
+        elif wait_s <= self._max_wait_s / 2:
+            self.is_overloaded = False
+
+    def _begin(self) -> None:
+        self.is_overloaded = True
+        now_s = self._clock_s()
+        if now_s >= self._warn_at:
+            self._warn_at = now_s + WARNING_INTERVAL_S
+            log.warning("more come than can be answered: some are refused", wait_ms=round(self.wait_s * 1_000))
 
     def _adapt(self) -> None:
         self.took_s = self._sum_s / self._done

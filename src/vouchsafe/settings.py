@@ -138,7 +138,11 @@ class Settings(BaseSettings):
         "encrypt.",
     )
     max_message_bytes: int = Field(
-        1_048_576, ge=4_096, le=16_777_216, description="Largest request message; larger ones are RESOURCE_EXHAUSTED."
+        1_048_576,
+        ge=4_096,
+        le=16_777_216,
+        description="Largest request message; larger ones are RESOURCE_EXHAUSTED. A batch is one: 500 redemptions fit "
+        "that have 2 kB each.",
     )
     shutdown_grace_ms: int = Field(
         10_000, ge=0, le=600_000, description="How long calls that are under way may take to finish after SIGTERM."

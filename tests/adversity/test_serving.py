@@ -189,7 +189,11 @@ def test_a_server_that_comes_before_its_stores_lives_and_then_becomes_ready(
 
     async def ask() -> None:
         async with Client(f"127.0.0.1:{settings.port}", timeout_s=0.5) as client:
-            for question in (client.get_campaign("x"), anext(client.watch_campaign("x"))):
+            for question in (
+                client.get_campaign("x"),
+                anext(client.watch_campaign("x")),
+                client.redeem("x", Customer(id="c"), an_order("o")),
+            ):
                 with pytest.raises(ClientError, match="the server is starting") as caught:
                     await question
                 assert caught.value.code.name == "UNAVAILABLE"

@@ -33,7 +33,8 @@ class Client(CampaignCalls, CodeCalls, AuditCalls):
     tokens do not last. Redeeming is no call each time: tasks share a stream on each connection, which is opened anew
     when a token is over.
 
-    With `tls_ca_file`, who signs the server's certificate, calls are encrypted; `tls_cert_file` and `tls_key_file` are this caller's own certificate. All three are PEM files.
+    With `tls_ca_file`, who signs the server's certificate, calls are encrypted; `tls_cert_file` and `tls_key_file` are
+    this caller's own certificate. All three are PEM files.
 
     Every call ends within `timeout_s`, repetitions included. Methods raise `ClientError`.
     """

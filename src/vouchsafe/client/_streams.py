@@ -116,7 +116,8 @@ class _Stream:
     async def _read_all(self) -> None:
         error: grpc.aio.AioRpcError
         try:
-            while isinstance(response := await self._line.read(), pb.StreamValidateAndRedeemResponse):
+            # Not `read`: that leaves answers behind which have come before a write met the end of the stream.
+            async for response in self._line:
                 self.has_answered = True
                 self._settle(response.result)
             error = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, details="the server has ended the stream")

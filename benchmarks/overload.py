@@ -49,6 +49,7 @@ GOODPUT_SHARE = 0.8
 REDEEMED_P99_MS = 1_000.0
 REFUSED_P99_MS = 1_000.0
 OPERATOR_P99_MS = 200.0
+LATE_MS = 50.0
 
 Step = Callable[[], Awaitable[object]]
 
@@ -99,17 +100,27 @@ class Report:
         """The same for each second of CPU that the worker was given, beside as many shoppers as it can serve."""
         return one.redeemed_per_cpu_s / self.at_peak.redeemed_per_cpu_s
 
+    @property
+    def is_late(self) -> bool:
+        """Whether the shoppers had too little CPU to keep their own pace: how long calls took says more about them
+        than about the worker then."""
+        return self.overload.late_p99_ms > LATE_MS
+
     def broken(self) -> list[str]:
-        """What does not hold at the highest rate."""
+        """What does not hold at the highest rate; of the times only the worker's own while `is_late`."""
         one = self.overload
         goodput = max(self.goodput(one), self.goodput_by_cpu(one))
-        bounds = (
+        bounds = [
             (f"goodput is {goodput:.0%} of the peak", goodput >= GOODPUT_SHARE),
-            (f"the p99 of redemptions is {one.redeemed_p99_ms:.0f} ms", one.redeemed_p99_ms <= REDEEMED_P99_MS),
-            (f"the p99 of refusals is {one.refused_p99_ms:.0f} ms", not one.refused_p99_ms > REFUSED_P99_MS),
-            (f"the p99 of operators is {one.operator_p99_ms:.0f} ms", one.operator_p99_ms <= OPERATOR_P99_MS),
+            (f"the p99 of the wait is {one.wait_p99_ms:.0f} ms", one.wait_p99_ms <= REDEEMED_P99_MS),
             ("gate and ledger do not agree", self.agrees),
-        )
+        ]
+        if not self.is_late:
+            bounds += [
+                (f"the p99 of redemptions is {one.redeemed_p99_ms:.0f} ms", one.redeemed_p99_ms <= REDEEMED_P99_MS),
+                (f"the p99 of refusals is {one.refused_p99_ms:.0f} ms", not one.refused_p99_ms > REFUSED_P99_MS),
+                (f"the p99 of operators is {one.operator_p99_ms:.0f} ms", one.operator_p99_ms <= OPERATOR_P99_MS),
+            ]
         return [what for what, holds in bounds if not holds]
 
 
@@ -267,6 +278,11 @@ def show(report: Report, console: Console) -> None:
         f"peak {report.peak_per_s:,.0f}/s; gate and ledger {'agree' if report.agrees else 'DO NOT AGREE'}; "
         f"load average {report.load_average:.1f} on {report.cores} cores"
     )
+    if report.is_late:
+        console.print(
+            "The shoppers had too little CPU to keep their own pace, and the operator no more: of the times only the wait is "
+            "the worker's. Take the others again on a quiet machine."
+        )
 
 
 def main() -> int:

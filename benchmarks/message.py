@@ -11,6 +11,8 @@ METHOD = "/vouchsafe.v1.RedemptionService/ValidateAndRedeem"
 
 # The codes of the load test, by what becomes of them.
 FLASH, GOOD, PAUSED, UNKNOWN = "FLASH-SALE", "GOOD", "PAUSED", "UNKNOWN"
+# The campaign that operators of the load test pause and resume.
+OPERATED = "operated"
 
 # Sets the ids of this process apart from those of every other.
 RUN = os.urandom(6).hex()

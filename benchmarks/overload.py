@@ -25,10 +25,10 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
+from benchmarks.audits import audited
 from benchmarks.generator import Order as ClosedLoop
 from benchmarks.open_loop import Crowd, Order, crowd_from, crowd_of
 from benchmarks.processes import cpu_s, listener, load_generator, stop_on_signals
-from vouchsafe import app
 from vouchsafe.cli.tables import print_rows
 from vouchsafe.client import CampaignDefinition, Client, Effect, KillSwitchScope, PercentOff
 from vouchsafe.domain.errors import VouchsafeError
@@ -43,7 +43,6 @@ FACTOR, STORM_FACTOR = 3.0, 1.5
 WAIT = "vouchsafe_admission_wait_seconds"
 WATCH_PAUSE_S = 0.1
 OPERATOR_PAUSE_S = 0.02
-SETTLE_S = 120.0
 # What is promised at the highest factor.
 GOODPUT_SHARE = 0.8
 REDEEMED_P99_MS = 1_000.0
@@ -230,15 +229,6 @@ async def prepare(service: LocalService) -> None:
         await client.create_campaign("other", definition, shared_codes=["OTHER"])
 
 
-async def audited(service: LocalService) -> bool:
-    """Whether every counter is the sum of the events, once all are in the ledger. Raises TimeoutError."""
-    patient = service.settings.model_copy(update={"ledger_timeout_ms": 60_000})
-    async with asyncio.timeout(SETTLE_S):
-        while (await app.status(patient)).waiting_events:  # noqa: ASYNC110  # nobody signals what is looked at
-            await asyncio.sleep(0.1)
-    return (await app.audit(patient, None, lambda _: None)).agrees
-
-
 def run(service: LocalService, seconds: float) -> Report:
     """Measures the peak, then an operator alone, at the peak, in overload, and when who was refused comes again."""
     asyncio.run(prepare(service))
@@ -280,8 +270,8 @@ def show(report: Report, console: Console) -> None:
     )
     if report.is_late:
         console.print(
-            "The shoppers had too little CPU to keep their own pace, and the operator no more: of the times only the wait is "
-            "the worker's. Take the others again on a quiet machine."
+            "The shoppers had too little CPU to keep their own pace, and the operator no more: of the times only the "
+            "wait is the worker's. Take the others again on a quiet machine."
         )
 
 

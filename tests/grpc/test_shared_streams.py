@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections import Counter
 from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 import pytest
@@ -24,6 +26,7 @@ from vouchsafe.client import (
     ValidateAndRedeemRequest,
     ValidateAndRedeemResponse,
 )
+from vouchsafe.client._streams import SharedStream
 from vouchsafe.v1 import redemption_service_pb2 as pb
 
 SHOPPER = Customer(id="c")
@@ -156,6 +159,19 @@ async def test_closing_ends_everything(service: Service, create_campaign: Create
     await until(nothing_is_left)
 
 
+@contextlib.asynccontextmanager
+async def a_server(name: str, method: Any) -> AsyncIterator[grpc.aio.Channel]:
+    """A server that has one method, and a channel to it."""
+    server = grpc.aio.server()
+    service = pb.DESCRIPTOR.services_by_name["RedemptionService"].full_name
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {name: method}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield channel
+    await server.stop(0)
+
+
 async def test_a_server_without_streams_is_called_instead() -> None:
     """One of the time before there were any."""
     asked: list[str] = []
@@ -169,17 +185,49 @@ async def test_a_server_without_streams_is_called_instead() -> None:
         request_deserializer=pb.ValidateAndRedeemRequest.FromString,
         response_serializer=pb.ValidateAndRedeemResponse.SerializeToString,
     )
-    server = grpc.aio.server()
-    service = pb.DESCRIPTOR.services_by_name["RedemptionService"].full_name
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"ValidateAndRedeem": method}),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
     codes = [f"CODE-{number}" for number in range(20)]
-    async with Client(f"127.0.0.1:{port}", channels=1) as client:
-        outcomes = await asyncio.gather(*(client.redeem(code, SHOPPER, an_order("o")) for code in codes))
-    await server.stop(0)
-    assert [outcome.code for outcome in outcomes if isinstance(outcome, Refusal)] == codes
+    async with a_server("ValidateAndRedeem", method) as channel:
+        shared = SharedStream(channel, tuple)
+        answers = await asyncio.gather(*(shared.redeem(a_request(code, id_=code), 10) for code in codes))
+    assert [answer.refusal.code for answer in answers] == codes
     assert sorted(asked) == sorted(codes)
+
+
+async def test_what_was_answered_before_a_stream_ended_is_told_though_others_were_writing() -> None:
+    taken = 30
+    answered: set[str] = set()
+    told: set[str] = set()
+
+    async def some_and_no_more(
+        requests: AsyncIterator[pb.StreamValidateAndRedeemRequest], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        ids = [(await anext(requests)).request.request_id for _ in range(taken)]
+        for id_ in ids:
+            answered.add(id_)
+            answer = pb.ValidateAndRedeemResponse(refusal=Refusal(code=id_))
+            result = pb.RedemptionResult(request_id=id_, response=answer)
+            await context.write(pb.StreamValidateAndRedeemResponse(result=result))
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "over")
+
+    method = grpc.stream_stream_rpc_method_handler(
+        some_and_no_more,
+        request_deserializer=pb.StreamValidateAndRedeemRequest.FromString,
+        response_serializer=pb.StreamValidateAndRedeemResponse.SerializeToString,
+    )
+    async with a_server("StreamValidateAndRedeem", method) as channel:
+        shared = SharedStream(channel, tuple)
+
+        async def one(id_: str) -> None:
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await shared.redeem(a_request("CODE", id_=id_), 10)
+                told.add(id_)
+
+        rounds = 200
+        for round_ in range(rounds):
+            await asyncio.gather(*(one(f"{round_}-{number}") for number in range(2 * taken)))
+        shared.close()
+    assert len(answered) == rounds * taken
+    assert told == answered
 
 
 async def test_many_are_answered_in_order(client: Client, create_campaign: CreateCampaign) -> None:

@@ -13,7 +13,7 @@ MARKDOWN := $(wildcard README.md docs/*.md docs/*/*.md)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo dev test test-cluster model torture bench load lint format proto proto-check wheel-check readme-check lock clean
+.PHONY: help setup demo dev test test-cluster model torture bench load load-web ghz lint format proto proto-check wheel-check readme-check lock clean
 
 help: ## list every target
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "  %-13s%s\n", $$1, $$2 }'
@@ -47,8 +47,16 @@ torture: setup ## break everything by chance for 5 minutes (MINUTES=), and hold 
 bench: setup ## compare with an empty gRPC server, the bare function and PostgreSQL alone, in 3 minutes (QUICK=1: in one)
 	@$(BIN)/python -m benchmarks.bench $(if $(QUICK),--quick)
 
-load: setup ## send a flash sale and steady trade with locust for 20 s; fails when a call does
-	@$(BIN)/python -m benchmarks.load
+# SCENARIO= is sale, flash, steady, storm (too many, who come back) or operators (beside steady trade).
+SCENARIO ?= sale
+load: setup ## send a flash sale and steady trade (SCENARIO=) with locust for 20 s; fails when a call does
+	@$(BIN)/python -m benchmarks.load --scenario $(SCENARIO)
+
+load-web: setup ## the same until Ctrl-C, with locust's page to look at
+	@$(BIN)/python -m benchmarks.load --scenario $(SCENARIO) --web
+
+ghz: setup ## load one worker with ghz, where that is installed, as benchmarks/ghz.json says
+	@$(BIN)/python -m benchmarks.ghz
 
 lint: setup ## check style, types, the direction of imports, protos, Lua and Markdown
 	@$(BIN)/ruff check .

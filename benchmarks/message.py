@@ -27,6 +27,8 @@ BATCH = 64
 
 # The codes of the load test, by what becomes of them.
 FLASH, GOOD, PAUSED, UNKNOWN = "FLASH-SALE", "GOOD", "PAUSED", "UNKNOWN"
+# The campaign that operators of the load test pause and resume.
+OPERATED = "operated"
 
 # Five conditions that all hold, and limits that are all counted and never reached.
 LIMITS = Limits(total=10**9, per_customer=1)

@@ -34,9 +34,9 @@ def stop_on_signals() -> None:
 
 
 @contextlib.contextmanager
-def _child(*words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+def child(*words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
     """Runs a module of the benchmarks; it ends when the context is left, or with this process."""
-    child = subprocess.Popen(
+    process = subprocess.Popen(
         launched([sys.executable, "-m", *words]),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -46,14 +46,14 @@ def _child(*words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
         start_new_session=True,  # Ctrl-C reaches only this process, which then stops everything in order
     )
     try:
-        yield child
+        yield process
     finally:
-        child.terminate()
+        process.terminate()
         try:
-            child.communicate(timeout=STOP_WAIT_S)
+            process.communicate(timeout=STOP_WAIT_S)
         except subprocess.TimeoutExpired:
-            child.kill()
-            child.communicate()
+            process.kill()
+            process.communicate()
 
 
 @contextlib.contextmanager
@@ -61,7 +61,7 @@ def yardstick(*words: str, **environment: str) -> Iterator[int]:
     """The port of a server that a module of the benchmarks runs, given the port and what else it is told."""
     port = free_port()
     module, *others = words
-    with _child(module, str(port), *others, **environment):
+    with child(module, str(port), *others, **environment):
         with grpc.insecure_channel(f"{HOST}:{port}") as channel:
             grpc.channel_ready_future(channel).result(timeout=START_WAIT_S)
         yield port
@@ -70,14 +70,14 @@ def yardstick(*words: str, **environment: str) -> Iterator[int]:
 @contextlib.contextmanager
 def load_generator(*, may_fail: bool = False) -> Iterator[Callable[[Order], Round]]:
     """What to call for each round. Raises Unavailable when a call of it failed, unless that is expected."""
-    with _child("benchmarks.generator") as child:
+    with child("benchmarks.generator") as process:
 
         def run(order: Order) -> Round:
-            assert child.stdin is not None
-            assert child.stdout is not None
-            child.stdin.write(json.dumps(asdict(order)) + "\n")
-            child.stdin.flush()
-            line = child.stdout.readline()
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(json.dumps(asdict(order)) + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
             if not line:
                 raise Unavailable("the load generator has ended by itself")
             result = Round(**json.loads(line))

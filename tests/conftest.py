@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -15,6 +16,9 @@ from tests.valkeys import clients, new_valkey
 from vouchsafe.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
 from vouchsafe.ledger.migrate import migrate
 from vouchsafe.settings import Settings
+
+# A machine that runs tests two at a time is slow, but its servers are not overloaded: tests that want that, say so.
+os.environ.setdefault("VOUCHSAFE_MAX_WAIT_MS", "10000")
 
 pytest_plugins = ["tests.service", "tests.guarded", "tests.gate.moved_clock"]
 # What they assert is said as fully as what a test asserts.

@@ -42,7 +42,14 @@ class Settings(BaseSettings):
         10_000,
         ge=1,
         le=1_000_000,
-        description="Items that may wait for the gate in a worker; more are RESOURCE_EXHAUSTED.",
+        description="Requests to redeem that may be under way in a worker; more are RESOURCE_EXHAUSTED. The worker "
+        "lowers this by itself while they take longer than max_wait_ms.",
+    )
+    max_wait_ms: int = Field(
+        250,
+        ge=10,
+        le=60_000,
+        description="How long a call may wait for a worker before it begins to refuse calls (docs/overload.md).",
     )
     max_watchers: int = Field(
         1_000,

@@ -48,9 +48,26 @@ AUDIT_LAST_SUCCESS = Gauge(
 FAILED_CODES = Counter("vouchsafe_failed_codes", "Codes that were refused as a guess would be.")
 FAILED_CREDENTIALS = Counter("vouchsafe_failed_credentials", "Calls without credentials, or with wrong ones.")
 THROTTLED = Counter("vouchsafe_throttled", "Calls refused because of failures before, by what counts.", ["by"])
+ADMITTED = Counter("vouchsafe_admitted", "Requests to validate, redeem or reserve that were taken on.")
+OVERLOADED = Counter("vouchsafe_overloaded", "Those that were refused because there is too much to do.")
+ADMISSION_LIMIT = Gauge(
+    "vouchsafe_admission_limit",
+    "How many may be under way in the worker that takes fewest.",
+    multiprocess_mode="livemin",
+)
+ADMISSION_WAIT = Gauge(
+    "vouchsafe_admission_wait_seconds", "How long a call waits for the slowest worker.", multiprocess_mode="livemax"
+)
 
-
-OF_WORKERS = {"vouchsafe_failed_codes", "vouchsafe_failed_credentials", "vouchsafe_throttled"}
+OF_WORKERS = {
+    "vouchsafe_failed_codes",
+    "vouchsafe_failed_credentials",
+    "vouchsafe_throttled",
+    "vouchsafe_admitted",
+    "vouchsafe_overloaded",
+    "vouchsafe_admission_limit",
+    "vouchsafe_admission_wait_seconds",
+}
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import pytest
 
 from vouchsafe.domain.access import ANYBODY, Principal
 from vouchsafe.edge.access import Access
+from vouchsafe.edge.admission import Admission
 from vouchsafe.edge.campaigns import CampaignServicer
 from vouchsafe.edge.interceptors import Guard
 from vouchsafe.service.caller import caller
@@ -39,7 +40,7 @@ class Noting(CampaignServicer):
 
 
 async def test_the_principal_is_at_hand_in_calls_and_streams() -> None:
-    guard, noting = Guard(Access(Settings(auth="off"), Keys("", 1))), Noting()
+    guard, noting = Guard(Access(Settings(auth="off"), Keys("", 1)), Admission(1, 1)), Noting()
     guard.open()
     server = grpc.aio.server(interceptors=(guard,))
     add_CampaignServiceServicer_to_server(noting, server)

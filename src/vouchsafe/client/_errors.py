@@ -23,6 +23,8 @@ import grpc
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from grpc_status import rpc_status
 
+DROPPED_RETRY_S = 0.25
+
 
 class ClientError(Exception):
     """Base of all. `code` is the gRPC status, `violations` maps fields to what would be accepted, `request_id` is that
@@ -103,13 +105,14 @@ _BY_REASON: Mapping[str, type[ClientError]] = {"REQUEST_ID_REUSED": RequestIdReu
 
 
 def retry_delay_s(error: grpc.aio.AioRpcError) -> float:
-    """How long the server asks to wait before a repetition; 0 when it does not say."""
+    """How long the server asks to wait before a repetition; 0 when it does not say. One that drops calls has too much
+    to do to say it."""
     status = rpc_status.from_call(error)
     for detail in status.details if status is not None else ():
         retry = RetryInfo()
         if detail.Unpack(retry):
             return float(retry.retry_delay.ToMilliseconds() / 1000)
-    return 0.0
+    return DROPPED_RETRY_S if error.code() is grpc.StatusCode.CANCELLED else 0.0
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError) -> ClientError:

@@ -82,7 +82,11 @@ class Throttled(VouchsafeError):
 
 
 class Overloaded(VouchsafeError):
-    """More is waiting than the server takes on."""
+    """More is waiting than the server takes on. `retry_ms` is when to come back."""
+
+    def __init__(self, message: str, retry_ms: int = 100) -> None:
+        super().__init__(message)
+        self.retry_ms = retry_ms
 
 
 class Unavailable(VouchsafeError):

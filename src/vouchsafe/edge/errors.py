@@ -40,7 +40,7 @@ TABLE: Mapping[type[Exception], WireError] = {
     errors.NotAllowed: WireError(Code.FAILED_PRECONDITION, "NOT_ALLOWED"),
     errors.RequestIdReused: WireError(Code.ALREADY_EXISTS, "REQUEST_ID_REUSED"),
     errors.Throttled: WireError(Code.RESOURCE_EXHAUSTED, "THROTTLED"),
-    errors.Overloaded: WireError(Code.RESOURCE_EXHAUSTED, "OVERLOADED", retry_ms=100),
+    errors.Overloaded: WireError(Code.RESOURCE_EXHAUSTED, "OVERLOADED"),
     errors.Unavailable: WireError(Code.UNAVAILABLE, "STORE_UNAVAILABLE", retry_ms=100),
     errors.OutboxFull: WireError(Code.UNAVAILABLE, "OUTBOX_FULL", retry_ms=1_000),
 }
@@ -75,6 +75,7 @@ def status_of(error: Exception, error_id: str) -> Status:
     retry_ms = wire.retry_ms
     if isinstance(error, errors.Throttled):
         details[0] = ErrorInfo(reason=wire.reason, domain=DOMAIN, metadata={"by": error.by})
+    if isinstance(error, errors.Throttled | errors.Overloaded):
         retry_ms = error.retry_ms
     if retry_ms is not None:
         delay = Duration()

@@ -13,12 +13,14 @@ import protovalidate
 from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
-from vouchsafe.domain.errors import InvalidRequest, Unavailable, Violation
+from vouchsafe.domain.errors import InvalidRequest, Overloaded, Unavailable, Violation
 from vouchsafe.edge.access import Access
+from vouchsafe.edge.admission import Admission
 from vouchsafe.edge.convert_campaigns import definition_violations
 from vouchsafe.edge.errors import status_of, told
 from vouchsafe.edge.masks import complete, mask_violations
 from vouchsafe.edge.paths import field_path
+from vouchsafe.edge.probe import METHOD, Probe
 from vouchsafe.service.caller import caller
 from vouchsafe.v1.buf.validate import validate_pb2
 from vouchsafe.v1.campaign_service_pb2 import CreateCampaignRequest, ScheduleCampaignRequest, UpdateCampaignRequest
@@ -26,6 +28,11 @@ from vouchsafe.v1.redemption_service_pb2 import BatchValidateAndRedeemRequest
 
 # What needs no credentials: whether the server serves, and what it offers.
 PUBLIC = ("/grpc.health.v1.Health/", "/grpc.reflection.v1alpha.ServerReflection/")
+# Calls that are an item each, and refused in overload before their message is looked at. Those that end something that
+# was begun, and operators', are never refused; those of many items are asked about each of them (`edge.redemptions`).
+ADMITTED_ONE_BY_ONE = frozenset(
+    f"/vouchsafe.v1.RedemptionService/{name}" for name in ("Validate", "ValidateAndRedeem", "ReserveRedemption")
+)
 LARGE_MESSAGE_BYTES = 4_096
 LARGE_DEFINITION_BYTES = 16_384
 TOLD_VIOLATIONS = 20
@@ -45,8 +52,10 @@ ADMIT_AGAIN_S = 1.0
 class Guard(grpc.aio.ServerInterceptor):
     """Refuses bad messages before they cost anything, and turns every error into a status with details."""
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Access, admission: Admission, probe: Probe | None = None) -> None:
         self._access = access
+        self._admission = admission
+        self._probe = probe
         self._validator = protovalidate.Validator()
         self._open = False
 
@@ -60,11 +69,24 @@ class Guard(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Wraps the handlers of all methods but those of health and reflection, which pass untouched."""
-        if handler_call_details.method.startswith(PUBLIC):
+        method = handler_call_details.method
+        if method.startswith(PUBLIC):
             return await continuation(handler_call_details)
+        if method == METHOD and self._probe is not None:
+            self._probe.hear(handler_call_details.invocation_metadata)
+            return None
         if not self._open:
             # Of a stream, too: nothing but a status is answered.
             return grpc.unary_unary_rpc_method_handler(_refuse_while_starting)
+        if method in ADMITTED_ONE_BY_ONE:
+            try:
+                entered_s = self._admission.enter(1)
+            except Overloaded as overloaded:
+                return _refusing(overloaded)
+            # Of the task of the whole call, so that it is left however that ends, and if nothing of it was ever run.
+            task = asyncio.current_task()
+            assert task is not None
+            task.add_done_callback(lambda _: self._admission.leave(1, entered_s))
         handler = await continuation(handler_call_details)
         if handler is None:
             return handler
@@ -223,3 +245,16 @@ async def _read_on(pieces: AsyncIterator[bytes], seconds: float) -> None:
 async def _refuse_while_starting(_request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
     starting = Unavailable("the server is starting: it waits for its stores")
     return await context.abort(*rpc_status.to_status(status_of(starting, "")))
+
+
+def _refusing(overloaded: Overloaded) -> grpc.RpcMethodHandler[Any, Any]:
+    """A handler that only refuses. As one of streams it is run without its message, and a status that is set costs less
+    than one that is raised: this is what a worker spends on those whom it cannot serve."""
+    status = rpc_status.to_status(status_of(overloaded, ""))
+
+    async def refuse(_requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        context.set_code(status.code)
+        context.set_details(status.details)
+        context.set_trailing_metadata(status.trailing_metadata)
+
+    return grpc.stream_stream_rpc_method_handler(refuse)

@@ -12,6 +12,7 @@ from vouchsafe.domain.access import Role
 from vouchsafe.domain.errors import InvalidRequest, PermissionDenied
 from vouchsafe.edge import convert
 from vouchsafe.edge.access import require
+from vouchsafe.edge.admission import Admission
 from vouchsafe.edge.errors import told
 from vouchsafe.edge.many import Streams, answer_batch
 from vouchsafe.edge.peers import address_of
@@ -35,9 +36,11 @@ class RedemptionServicer(RedemptionServiceServicer):
     use_case: Redeem  # set before the first call is let through
     guessing: Guessing
 
-    def __init__(self, check: Callable[[Message, int], None], streams: Streams) -> None:
-        """`check` raises InvalidRequest when one of many requests, with its size in bytes, breaks its rules."""
+    def __init__(self, check: Callable[[Message, int], None], admission: Admission, streams: Streams) -> None:
+        """`check` raises InvalidRequest when one of many requests, with its size in bytes, breaks its rules;
+        `admission` says whether it is taken on."""
         self._check = check
+        self._admission = admission
         self._streams = streams
 
     async def Validate(self, request: pb.ValidateRequest, context: Context) -> pb.ValidateResponse:
@@ -95,8 +98,12 @@ class RedemptionServicer(RedemptionServiceServicer):
         """What a call of its own would have come to."""
         result = pb.RedemptionResult(request_id=request.request_id[:TOLD_REQUEST_ID_CHARACTERS])
         try:
-            self._check(request, request.ByteSize())
-            convert.fill_answer(result.response, await self._redeem(request, context))
+            entered_s = self._admission.enter(1)
+            try:
+                self._check(request, request.ByteSize())
+                convert.fill_answer(result.response, await self._redeem(request, context))
+            finally:
+                self._admission.leave(1, entered_s)
         except Exception as error:  # noqa: BLE001  # whatever it is, it belongs to this request
             result.error.CopyFrom(told(error, "ValidateAndRedeem"))
         return result

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 import grpc
@@ -10,12 +12,14 @@ from grpc_health.v1.health import SERVICE_NAME, aio
 from grpc_reflection.v1alpha import reflection
 
 from vouchsafe.edge.access import SERVICES, Access
+from vouchsafe.edge.admission import Admission
 from vouchsafe.edge.audits import AuditServicer
 from vouchsafe.edge.campaigns import CampaignServicer
 from vouchsafe.edge.certificates import server_credentials
 from vouchsafe.edge.codes import CodeServicer
 from vouchsafe.edge.interceptors import Guard
 from vouchsafe.edge.many import Streams
+from vouchsafe.edge.probe import Probe
 from vouchsafe.edge.redemptions import RedemptionServicer
 from vouchsafe.service.campaigns import Campaigns
 from vouchsafe.service.codes import Codes
@@ -40,6 +44,9 @@ COMPLETENESS = "completeness"
 NAMES = tuple(service.full_name for service in SERVICES)
 READINESS = ("readiness", "", *NAMES)
 
+# What begins something new.
+BEGINNING = ("Validate", "ValidateAndRedeem", "StreamValidateAndRedeem", "BatchValidateAndRedeem", "ReserveRedemption")
+
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -52,17 +59,22 @@ class Server:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         self._address = f"{host}:{settings.port}"
         self._credentials = server_credentials(settings)
-        self._guard = Guard(Access(settings, keys))
+        admission = Admission(settings.max_waiting, settings.max_wait_ms)
+        self._probe = Probe(admission)
+        self._guard = Guard(Access(settings, keys), admission, self._probe)
         self._health = aio.HealthServicer()
         self._server = grpc.aio.server(
             interceptors=(self._guard,),
             options=(
                 ("grpc.so_reuseport", 1),
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
-                # Calls that Python has not taken over yet. By default gRPC drops some of them, with a bare CANCELLED,
-                # from 1,000 on: a burst of shoppers is more than that, and it is ours to refuse with a reason.
-                ("grpc.server.max_pending_requests", settings.max_waiting),
-                ("grpc.server.max_pending_requests_hard_limit", 2 * settings.max_waiting),
+                # Calls that Python has not taken over yet, in each of gRPC's queues. From the first bound on gRPC drops
+                # some of them, from the second on all, with a bare CANCELLED: it does so for a quarter of what a
+                # refusal costs in Python. A worker takes about one over in a millisecond.
+                ("grpc.server.max_pending_requests", settings.max_wait_ms),
+                ("grpc.server.max_pending_requests_hard_limit", 2 * settings.max_wait_ms),
+                # A slower one drops by time: whole seconds is all that gRPC knows.
+                ("grpc.server_max_unrequested_time_in_server", max(1, 4 * settings.max_wait_ms // 1_000)),
                 # Clients may ping to keep a quiet connection open through proxies.
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
@@ -70,12 +82,14 @@ class Server:
                 ("grpc.keepalive_time_ms", 60_000),
             ),
         )
+        self._probing: asyncio.Task[None] | None = None
         self._streams = Streams()
-        self._redemptions = RedemptionServicer(self._guard.check, self._streams)
+        self._redemptions = RedemptionServicer(self._guard.check, admission, self._streams)
         self._campaigns = CampaignServicer()
         self._codes = CodeServicer()
         self._audits = AuditServicer()
-        add_RedemptionServiceServicer_to_server(self._redemptions, self._server)
+        queues: Any = _Queues(self._server)  # all that what is generated asks of a server
+        add_RedemptionServiceServicer_to_server(self._redemptions, queues)
         add_CampaignServiceServicer_to_server(self._campaigns, self._server)
         add_CodeServiceServicer_to_server(self._codes, self._server)
         add_AuditServiceServicer_to_server(self._audits, self._server)
@@ -90,7 +104,9 @@ class Server:
             self._server.add_secure_port(self._address, self._credentials)
         await self._health.set(LIVENESS, SERVING)
         await self.set_ready(False, complete=False)
+        self._server.add_insecure_port(self._probe.open())
         await self._server.start()
+        self._probing = asyncio.create_task(self._probe.run(), name="probe")
 
     def open(
         self,
@@ -124,7 +140,28 @@ class Server:
         """Takes no new calls, lets those under way finish for at most `grace_ms`, then ends them."""
         await self._health.enter_graceful_shutdown()
         self._streams.close()
+        if self._probing is not None:
+            self._probing.cancel()
+            await asyncio.gather(self._probing, return_exceptions=True)
         await self._server.stop(grace_ms / 1000)
+
+
+class _Queues:
+    """gRPC keeps calls that Python has not taken over yet in a queue for each registered method, and in one for all
+    others; Python takes from all of them in turn. What begins something new shares one, and has no part in the others:
+    however many shoppers come, operators and who confirms or rolls back are next."""
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self._server = server
+
+    def add_generic_rpc_handlers(self, handlers: Any) -> None:
+        """All methods."""
+        self._server.add_generic_rpc_handlers(handlers)
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        """Those that get a queue of their own."""
+        own = {name: handler for name, handler in handlers.items() if name not in BEGINNING}
+        self._server.add_registered_method_handlers(service, own)
 
 
 def _status(serves: bool) -> Any:

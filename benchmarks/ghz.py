@@ -1,0 +1,56 @@
+"""`make ghz`: one worker under ghz, a generator that shares no code with ours, as `benchmarks/ghz.json` says.
+
+Fails when ghz does, when the audit finds something, and when ghz is not installed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.audits import audited
+from benchmarks.bench import prepare
+from benchmarks.processes import stop_on_signals
+from vouchsafe.domain.errors import VouchsafeError
+from vouchsafe.local import LocalService
+
+CONFIG = Path(__file__).with_name("ghz.json")
+NOT_THERE = (
+    "ghz: there is no ghz on the path; install it from https://ghz.sh, or with "
+    "`go install github.com/bojand/ghz/cmd/ghz@v0.121.0`; `make load` and `make bench` need nothing else"
+)
+
+
+def main() -> None:
+    """Starts everything, runs ghz, counts, stops everything."""
+    ghz = shutil.which("ghz")
+    if ghz is None:
+        sys.exit(NOT_THERE)
+    stop_on_signals()
+    try:
+        with tempfile.TemporaryDirectory(prefix="vouchsafe-ghz-") as directory:
+            # In a file: what stands in a command, everybody on the machine can read.
+            metadata = Path(directory) / "metadata.json"
+            with LocalService(Path(directory) / "service", workers=1) as service:
+                metadata.touch(mode=0o600)
+                metadata.write_text(json.dumps({"authorization": f"Bearer {service.api_key}"}))
+                asyncio.run(prepare(service))
+                command = [ghz, "--config", str(CONFIG), "--metadata-file", str(metadata), service.target]
+                status = subprocess.run(command, check=False).returncode
+                agrees = asyncio.run(audited(service))
+    except VouchsafeError as error:
+        sys.exit(f"ghz: {error}")
+    except KeyboardInterrupt:
+        sys.exit("ghz: stopped")
+    if not agrees:
+        sys.exit("ghz: gate and ledger do not agree")
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

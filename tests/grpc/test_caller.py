@@ -12,7 +12,8 @@ from vouchsafe.domain.access import ANYBODY, Principal
 from vouchsafe.edge.access import Access
 from vouchsafe.edge.admission import Admission
 from vouchsafe.edge.campaigns import CampaignServicer
-from vouchsafe.edge.interceptors import Guard
+from vouchsafe.edge.guard import Guard, Guarded
+from vouchsafe.edge.message_rules import MessageRules
 from vouchsafe.service.caller import caller
 from vouchsafe.service.keys import Keys
 from vouchsafe.settings import Settings
@@ -40,10 +41,11 @@ class Noting(CampaignServicer):
 
 
 async def test_the_principal_is_at_hand_in_calls_and_streams() -> None:
-    guard, noting = Guard(Access(Settings(auth="off"), Keys("", 1)), Admission(1, 1)), Noting()
+    guard, noting = Guard(Access(Settings(auth="off"), Keys("", 1)), Admission(1, 1), MessageRules()), Noting()
     guard.open()
-    server = grpc.aio.server(interceptors=(guard,))
-    add_CampaignServiceServicer_to_server(noting, server)
+    server = grpc.aio.server()
+    guarded: Any = Guarded(server, guard)
+    add_CampaignServiceServicer_to_server(noting, guarded)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:

@@ -22,7 +22,7 @@ from tests.valkeys import client_of
 from tests.ways import WAYS, Answer, Told, Way, a_request, by_batch, by_calls, by_stream, told
 from vouchsafe.client import CampaignDefinition, Client, Combining, Coverage, KillSwitchScope
 from vouchsafe.domain.access import Role
-from vouchsafe.edge.interceptors import TOLD_VIOLATIONS
+from vouchsafe.edge.message_rules import TOLD_VIOLATIONS
 from vouchsafe.gate.keys import Keys, partition_of
 from vouchsafe.v1 import redemption_service_pb2 as pb
 from vouchsafe.v1.redemption_service_pb2_grpc import RedemptionServiceStub

@@ -327,7 +327,13 @@ def test_a_certificate_with_the_key_of_another_is_refused(tmp_path: Path) -> Non
 
 
 class Nobody:
-    """A connection without a certificate."""
+    """A connection without a certificate, over which so much is sent."""
+
+    def __init__(self, *sent: str | bytes) -> None:
+        self._sent = sent
+
+    def invocation_metadata(self) -> list[tuple[str, str | bytes]]:
+        return [("authorization", value) for value in self._sent]
 
     def auth_context(self) -> dict[str, Any]:
         return {}
@@ -337,7 +343,7 @@ class Nobody:
 
 
 def admit(access: Access, *sent: str | bytes, method: str = REDEEM) -> Principal:
-    return access.admit(method, [("authorization", value) for value in sent], Nobody())  # type: ignore[arg-type]
+    return access.admit(method, Nobody(*sent))  # type: ignore[arg-type]
 
 
 def test_what_is_sent_has_to_be_one_bearer(file: Path) -> None:

@@ -77,11 +77,11 @@ class Access:
                 "credentials arrive unencrypted; set VOUCHSAFE_TLS_CERT_FILE, or let something encrypt in front"
             )
 
-    def admit(self, method: str, metadata: Iterable[tuple[str, Any]], context: ServicerContext[Any, Any]) -> Principal:
+    def admit(self, method: str, context: ServicerContext[Any, Any]) -> Principal:
         """Who calls. Raises Unauthenticated, PermissionDenied, Throttled when credentials from one address were wrong
         too often, and Unavailable while the keys could not be read yet."""
         try:
-            principal = ANYBODY if self._is_off else self._principal(metadata, context)
+            principal = ANYBODY if self._is_off else self._principal(context)
         except Unauthenticated:
             self._strangers.note(context.peer())
             raise
@@ -92,8 +92,8 @@ class Access:
             )
         return principal
 
-    def _principal(self, metadata: Iterable[tuple[str, Any]], context: ServicerContext[Any, Any]) -> Principal:
-        sent = [value for name, value in metadata if name == "authorization"]
+    def _principal(self, context: ServicerContext[Any, Any]) -> Principal:
+        sent = [value for name, value in context.invocation_metadata() or () if name == "authorization"]
         if not sent:
             # What is sent counts before the certificate: a gateway may have one, and its callers keys.
             found = self._certificates.principal_of(context.auth_context()) if self._certificates else None

@@ -27,7 +27,7 @@ DEFAULT_PAGE_SIZE = 50
 
 
 class CampaignServicer(CampaignServiceServicer):
-    """Messages arrive validated, and errors leave through the interceptor (`edge.interceptors`)."""
+    """Messages arrive validated, and errors leave through the guard (`edge.guard`)."""
 
     # Set before the first call is let through.
     use_case: Campaigns

@@ -12,8 +12,6 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable
-from typing import Any
 
 import grpc
 
@@ -27,7 +25,7 @@ PATIENCE_S = 5.0
 DROPPED = (grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
-class Probe:
+class Probe(grpc.GenericRpcHandler):
     """Asks again and again, from `run` on, and tells the admission what it has found."""
 
     def __init__(self, admission: Admission) -> None:
@@ -42,10 +40,12 @@ class Probe:
         self._directory = tempfile.mkdtemp(prefix="vouchsafe-probe-")
         return self._address
 
-    def hear(self, metadata: Iterable[tuple[str, Any]]) -> None:
-        """A call of METHOD has arrived. Whoever else makes one has not the token."""
-        if any(name == "token" and value == self._token for name, value in metadata):
-            self._heard_s = time.monotonic()
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> None:
+        """A call has arrived. Whoever else makes one of METHOD has not the token, and nobody answers it."""
+        if handler_call_details.method == METHOD:
+            metadata = handler_call_details.invocation_metadata or ()
+            if any(name == "token" and value == self._token for name, value in metadata):
+                self._heard_s = time.monotonic()
 
     async def run(self) -> None:
         """Until it is cancelled."""

@@ -31,7 +31,7 @@ TOLD_REQUEST_ID_CHARACTERS = 128
 
 
 class RedemptionServicer(RedemptionServiceServicer):
-    """Messages arrive validated, and errors leave through the interceptor (`edge.interceptors`)."""
+    """Messages arrive validated, and errors leave through the guard (`edge.guard`)."""
 
     use_case: Redeem  # set before the first call is let through
     guessing: Guessing

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from typing import Any
 
 import grpc
@@ -17,8 +16,9 @@ from vouchsafe.edge.audits import AuditServicer
 from vouchsafe.edge.campaigns import CampaignServicer
 from vouchsafe.edge.certificates import server_credentials
 from vouchsafe.edge.codes import CodeServicer
-from vouchsafe.edge.interceptors import Guard
+from vouchsafe.edge.guard import Guard, Guarded
 from vouchsafe.edge.many import Streams
+from vouchsafe.edge.message_rules import MessageRules
 from vouchsafe.edge.probe import Probe
 from vouchsafe.edge.redemptions import RedemptionServicer
 from vouchsafe.service.campaigns import Campaigns
@@ -44,9 +44,6 @@ COMPLETENESS = "completeness"
 NAMES = tuple(service.full_name for service in SERVICES)
 READINESS = ("readiness", "", *NAMES)
 
-# What begins something new.
-BEGINNING = ("Validate", "ValidateAndRedeem", "StreamValidateAndRedeem", "BatchValidateAndRedeem", "ReserveRedemption")
-
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -61,10 +58,10 @@ class Server:
         self._credentials = server_credentials(settings)
         admission = Admission(settings.max_waiting, settings.max_wait_ms)
         self._probe = Probe(admission)
-        self._guard = Guard(Access(settings, keys), admission, self._probe)
+        rules = MessageRules()
+        self._guard = Guard(Access(settings, keys), admission, rules)
         self._health = aio.HealthServicer()
         self._server = grpc.aio.server(
-            interceptors=(self._guard,),
             options=(
                 ("grpc.so_reuseport", 1),
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
@@ -84,15 +81,16 @@ class Server:
         )
         self._probing: asyncio.Task[None] | None = None
         self._streams = Streams()
-        self._redemptions = RedemptionServicer(self._guard.check, admission, self._streams)
+        self._redemptions = RedemptionServicer(rules.check, admission, self._streams)
         self._campaigns = CampaignServicer()
         self._codes = CodeServicer()
         self._audits = AuditServicer()
-        queues: Any = _Queues(self._server)  # all that what is generated asks of a server
-        add_RedemptionServiceServicer_to_server(self._redemptions, queues)
-        add_CampaignServiceServicer_to_server(self._campaigns, self._server)
-        add_CodeServiceServicer_to_server(self._codes, self._server)
-        add_AuditServiceServicer_to_server(self._audits, self._server)
+        guarded: Any = Guarded(self._server, self._guard)
+        add_RedemptionServiceServicer_to_server(self._redemptions, guarded)
+        add_CampaignServiceServicer_to_server(self._campaigns, guarded)
+        add_CodeServiceServicer_to_server(self._codes, guarded)
+        add_AuditServiceServicer_to_server(self._audits, guarded)
+        self._server.add_generic_rpc_handlers((self._probe,))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((*NAMES, SERVICE_NAME, reflection.SERVICE_NAME), self._server)
 
@@ -144,24 +142,6 @@ class Server:
             self._probing.cancel()
             await asyncio.gather(self._probing, return_exceptions=True)
         await self._server.stop(grace_ms / 1000)
-
-
-class _Queues:
-    """gRPC keeps calls that Python has not taken over yet in a queue for each registered method, and in one for all
-    others; Python takes from all of them in turn. What begins something new shares one, and has no part in the others:
-    however many shoppers come, operators and who confirms or rolls back are next."""
-
-    def __init__(self, server: grpc.aio.Server) -> None:
-        self._server = server
-
-    def add_generic_rpc_handlers(self, handlers: Any) -> None:
-        """All methods."""
-        self._server.add_generic_rpc_handlers(handlers)
-
-    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
-        """Those that get a queue of their own."""
-        own = {name: handler for name, handler in handlers.items() if name not in BEGINNING}
-        self._server.add_registered_method_handlers(service, own)
 
 
 def _status(serves: bool) -> Any:

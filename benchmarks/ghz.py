@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.audits import audited
 from benchmarks.bench import prepare
-from benchmarks.processes import stop_on_signals
+from benchmarks.processes import ROOT, stop_on_signals
 from vouchsafe.domain.errors import VouchsafeError
 from vouchsafe.local import LocalService
 
@@ -41,7 +41,7 @@ def main() -> None:
                 metadata.write_text(json.dumps({"authorization": f"Bearer {service.api_key}"}))
                 asyncio.run(prepare(service))
                 command = [ghz, "--config", str(CONFIG), "--metadata-file", str(metadata), service.target]
-                status = subprocess.run(command, check=False).returncode
+                status = subprocess.run(command, check=False, cwd=ROOT).returncode
                 agrees = asyncio.run(audited(service))
     except VouchsafeError as error:
         sys.exit(f"ghz: {error}")

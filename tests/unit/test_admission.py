@@ -117,7 +117,7 @@ def test_who_is_refused_is_told_to_come_back_after_twice_the_wait(clock: Clock) 
 def test_the_more_are_dropped_the_fewer_are_refused(clock: Clock) -> None:
     admission = Admission(10, MAX_WAIT_MS, clock)
     admission.note_wait(None)
-    assert len(refused(admission, 24)) == 8
+    assert len(refused(admission, 24)) == 6
     for _ in range(20):
         admission.note_wait(None)
     assert len(refused(admission, 24)) == 3

@@ -21,7 +21,8 @@ import structlog
 
 from vouchsafe.domain.errors import Overloaded
 
-# Of how many calls one is refused; one more for each probe that is dropped, and one less for so many that arrive.
+# Of how many calls one is refused; twice as many with each probe that is dropped, and one less for so many
+# that arrive.
 FEWEST, MOST = 2, 8
 ARRIVED_PROBES = 4
 LEAST_ITEMS = 128
@@ -92,7 +93,7 @@ class Admission:
         """What a probe has found; None when it was dropped on its way, so that there is no room to wait."""
         if wait_s is None:
             self.wait_s = max(self.wait_s, self._max_wait_s)
-            self._one_of = min(MOST, self._one_of + 1)
+            self._one_of = min(MOST, self._one_of * 2)
             self._begin()
             return
         self.wait_s = wait_s

@@ -67,9 +67,9 @@ class Server:
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 # Calls that Python has not taken over yet, in each of gRPC's queues. From the first bound on gRPC drops
                 # some of them, from the second on all, with a bare CANCELLED: it does so for a quarter of what a
-                # refusal costs in Python. A worker takes about one over in a millisecond.
-                ("grpc.server.max_pending_requests", settings.max_wait_ms),
-                ("grpc.server.max_pending_requests_hard_limit", 2 * settings.max_wait_ms),
+                # refusal costs in Python. A worker takes a few over in a millisecond.
+                ("grpc.server.max_pending_requests", 4 * settings.max_wait_ms),
+                ("grpc.server.max_pending_requests_hard_limit", 8 * settings.max_wait_ms),
                 # A slower one drops by time: whole seconds is all that gRPC knows.
                 ("grpc.server_max_unrequested_time_in_server", max(1, 4 * settings.max_wait_ms // 1_000)),
                 # Clients may ping to keep a quiet connection open through proxies.

@@ -14,10 +14,9 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.audits import audited
-from benchmarks.bench import prepare
 from benchmarks.processes import ROOT, stop_on_signals
+from benchmarks.service import Service
 from vouchsafe.domain.errors import VouchsafeError
-from vouchsafe.local import LocalService
 
 CONFIG = Path(__file__).with_name("ghz.json")
 NOT_THERE = (
@@ -36,10 +35,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="vouchsafe-ghz-") as directory:
             # In a file: what stands in a command, everybody on the machine can read.
             metadata = Path(directory) / "metadata.json"
-            with LocalService(Path(directory) / "service", workers=1) as service:
+            with Service(Path(directory) / "service", workers=1) as service:
                 metadata.touch(mode=0o600)
                 metadata.write_text(json.dumps({"authorization": f"Bearer {service.api_key}"}))
-                asyncio.run(prepare(service))
+                service.create_campaign()
                 command = [ghz, "--config", str(CONFIG), "--metadata-file", str(metadata), service.target]
                 status = subprocess.run(command, check=False, cwd=ROOT).returncode
                 agrees = asyncio.run(audited(service))

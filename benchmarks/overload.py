@@ -265,8 +265,8 @@ def show(report: Report, console: Console) -> None:
     )
     if report.is_late:
         console.print(
-            "The shoppers had too little CPU to keep their own pace: the times are theirs as well as the worker's. Take "
-            "them again where shoppers have cores of their own."
+            "The shoppers had too little CPU to keep their own pace, so the times are theirs as well as the worker's. "
+            "Take them again where shoppers have cores of their own."
         )
 
 

@@ -125,7 +125,7 @@ class Bench:
 def main() -> None:
     """Measures, prints, and writes the results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="less than a minute instead of three, and less steady")
+    parser.add_argument("--quick", action="store_true", help="less than a minute instead of four, and less steady")
     parser.add_argument("--publish", action="store_true", help="put table and chart into docs/performance.md as well")
     options = parser.parse_args()
 

@@ -5,9 +5,9 @@ campaign, then an insert; a batch is one transaction with the same pair for each
 what somebody who knows PostgreSQL makes of that: one statement for a call, and one for a batch. It answers unary calls
 and batches until SIGTERM; POSTGRES_URL says where it keeps them.
 
-Schema, answers and what is kept are the same, statements are prepared once and connections kept. Both do less than
-vouchsafe: the campaign has a cap, a use for each customer and a percentage, but no conditions, states or events, and
-nobody checks requests.
+Schema, answers and what is kept are the same, statements are prepared once (asyncpg keeps them) and connections kept,
+in a pool as it comes. Both do less than vouchsafe: the campaign has a cap, a use for each customer and a percentage,
+but no conditions, states or events, and nobody checks requests.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from vouchsafe.v1.redemption_service_pb2 import (
 )
 from vouchsafe.v1.refusal_pb2 import Refusal
 
-# All of them wait for the same row: more would not be quicker.
+# About as many as a pool of asyncpg has by itself. All wait for the same row: more are slower, fewer may be quicker.
 CONNECTIONS = 8
 CAMPAIGN = "bench"
 CAP = 10**9
@@ -137,7 +137,7 @@ select request_id from taken
 
 
 class Tuned:
-    """One statement, so one transaction and one way to PostgreSQL and back, for a call and for a batch."""
+    """One statement for a call and for a batch, so a transaction that takes one way to PostgreSQL and back."""
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool

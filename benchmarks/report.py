@@ -177,8 +177,8 @@ def table(results: Results) -> Table:
 
 
 def remarks(results: Results, *, load_before: float, disk_sync_ms: float) -> list[str]:
-    """What a reader has to know before believing the table, and which targets are reached. `disk_sync_ms` is how long one
-    fsync takes."""
+    """What a reader has to know before believing the table, and which targets are reached. `disk_sync_ms` is for one
+    fsync."""
     busy = {(NAMES[way], name): generator_busy(results, way, name) for way, name in results.peak}
     found = [
         "The generator took of a core: "
@@ -191,8 +191,8 @@ def remarks(results: Results, *, load_before: float, disk_sync_ms: float) -> lis
             "share of its items/s is flattering there. The ratios of CPU are not touched by this."
         )
     found.append(
-        f"An fsync of 4 KiB took {disk_sync_ms:.2f} ms before the start. No answer of vouchsafe or of either PostgreSQL "
-        "comes before one: calls of vouchsafe share it, those for one row of PostgreSQL wait for it in turn."
+        f"An fsync of 4 KiB took {disk_sync_ms:.2f} ms before the start. No answer of vouchsafe or of either PostgreSQL"
+        " comes before one: calls of vouchsafe share it, those for one row of PostgreSQL wait for it in turn."
     )
     if load_before > QUIET_LOAD:
         found.append(f"Others were at work here: the load average was {load_before:.1f} before the start.")

@@ -44,7 +44,7 @@ def echo(response_bytes: Mapping[Way, int]) -> Iterator[Side]:
 
 @contextlib.contextmanager
 def postgres_only(directory: Path, rival: str) -> Iterator[Side]:
-    """A server that is one of RIVALS, "plain" or "tuned", on a PostgreSQL of its own, which runs as the service's does."""
+    """A server of one kind, "plain" or "tuned", on a PostgreSQL of its own that runs as the service's does."""
     with (
         EmbeddedPostgres(directory / f"postgres-{rival}", free_port()) as postgres,
         yardstick("benchmarks.postgres_only", rival, POSTGRES_URL=postgres.url) as port,

@@ -44,7 +44,7 @@ torture: setup ## break everything by chance for 5 minutes (MINUTES=), and hold 
 	@$(BIN)/python -m tests.torture --minutes $(MINUTES) --contract $(CONTRACT) $(if $(SEED),--seed $(SEED)) $(if $(CLUSTER),--cluster)
 
 # Figures beside yardsticks; docs/performance.md says how to read them.
-bench: setup ## compare with an empty gRPC server, the bare function and PostgreSQL alone, in 3 minutes (QUICK=1: in one)
+bench: setup ## compare with an empty gRPC server, the bare function and PostgreSQL alone, in 4 minutes (QUICK=1: in one)
 	@$(BIN)/python -m benchmarks.bench $(if $(QUICK),--quick)
 
 # SCENARIO= is sale, flash, steady, storm (too many, who come back) or operators (beside steady trade).

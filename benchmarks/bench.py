@@ -1,5 +1,5 @@
 """`make bench`: the service beside an empty gRPC server, beside the bare function of its gate, and beside what one
-would build with PostgreSQL only.
+would build with PostgreSQL only, plainly and well tuned.
 
 Everything runs on this machine, so a number alone says more about the machine than about the service: what counts is
 each number's ratio to its yardstick, measured in turn in the same minutes.
@@ -25,7 +25,7 @@ from benchmarks.generator import Order, Round, percentile
 from benchmarks.message import Way
 from benchmarks.pages import publish, table_of
 from benchmarks.processes import ROOT, disk_sync_ms, load_generator, stop_on_signals
-from benchmarks.report import ECHO, OPEN_LOOP_SHARE, OURS, PLAIN, Key, Peak, Results
+from benchmarks.report import ECHO, OPEN_LOOP_SHARE, OURS, PLAIN, TUNED, Key, Peak, Results
 from benchmarks.service import CODE, Service
 from benchmarks.sides import Side, echo, postgres_only
 from vouchsafe.domain.errors import VouchsafeError
@@ -36,11 +36,13 @@ TURNS: tuple[Key, ...] = (
     ("unary", OURS),
     ("unary", ECHO),
     ("unary", PLAIN),
+    ("unary", TUNED),
     ("stream", OURS),
     ("stream", ECHO),
     ("batch", OURS),
     ("batch", ECHO),
     ("batch", PLAIN),
+    ("batch", TUNED),
 )
 # Calls under way: as many as lead to the highest rates, and no more.
 AT_ONCE: dict[Way, int] = {"unary": 64, "stream": 256, "batch": 8}
@@ -123,7 +125,7 @@ class Bench:
 def main() -> None:
     """Measures, prints, and writes the results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="less than a minute instead of three, and less steady")
+    parser.add_argument("--quick", action="store_true", help="less than a minute instead of four, and less steady")
     parser.add_argument("--publish", action="store_true", help="put table and chart into docs/performance.md as well")
     options = parser.parse_args()
 
@@ -152,7 +154,7 @@ def main() -> None:
     chart = bench_chart(results)
     report.RESULTS.with_suffix(".svg").write_text(chart)
     console.print(report.table(results))
-    for remark in report.remarks(results, load_before):
+    for remark in report.remarks(results, load_before=load_before, disk_sync_ms=sync_ms):
         console.print(remark)
     if options.publish:
         publish("bench", table_of(report.COLUMNS, report.rows(results), texts=2), CHART, chart)
@@ -170,10 +172,12 @@ def _measure(plan: Plan, say: Callable[[str], None]) -> tuple[float, Results]:
             service.create_campaign()
             with (
                 echo(service.response_bytes()) as empty,
-                postgres_only(directory) as plain,
+                postgres_only(directory, "plain") as plain,
+                postgres_only(directory, "tuned") as tuned,
                 load_generator() as generate,
             ):
-                return sync_ms, Bench(service, {ECHO: empty, PLAIN: plain}, generate).run(plan, say)
+                yardsticks = {ECHO: empty, PLAIN: plain, TUNED: tuned}
+                return sync_ms, Bench(service, yardsticks, generate).run(plan, say)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is measured: a server, with the processes that it pays with; and the two yardsticks that are servers."""
+"""What is measured: a server, with the processes that it pays with; and the yardsticks that are servers."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def echo(response_bytes: Mapping[Way, int]) -> Iterator[Side]:
 
 
 @contextlib.contextmanager
-def postgres_only(directory: Path) -> Iterator[Side]:
-    """A server on a PostgreSQL of its own, which runs as the service's does."""
+def postgres_only(directory: Path, rival: str) -> Iterator[Side]:
+    """A server of one kind, "plain" or "tuned", on a PostgreSQL of its own that runs as the service's does."""
     with (
-        EmbeddedPostgres(directory / "postgres-only", free_port()) as postgres,
-        yardstick("benchmarks.postgres_only", POSTGRES_URL=postgres.url) as port,
+        EmbeddedPostgres(directory / f"postgres-{rival}", free_port()) as postgres,
+        yardstick("benchmarks.postgres_only", rival, POSTGRES_URL=postgres.url) as port,
     ):
         yield Side(
             target=f"{HOST}:{port}",
@@ -59,8 +59,8 @@ def postgres_only(directory: Path) -> Iterator[Side]:
 async def _used(url: str) -> int:
     connection = await asyncpg.connect(url)
     try:
-        used = await connection.fetchval("select used from plain.campaigns")
-        rows = await connection.fetchval("select count(*) from plain.redemptions")
+        used = await connection.fetchval("select used from yardstick.campaigns")
+        rows = await connection.fetchval("select count(*) from yardstick.redemptions")
     finally:
         await connection.close()
     if used != rows:

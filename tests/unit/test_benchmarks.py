@@ -15,7 +15,7 @@ from benchmarks.function import FunctionRound
 from benchmarks.generator import Round, closed_loop, open_loop, percentile
 from benchmarks.message import BATCH, RUN, Requests, redeem_request
 from benchmarks.pages import PAGE, replaced, table_of
-from benchmarks.report import ECHO, OURS, PLAIN, Peak, Results, figures, medians, rows, table
+from benchmarks.report import ECHO, OURS, PLAIN, TUNED, Peak, Results, figures, medians, remarks, rows, table
 from benchmarks.soak import growth
 from benchmarks.targets import TARGETS, judged
 from vouchsafe.v1.redemption_service_pb2 import (
@@ -98,7 +98,10 @@ def test_figures_are_ratios_of_rounds_that_ran_beside_each_other() -> None:
     assert found["unary.cpu_vs_echo"] == [2, 2]
     assert found["batch64.vs_valkey_limit"] == pytest.approx([0.16, 0.16])
     assert found["batch64.valkey_cpu_us"] == [20, 20]
+    assert found["vs_postgres_only.unary"] == pytest.approx([2, 4])
     assert found["vs_postgres_only.batch64"] == pytest.approx([4, 4])
+    assert found["vs_postgres_tuned.unary"] == pytest.approx([1.25, 2.5])
+    assert found["vs_postgres_tuned.batch64"] == pytest.approx([1.25, 1.25])
     assert found["persist_lag_p99_ms"] == [150, 150]  # of the way in which it was longest
     assert found["latency_p99_vs_echo"] == [3, 3]
 
@@ -118,7 +121,13 @@ def test_the_table_and_the_chart_have_every_side() -> None:
     results = _results()
     assert [(row[0], row[1]) for row in rows(results)][-1] == (f"batch of {BATCH}", "bare function")
     assert table(results).row_count == len(TURNS) + 1
-    assert bench_chart(results).count("PostgreSQL only") == 4
+    assert bench_chart(results).count(PLAIN) == 4
+    assert bench_chart(results).count(TUNED) == 4
+
+
+def test_a_remark_says_what_no_answer_can_beat() -> None:
+    said = remarks(_results(), load_before=0, disk_sync_ms=0.158)
+    assert any(line.startswith("An fsync of 4 KiB took 0.16 ms before the start.") for line in said)
 
 
 def test_a_page_keeps_what_is_around_its_figures() -> None:
@@ -151,9 +160,9 @@ def _results() -> Results:
     results = Results()
     for way, name in TURNS:
         for number in (1, 2):
-            items = {OURS: 1_000 * number, ECHO: 4_000, PLAIN: 500}[name]
+            items = {OURS: 1_000 * number, ECHO: 4_000, PLAIN: 500, TUNED: 800}[name]
             if way == "batch":
-                items = {OURS: 8_000, ECHO: 200_000, PLAIN: 2_000}[name]
+                items = {OURS: 8_000, ECHO: 200_000, PLAIN: 2_000, TUNED: 6_400}[name]
             done = Round(
                 calls=items // BATCH if way == "batch" else items,
                 items=items,

@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -219,7 +219,7 @@ async def play(house: House, scene: Scene) -> Validation:
     await house.stage.move_to(at_ms)
     plain = await house.redeem.validate(request, explain=True)
     if isinstance(plain.outcome, Offer):
-        plain = replace(plain, outcome=replace(plain.outcome, quote_token=""))
+        plain = msgspec.structs.replace(plain, outcome=msgspec.structs.replace(plain.outcome, quote_token=""))
     assert tried == plain
     return plain
 

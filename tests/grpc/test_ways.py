@@ -327,10 +327,15 @@ async def test_one_that_is_wrong_fails_alone(service: Service) -> None:
 
 
 async def test_a_partition_that_is_closed_is_unavailable_the_same(own_service: Service) -> None:
+    codes: list[str] = []
+
     async def scenario(world: World) -> None:
-        while partition_of(world.name.lower(), own_service.settings.partitions) != 1:
-            world.name = fresh("W").upper()
-        code = await world.code()
+        if not codes:
+            # One for all ways: a worker that nobody asks may see later than the others that the partition is open.
+            while partition_of(world.name.lower(), own_service.settings.partitions) != 1:
+                world.name = fresh("W").upper()
+            codes.append(await world.code())
+        (code,) = codes
         with own_service.frozen("persist"):
             with client_of(own_service.settings.valkey_url, Keys(1).meta) as one:
                 one.delete(Keys(1).meta)

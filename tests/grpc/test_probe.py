@@ -46,6 +46,7 @@ async def probed(*options: tuple[str, int]) -> AsyncIterator[tuple[Admission, An
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+        probe.close()
         await server.stop(0)
 
 

@@ -49,15 +49,16 @@ class Probe(grpc.GenericRpcHandler):
 
     async def run(self) -> None:
         """Until it is cancelled."""
-        try:
-            async with grpc.aio.insecure_channel(self._address, options=(("grpc.enable_retries", 0),)) as channel:
-                knock: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
-                while True:
-                    self._admission.note_wait(await self._wait_s(knock))
-                    self._tell()
-                    await asyncio.sleep(INTERVAL_S)
-        finally:
-            self._forget_directory()
+        async with grpc.aio.insecure_channel(self._address, options=(("grpc.enable_retries", 0),)) as channel:
+            knock: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
+            while True:
+                self._admission.note_wait(await self._wait_s(knock))
+                self._tell()
+                await asyncio.sleep(INTERVAL_S)
+
+    def close(self) -> None:
+        """Leaves nothing on the disk; a connection that there is stays."""
+        shutil.rmtree(self._directory, ignore_errors=True)
 
     async def _wait_s(self, knock: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]) -> float | None:
         """How long it took until the call was heard, None when it was dropped before. Of a probe that is out of order
@@ -68,16 +69,12 @@ class Probe(grpc.GenericRpcHandler):
         except grpc.aio.AioRpcError as error:  # nobody answers it
             if self._heard_s is None:
                 return None if error.code() in DROPPED else 0.0
-        # The connection stays; a worker that is killed leaves nothing on the disk.
-        self._forget_directory()
+        self.close()  # already here: a worker that is killed would not
         return (self._heard_s or sent_s) - sent_s
 
     @property
     def _address(self) -> str:
         return f"unix:{self._directory}/socket"
-
-    def _forget_directory(self) -> None:
-        shutil.rmtree(self._directory, ignore_errors=True)
 
     def _tell(self) -> None:
         """The metrics, here and not with each call, which would be dear."""

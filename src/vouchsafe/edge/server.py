@@ -104,7 +104,6 @@ class Server:
         await self.set_ready(False, complete=False)
         self._server.add_insecure_port(self._probe.open())
         await self._server.start()
-        self._probing = asyncio.create_task(self._probe.run(), name="probe")
 
     def open(
         self,
@@ -127,6 +126,7 @@ class Server:
         self._codes.use_case = codes
         self._audits.use_case = trail
         self._guard.open()
+        self._probing = asyncio.create_task(self._probe.run(), name="probe")
 
     async def set_ready(self, ready: bool, *, complete: bool) -> None:
         """Says over the health service whether redemptions can be decided, and whether they can in every partition."""
@@ -141,6 +141,7 @@ class Server:
         if self._probing is not None:
             self._probing.cancel()
             await asyncio.gather(self._probing, return_exceptions=True)
+        self._probe.close()
         await self._server.stop(grace_ms / 1000)
 
 

@@ -19,6 +19,8 @@ Waiting: TypeAlias = "asyncio.Future[pb.ValidateAndRedeemResponse]"
 
 # What is larger goes alone: one request that is too large for the server would end the stream for all of them.
 LARGE_REQUEST_BYTES = 65_536
+# While a server takes nothing, those who have given up leave what they asked for behind.
+MOST_UNDER_WAY = 10_000
 # Of a longer id not all would come back.
 LONGEST_REQUEST_ID = 128
 
@@ -27,7 +29,8 @@ class SharedStream:
     """The stream of one channel, opened when it is needed, and again after it has ended.
 
     What cannot share goes alone, as a call of its own: a request with an id that is under way, since answers are told
-    apart by their ids; what is larger than any that is right; and all of them at a server that has no streams.
+    apart by their ids; what is larger than any that is right; what comes when very many are under way; and all of them
+    at a server that has no streams.
     """
 
     def __init__(self, channel: grpc.aio.Channel, metadata: Callable[[], Metadata]) -> None:
@@ -57,7 +60,7 @@ class SharedStream:
             stream = self._stream
             if stream is None or stream.has_ended:
                 stream = self._stream = _Stream(self._stub.StreamValidateAndRedeem(metadata=self._metadata()))
-            if request.request_id in stream.under_way:
+            if request.request_id in stream.under_way or len(stream.under_way) >= MOST_UNDER_WAY:
                 break
             try:
                 return await stream.ask(request)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 
 from vouchsafe.domain.errors import Overloaded
@@ -34,7 +31,7 @@ def refused(admission: Admission, calls: int) -> list[int]:
     found = []
     for number in range(calls):
         try:
-            admission.leave(1, admission.enter(1))
+            admission.leave(admission.enter())
         except Overloaded:
             found.append(number)
     return found
@@ -45,45 +42,26 @@ def round_of(admission: Admission, clock: Clock, items: int, took_s: float) -> i
     entered = []
     for _ in range(items):
         try:
-            entered.append(admission.enter(1))
+            entered.append(admission.enter())
         except Overloaded:
             break
     clock.now_s += took_s
     for entered_s in entered:
-        admission.leave(1, entered_s)
+        admission.leave(entered_s)
     return len(entered)
-
-
-@contextmanager
-def taken_on(admission: Admission, items: int) -> Iterator[None]:
-    entered_s = admission.enter(items)
-    yield
-    admission.leave(items, entered_s)
 
 
 def test_no_more_are_under_way_than_may_be(clock: Clock) -> None:
     admission = Admission(10, MAX_WAIT_MS, clock)
-    entered = [admission.enter(1) for _ in range(10)]
+    entered = [admission.enter() for _ in range(10)]
     with pytest.raises(Overloaded, match="10 requests are under way") as caught:
-        admission.enter(1)
+        admission.enter()
     assert caught.value.retry_ms == 250
-    admission.leave(1, entered.pop())
-    entered.append(admission.enter(1))
+    admission.leave(entered.pop())
+    entered.append(admission.enter())
     with pytest.raises(Overloaded):
-        admission.enter(1)
+        admission.enter()
     assert (admission.under_way, admission.admitted, admission.refused) == (10, 11, 2)
-
-
-def test_many_count_as_many_and_are_taken_on_when_nothing_else_is(clock: Clock) -> None:
-    admission = Admission(10, MAX_WAIT_MS, clock)
-    with taken_on(admission, 500), pytest.raises(Overloaded):
-        admission.enter(1)
-    with taken_on(admission, 4):
-        with pytest.raises(Overloaded):
-            admission.enter(7)
-        with taken_on(admission, 6):
-            assert admission.under_way == 10
-    assert admission.under_way == 0
 
 
 def test_a_burst_that_passes_is_no_overload(clock: Clock) -> None:
@@ -110,7 +88,7 @@ def test_who_is_refused_is_told_to_come_back_after_twice_the_wait(clock: Clock) 
         admission.note_wait(wait_s)
         admission.note_wait(wait_s)
         with pytest.raises(Overloaded) as caught:
-            [admission.enter(1) for _ in range(2)]
+            [admission.enter() for _ in range(2)]
         assert caught.value.retry_ms == retry_ms
 
 
@@ -124,21 +102,6 @@ def test_the_more_are_dropped_the_fewer_are_refused(clock: Clock) -> None:
     for _ in range(24):
         admission.note_wait(LONG_S)
     assert len(refused(admission, 24)) == 12
-
-
-def test_who_would_be_gone_before_the_answer_is_not_taken_on_in_overload(clock: Clock) -> None:
-    admission = Admission(1_000, MAX_WAIT_MS, clock)
-    round_of(admission, clock, 10, 0.5)
-    admission.leave(1, admission.enter(1, 0.1))
-    admission.note_wait(TOO_LONG_S)
-    admission.note_wait(TOO_LONG_S)
-    answers = []
-    for _ in range(4):
-        with pytest.raises(Overloaded) as caught:
-            admission.enter(1, 0.1)
-        answers.append("the caller goes before" in str(caught.value))
-    assert answers == [False, True, False, True]
-    assert admission.under_way == 0
 
 
 def test_fewer_are_taken_on_while_they_take_too_long_and_more_when_they_do_not(clock: Clock) -> None:

@@ -50,7 +50,6 @@ class Admission:
         self.admitted = 0
         self.refused = 0
         self.wait_s = 0.0
-        self.took_s = 0.0  # the average of the last window
         self.is_overloaded = False
         self._too_long = 0  # probes in a row
         self._one_of = float(FEWEST)
@@ -61,30 +60,25 @@ class Admission:
         self._window_end = clock_s() + WINDOW_S
         self._warn_at = clock_s()
 
-    def enter(self, items: int, remaining_s: float | None = None) -> float:
-        """Takes on so many items and answers when, for `leave`. Raises Overloaded; nothing is to be left then.
-
-        `remaining_s` is how long the caller waits: who would be gone before the answer is not taken on in overload.
-        """
-        if self.under_way and self.under_way + items > self.limit:
+    def enter(self) -> float:
+        """Takes one on and answers when, for `leave`. Raises Overloaded; nothing is to be left then."""
+        if self.under_way + 1 > self.limit:
             raise self._overloaded(f"{self.under_way} requests are under way already")
         if self.is_overloaded:
             self._turn = (self._turn + 1) % round(self._one_of)
             if self._turn == 1:
                 raise self._overloaded(f"calls have waited {self.wait_s * 1_000:.0f} ms for it")
-            if remaining_s is not None and remaining_s < self.took_s:
-                raise self._overloaded(f"an answer takes {self.took_s * 1_000:.0f} ms, and the caller goes before")
-        self.under_way += items
+        self.under_way += 1
         self._most = max(self._most, self.under_way)
-        self.admitted += items
+        self.admitted += 1
         return self._clock_s()
 
-    def leave(self, items: int, entered_s: float) -> None:
-        """They are answered, or their caller has gone. `entered_s` is what `enter` answered."""
-        self.under_way -= items
+    def leave(self, entered_s: float) -> None:
+        """It is answered, or its caller has gone. `entered_s` is what `enter` answered."""
+        self.under_way -= 1
         now_s = self._clock_s()
-        self._sum_s += (now_s - entered_s) * items
-        self._done += items
+        self._sum_s += now_s - entered_s
+        self._done += 1
         if now_s >= self._window_end:
             self._adapt()
             self._window_end = now_s + WINDOW_S
@@ -112,8 +106,7 @@ class Admission:
             log.warning("more come than can be answered: some are refused", wait_ms=round(self.wait_s * 1_000))
 
     def _adapt(self) -> None:
-        self.took_s = self._sum_s / self._done
-        if self.took_s > self._max_wait_s:
+        if self._sum_s / self._done > self._max_wait_s:
             # From what there was: a limit that was never reached bounds nothing.
             self.limit = max(self._least_items, min(self.limit, self._most) * LESS)
         elif self._most * 2 > self.limit:

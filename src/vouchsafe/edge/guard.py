@@ -72,13 +72,13 @@ class Guard:
         if method not in ADMITTED_ONE_BY_ONE or not self._open:
             return handler
         try:
-            entered_s = self._admission.enter(1)
+            entered_s = self._admission.enter()
         except Overloaded as overloaded:
             return _refusing(overloaded)
         # Of the task of the whole call, so that it is left however that ends, and if nothing of it was ever run.
         task = asyncio.current_task()
         assert task is not None
-        task.add_done_callback(lambda _: self._admission.leave(1, entered_s))
+        task.add_done_callback(lambda _: self._admission.leave(entered_s))
         return handler
 
     def _stream(self, method: str, call: Any, deserialize: Any) -> Any:

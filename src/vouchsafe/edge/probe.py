@@ -18,7 +18,7 @@ import grpc
 from vouchsafe import telemetry
 from vouchsafe.edge.admission import Admission
 
-# Waits where those wait who want to redeem: it is in no queue of its own (`edge.server`), and no method of a service.
+# Waits where those wait who want to redeem: it has no queue of its own (`edge.guard`), and is no method of a service.
 METHOD = "/vouchsafe.Probe/Knock"
 INTERVAL_S = 0.05
 PATIENCE_S = 5.0

@@ -98,12 +98,12 @@ class RedemptionServicer(RedemptionServiceServicer):
         """What a call of its own would have come to."""
         result = pb.RedemptionResult(request_id=request.request_id[:TOLD_REQUEST_ID_CHARACTERS])
         try:
-            entered_s = self._admission.enter(1)
+            entered_s = self._admission.enter()
             try:
                 self._check(request, request.ByteSize())
                 convert.fill_answer(result.response, await self._redeem(request, context))
             finally:
-                self._admission.leave(1, entered_s)
+                self._admission.leave(entered_s)
         except Exception as error:  # noqa: BLE001  # whatever it is, it belongs to this request
             result.error.CopyFrom(told(error, "ValidateAndRedeem"))
         return result

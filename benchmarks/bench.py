@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -24,7 +23,7 @@ from benchmarks.chart import bench_chart
 from benchmarks.generator import Order, Round, percentile
 from benchmarks.message import Way
 from benchmarks.pages import publish, table_of
-from benchmarks.processes import ROOT, disk_sync_ms, load_generator, stop_on_signals
+from benchmarks.processes import ROOT, disk_sync_ms, ended_plainly, load_generator
 from benchmarks.report import ECHO, OPEN_LOOP_SHARE, OURS, PLAIN, TUNED, Key, Peak, Results
 from benchmarks.service import CODE, Service
 from benchmarks.sides import Side, echo, postgres_only
@@ -129,25 +128,19 @@ def main() -> None:
     parser.add_argument("--publish", action="store_true", help="put table and chart into docs/performance.md as well")
     options = parser.parse_args()
 
-    stop_on_signals()
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 144
     started = time.monotonic()
     load_before = psutil.getloadavg()[0]
-    try:
-        with console.status("starting ...") as status:
+    with ended_plainly("bench"), console.status("starting ...") as status:
 
-            def say(text: str) -> None:
-                status.update(text)
-                if not console.is_terminal:
-                    console.print(f"{time.monotonic() - started:5.1f} s  {text}")
+        def say(text: str) -> None:
+            status.update(text)
+            if not console.is_terminal:
+                console.print(f"{time.monotonic() - started:5.1f} s  {text}")
 
-            sync_ms, results = _measure(QUICK if options.quick else USUAL, say)
-    except VouchsafeError as error:
-        sys.exit(f"bench: {error}")
-    except KeyboardInterrupt:
-        sys.exit("bench: stopped")
+        sync_ms, results = _measure(QUICK if options.quick else USUAL, say)
 
     seconds = time.monotonic() - started
     report.write(results, seconds, load_before=load_before, disk_sync_ms=sync_ms)

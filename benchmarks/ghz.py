@@ -14,9 +14,8 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.audits import audited
-from benchmarks.processes import ROOT, stop_on_signals
+from benchmarks.processes import ROOT, ended_plainly
 from benchmarks.service import Service
-from vouchsafe.domain.errors import VouchsafeError
 
 CONFIG = Path(__file__).with_name("ghz.json")
 NOT_THERE = (
@@ -30,22 +29,16 @@ def main() -> None:
     ghz = shutil.which("ghz")
     if ghz is None:
         sys.exit(NOT_THERE)
-    stop_on_signals()
-    try:
-        with tempfile.TemporaryDirectory(prefix="vouchsafe-ghz-") as directory:
-            # In a file: what stands in a command, everybody on the machine can read.
-            metadata = Path(directory) / "metadata.json"
-            with Service(Path(directory) / "service", workers=1) as service:
-                metadata.touch(mode=0o600)
-                metadata.write_text(json.dumps({"authorization": f"Bearer {service.api_key}"}))
-                service.create_campaign()
-                command = [ghz, "--config", str(CONFIG), "--metadata-file", str(metadata), service.target]
-                status = subprocess.run(command, check=False, cwd=ROOT).returncode
-                agrees = asyncio.run(audited(service))
-    except VouchsafeError as error:
-        sys.exit(f"ghz: {error}")
-    except KeyboardInterrupt:
-        sys.exit("ghz: stopped")
+    with ended_plainly("ghz"), tempfile.TemporaryDirectory(prefix="vouchsafe-ghz-") as directory:
+        # In a file: what stands in a command, everybody on the machine can read.
+        metadata = Path(directory) / "metadata.json"
+        with Service(Path(directory) / "service", workers=1) as service:
+            metadata.touch(mode=0o600)
+            metadata.write_text(json.dumps({"authorization": f"Bearer {service.api_key}"}))
+            service.create_campaign()
+            command = [ghz, "--config", str(CONFIG), "--metadata-file", str(metadata), service.target]
+            status = subprocess.run(command, check=False, cwd=ROOT).returncode
+            agrees = asyncio.run(audited(service))
     if not agrees:
         sys.exit("ghz: gate and ledger do not agree")
     sys.exit(status)

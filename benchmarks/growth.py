@@ -27,7 +27,7 @@ from benchmarks.filling import enter_campaigns, enter_codes
 from benchmarks.generator import Order, Round
 from benchmarks.message import DEFINITION, LINES
 from benchmarks.pages import publish, table_of
-from benchmarks.processes import load_generator, stop_on_signals
+from benchmarks.processes import ended_plainly, load_generator
 from benchmarks.service import Service
 from benchmarks.sides import Side
 from vouchsafe.domain.errors import VouchsafeError
@@ -259,20 +259,18 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="few and small, to see whether it runs")
     parser.add_argument("--publish", action="store_true", help="put table and chart into docs/performance.md as well")
     options = parser.parse_args()
-    stop_on_signals()
     console = Console(highlight=False, soft_wrap=True)
     started = time.monotonic()
 
     def say(text: str) -> None:
         console.print(f"{time.monotonic() - started:6.1f} s  {text}")
 
-    try:
-        with tempfile.TemporaryDirectory(prefix="vouchsafe-growth-") as name, load_generator() as generate:
-            found = Growth(QUICK if options.quick else USUAL, Path(name), generate, say).run()
-    except VouchsafeError as error:
-        sys.exit(f"growth: {error}")
-    except KeyboardInterrupt:
-        sys.exit("growth: stopped")
+    with (
+        ended_plainly("growth"),
+        tempfile.TemporaryDirectory(prefix="vouchsafe-growth-") as name,
+        load_generator() as generate,
+    ):
+        found = Growth(QUICK if options.quick else USUAL, Path(name), generate, say).run()
     table = table_of(COLUMNS, rows(found), texts=1)
     console.print(table)
     console.print(f"load average {', '.join(f'{one:.1f}' for one in os.getloadavg())} on {os.cpu_count()} cores")

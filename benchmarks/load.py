@@ -17,9 +17,8 @@ from rich.console import Console
 
 from benchmarks.audits import audited
 from benchmarks.message import FLASH, GOOD, OPERATED, PAUSED
-from benchmarks.processes import ROOT, stop_on_signals
+from benchmarks.processes import ROOT, ended_plainly
 from vouchsafe.client import CampaignDefinition, Effect, Limits, PercentOff
-from vouchsafe.domain.errors import VouchsafeError
 from vouchsafe.embedded import HOST, free_port, launched
 from vouchsafe.local import LocalService
 
@@ -116,24 +115,18 @@ def main() -> None:
     parser.add_argument("--web", action="store_true", help="with locust's page, until Ctrl-C")
     options = parser.parse_args()
     name: str = options.scenario
-    stop_on_signals()
     os.environ["VOUCHSAFE_MAX_WAIT_MS"] = str(SCENARIOS[name].max_wait_ms)
     console = Console(highlight=False, soft_wrap=True)
-    try:
-        with tempfile.TemporaryDirectory(prefix="vouchsafe-load-") as directory:
-            console.print("starting Valkey, PostgreSQL, the persister and a server with one worker ...")
-            with LocalService(Path(directory), workers=1) as service:
-                asyncio.run(prepare(service))
-                if options.web:
-                    status = on_a_page(service, name, console)
-                else:
-                    status = headless(service, name, options.seconds, console)
-                gone = asyncio.run(sold(service))
-                agrees = asyncio.run(audited(service))
-    except VouchsafeError as error:
-        sys.exit(f"load: {error}")
-    except KeyboardInterrupt:
-        sys.exit("load: stopped")
+    with ended_plainly("load"), tempfile.TemporaryDirectory(prefix="vouchsafe-load-") as directory:
+        console.print("starting Valkey, PostgreSQL, the persister and a server with one worker ...")
+        with LocalService(Path(directory), workers=1) as service:
+            asyncio.run(prepare(service))
+            if options.web:
+                status = on_a_page(service, name, console)
+            else:
+                status = headless(service, name, options.seconds, console)
+            gone = asyncio.run(sold(service))
+            agrees = asyncio.run(audited(service))
     console.print(f"flash sale: {gone} of {CAP} vouchers are gone; the report is in {RESULTS.relative_to(ROOT)}")
     if gone > CAP:
         sys.exit("load: the flash sale was oversold")

@@ -28,10 +28,9 @@ from rich.console import Console
 from benchmarks.audits import audited
 from benchmarks.generator import Order as ClosedLoop
 from benchmarks.open_loop import Crowd, Order, crowd_from, crowd_of
-from benchmarks.processes import cpu_s, listener, load_generator, stop_on_signals
+from benchmarks.processes import cpu_s, ended_plainly, listener, load_generator
 from vouchsafe.cli.tables import print_rows
 from vouchsafe.client import CampaignDefinition, Client, Effect, KillSwitchScope, PercentOff
-from vouchsafe.domain.errors import VouchsafeError
 from vouchsafe.embedded import HOST, free_port
 from vouchsafe.local import LocalService
 
@@ -276,19 +275,14 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=10, help="how long each rate lasts (default 10)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args()
-    stop_on_signals()
     os.environ["VOUCHSAFE_SERVER_METRICS_PORT"] = str(free_port())
     console = Console(soft_wrap=True, highlight=False)
-    try:
-        with (
-            tempfile.TemporaryDirectory(prefix="vouchsafe-overload-") as directory,
-            LocalService(Path(directory), workers=1) as service,
-        ):
-            report = run(service, options.seconds)
-    except VouchsafeError as error:
-        sys.exit(f"overload: {error}")
-    except KeyboardInterrupt:
-        sys.exit("overload: stopped")
+    with (
+        ended_plainly("overload"),
+        tempfile.TemporaryDirectory(prefix="vouchsafe-overload-") as directory,
+        LocalService(Path(directory), workers=1) as service,
+    ):
+        report = run(service, options.seconds)
     if options.json:
         sys.stdout.write(json.dumps(asdict(report), indent=2) + "\n")
     else:

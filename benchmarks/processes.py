@@ -19,7 +19,7 @@ import grpc
 import psutil
 
 from benchmarks.generator import Order, Round
-from vouchsafe.domain.errors import Unavailable
+from vouchsafe.domain.errors import Unavailable, VouchsafeError
 from vouchsafe.embedded import HOST, free_port, launched
 
 ROOT = Path(__file__).parents[1]
@@ -31,6 +31,18 @@ def stop_on_signals() -> None:
     """Makes SIGTERM a KeyboardInterrupt, as Ctrl-C is, so that nothing is left running or lying about."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.default_int_handler)
+
+
+@contextlib.contextmanager
+def ended_plainly(name: str) -> Iterator[None]:
+    """For all that a program does: signals end it in order, and what goes wrong is a sentence and exit status 1."""
+    stop_on_signals()
+    try:
+        yield
+    except VouchsafeError as error:
+        sys.exit(f"{name}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(f"{name}: stopped")
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from benchmarks.generator import Order
 from benchmarks.message import Way
-from benchmarks.processes import listener, load_generator, stop_on_signals
+from benchmarks.processes import ended_plainly, listener, load_generator
 from benchmarks.service import CODE, Service
 from vouchsafe.domain.errors import VouchsafeError
 
@@ -80,16 +80,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
     parser.add_argument("--items", type=int, default=ITEMS, help="how many redemptions (%(default)s)")
     items = parser.parse_args().items
-    stop_on_signals()
     console = Console(highlight=False, soft_wrap=True)
-    try:
-        with tempfile.TemporaryDirectory(prefix="vouchsafe-soak-") as directory, Service(Path(directory)) as service:
-            service.create_campaign()
-            rss = soak(service, items, console)
-    except VouchsafeError as error:
-        sys.exit(f"soak: {error}")
-    except KeyboardInterrupt:
-        sys.exit("soak: stopped")
+    with (
+        ended_plainly("soak"),
+        tempfile.TemporaryDirectory(prefix="vouchsafe-soak-") as directory,
+        Service(Path(directory)) as service,
+    ):
+        service.create_campaign()
+        rss = soak(service, items, console)
     console.print(f"in the second half the worker's memory grew by {growth(rss):.1%}; {MAX_GROWTH:.0%} were allowed")
     return 0 if growth(rss) <= MAX_GROWTH else 1
 

@@ -27,11 +27,10 @@ import psutil
 from rich.console import Console
 
 from benchmarks.generator import REDEEMED, Order, Round
-from benchmarks.processes import listeners, load_generator, stop_on_signals, wait_while
+from benchmarks.processes import ended_plainly, listeners, load_generator, wait_while
 from vouchsafe import app
 from vouchsafe.cli.tables import print_rows
 from vouchsafe.client import CampaignDefinition, Client, Effect, KillSwitchScope, PercentOff
-from vouchsafe.domain.errors import VouchsafeError
 from vouchsafe.local import LocalService
 
 WORKERS = 4
@@ -267,18 +266,13 @@ def main() -> int:
     parser.add_argument("--adverse-times", type=int, default=50, help="how often under each adversity (default 50)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args()
-    stop_on_signals()
     console = Console(soft_wrap=True, highlight=False)
-    try:
-        with (
-            tempfile.TemporaryDirectory(prefix="vouchsafe-stopping-") as directory,
-            Sale(Path(directory), workers=WORKERS) as sale,
-        ):
-            report = asyncio.run(run(sale, options.times, options.adverse_times))
-    except VouchsafeError as error:
-        sys.exit(f"stopping: {error}")
-    except KeyboardInterrupt:
-        sys.exit("stopping: stopped")
+    with (
+        ended_plainly("stopping"),
+        tempfile.TemporaryDirectory(prefix="vouchsafe-stopping-") as directory,
+        Sale(Path(directory), workers=WORKERS) as sale,
+    ):
+        report = asyncio.run(run(sale, options.times, options.adverse_times))
     if options.json:
         sys.stdout.write(json.dumps(asdict(report), indent=2) + "\n")
     else:

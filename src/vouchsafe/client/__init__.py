@@ -48,9 +48,7 @@ from vouchsafe.v1.planned_change_pb2 import (
 )
 from vouchsafe.v1.redemption_pb2 import AppliedCode, DiscountCap, LineDiscount, Offer, Redemption
 from vouchsafe.v1.redemption_service_pb2 import (
-    CodeTrace,
     ReserveRedemptionResponse,
-    TrialReport,
     ValidateAndRedeemRequest,
     ValidateAndRedeemResponse,
     ValidateResponse,
@@ -59,6 +57,8 @@ from vouchsafe.v1.refusal_pb2 import Refusal, RefusalReason
 from vouchsafe.v1.reservation_pb2 import Reservation
 from vouchsafe.v1.rollback_pb2 import OnPartial, ReturnedLine, Rollback, RollbackPolicy, RolledBackCode
 from vouchsafe.v1.schedule_pb2 import Schedule
+from vouchsafe.v1.trace_pb2 import CodeTrace
+from vouchsafe.v1.trial_pb2 import TrialReport
 
 __all__ = [
     "AlreadyExists",

@@ -29,6 +29,7 @@ from vouchsafe.v1 import (
     refusal_pb2,
     reservation_pb2,
     rollback_pb2,
+    trace_pb2,
 )
 
 AnyRequest = (
@@ -346,16 +347,14 @@ def validation_message(validation: Validation, trial: Trial | None = None) -> re
     return message
 
 
-def _trace_message(trace: Trace) -> redemption_service_pb2.CodeTrace:
+def _trace_message(trace: Trace) -> trace_pb2.CodeTrace:
     campaign = trace.candidate.evaluator.campaign if trace.candidate else None
-    return redemption_service_pb2.CodeTrace(
+    return trace_pb2.CodeTrace(
         code=trace.code,
         campaign_id=campaign.id if campaign else "",
         campaign_version=campaign.version if campaign else 0,
         entries=[
-            redemption_service_pb2.TraceEntry(
-                path=entry.path, wanted=entry.wanted, saw=entry.saw, held=entry.held, note=entry.note
-            )
+            trace_pb2.TraceEntry(path=entry.path, wanted=entry.wanted, saw=entry.saw, held=entry.held, note=entry.note)
             for entry in trace.entries
         ],
     )

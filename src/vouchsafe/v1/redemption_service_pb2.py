@@ -24,7 +24,6 @@ _sym_db = _symbol_database.Default()
 
 from vouchsafe.v1.buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
-from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from vouchsafe.v1 import access_pb2 as vouchsafe_dot_v1_dot_access__pb2
 from vouchsafe.v1 import combining_pb2 as vouchsafe_dot_v1_dot_combining__pb2
@@ -33,9 +32,11 @@ from vouchsafe.v1 import redemption_pb2 as vouchsafe_dot_v1_dot_redemption__pb2
 from vouchsafe.v1 import refusal_pb2 as vouchsafe_dot_v1_dot_refusal__pb2
 from vouchsafe.v1 import reservation_pb2 as vouchsafe_dot_v1_dot_reservation__pb2
 from vouchsafe.v1 import rollback_pb2 as vouchsafe_dot_v1_dot_rollback__pb2
+from vouchsafe.v1 import trace_pb2 as vouchsafe_dot_v1_dot_trace__pb2
+from vouchsafe.v1 import trial_pb2 as vouchsafe_dot_v1_dot_trial__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%vouchsafe/v1/redemption_service.proto\x12\x0cvouchsafe.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x19vouchsafe/v1/access.proto\x1a\x1cvouchsafe/v1/combining.proto\x1a\x18vouchsafe/v1/order.proto\x1a\x1dvouchsafe/v1/redemption.proto\x1a\x1avouchsafe/v1/refusal.proto\x1a\x1evouchsafe/v1/reservation.proto\x1a\x1bvouchsafe/v1/rollback.proto\"\x86\x02\n\x0fValidateRequest\x12\x34\n\x05\x63odes\x18\x01 \x03(\tB%\xbaH\"\x92\x01\x1f\x08\x01\x10\n\"\x19r\x17\x32\x15^[A-Za-z0-9_-]{3,64}$\x12\x30\n\x08\x63ustomer\x18\x02 \x01(\x0b\x32\x16.vouchsafe.v1.CustomerB\x06\xbaH\x03\xc8\x01\x01\x12*\n\x05order\x18\x03 \x01(\x0b\x32\x13.vouchsafe.v1.OrderB\x06\xbaH\x03\xc8\x01\x01\x12*\n\tcombining\x18\x04 \x01(\x0b\x32\x17.vouchsafe.v1.Combining\x12\x0f\n\x07\x65xplain\x18\x05 \x01(\x08\x12\"\n\x05trial\x18\x06 \x01(\x0b\x32\x13.vouchsafe.v1.Trial\"L\n\x05Trial\x12\x43\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x19\xbaH\x16\xb2\x01\x10\x1a\x06\x08\x80\xb2\xf8\x84\x1b\x32\x06\x08\x80\x87\xb5\xc3\x03\xc8\x01\x01\"V\n\x0bTrialReport\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\x15inactive_campaign_ids\x18\x02 \x03(\t\"S\n\nTraceEntry\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06wanted\x18\x02 \x01(\t\x12\x0b\n\x03saw\x18\x03 \x01(\t\x12\x0c\n\x04held\x18\x04 \x01(\x08\x12\x0c\n\x04note\x18\x05 \x01(\t\"s\n\tCodeTrace\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x13\n\x0b\x63\x61mpaign_id\x18\x02 \x01(\t\x12\x18\n\x10\x63\x61mpaign_version\x18\x03 \x01(\x03\x12)\n\x07\x65ntries\x18\x04 \x03(\x0b\x32\x18.vouchsafe.v1.TraceEntry\"\x95\x02\n\x10ValidateResponse\x12$\n\x05offer\x18\x01 \x01(\x0b\x32\x13.vouchsafe.v1.OfferH\x00\x12(\n\x07refusal\x18\x02 \x01(\x0b\x32\x15.vouchsafe.v1.RefusalH\x00\x12+\n\x0cinapplicable\x18\x03 \x03(\x0b\x32\x15.vouchsafe.v1.Refusal\x12&\n\x07skipped\x18\x04 \x03(\x0b\x32\x15.vouchsafe.v1.Refusal\x12\'\n\x06traces\x18\x05 \x03(\x0b\x32\x17.vouchsafe.v1.CodeTrace\x12(\n\x05trial\x18\x06 \x01(\x0b\x32\x19.vouchsafe.v1.TrialReportB\t\n\x07outcome\"\xa4\x02\n\x18ValidateAndRedeemRequest\x12)\n\nrequest_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[!-~]{1,128}$\x12\x34\n\x05\x63odes\x18\x02 \x03(\tB%\xbaH\"\x92\x01\x1f\x08\x01\x10\n\"\x19r\x17\x32\x15^[A-Za-z0-9_-]{3,64}$\x12\x30\n\x08\x63ustomer\x18\x03 \x01(\x0b\x32\x16.vouchsafe.v1.CustomerB\x06\xbaH\x03\xc8\x01\x01\x12*\n\x05order\x18\x04 \x01(\x0b\x32\x13.vouchsafe.v1.OrderB\x06\xbaH\x03\xc8\x01\x01\x12*\n\tcombining\x18\x05 \x01(\x0b\x32\x17.vouchsafe.v1.Combining\x12\x1d\n\x0bquote_token\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"\xd5\x01\n\x19ValidateAndRedeemResponse\x12.\n\nredemption\x18\x01 \x01(\x0b\x32\x18.vouchsafe.v1.RedemptionH\x00\x12(\n\x07refusal\x18\x02 \x01(\x0b\x32\x15.vouchsafe.v1.RefusalH\x00\x12+\n\x0cinapplicable\x18\x03 \x03(\x0b\x32\x15.vouchsafe.v1.Refusal\x12&\n\x07skipped\x18\x04 \x03(\x0b\x32\x15.vouchsafe.v1.RefusalB\t\n\x07outcome\"\x92\x01\n\x10RedemptionResult\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12;\n\x08response\x18\x02 \x01(\x0b\x32\'.vouchsafe.v1.ValidateAndRedeemResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"a\n\x1eStreamValidateAndRedeemRequest\x12?\n\x07request\x18\x01 \x01(\x0b\x32&.vouchsafe.v1.ValidateAndRedeemRequestB\x06\xbaH\x03\xd8\x01\x03\"Q\n\x1fStreamValidateAndRedeemResponse\x12.\n\x06result\x18\x01 \x01(\x0b\x32\x1e.vouchsafe.v1.RedemptionResult\"k\n\x1d\x42\x61tchValidateAndRedeemRequest\x12J\n\x08requests\x18\x01 \x03(\x0b\x32&.vouchsafe.v1.ValidateAndRedeemRequestB\x10\xbaH\r\x92\x01\n\x08\x01\x10\xf4\x03\"\x03\xd8\x01\x03\"Q\n\x1e\x42\x61tchValidateAndRedeemResponse\x12/\n\x07results\x18\x01 \x03(\x0b\x32\x1e.vouchsafe.v1.RedemptionResult\"\xde\x02\n\x18ReserveRedemptionRequest\x12)\n\nrequest_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[!-~]{1,128}$\x12\x34\n\x05\x63odes\x18\x02 \x03(\tB%\xbaH\"\x92\x01\x1f\x08\x01\x10\n\"\x19r\x17\x32\x15^[A-Za-z0-9_-]{3,64}$\x12\x30\n\x08\x63ustomer\x18\x03 \x01(\x0b\x32\x16.vouchsafe.v1.CustomerB\x06\xbaH\x03\xc8\x01\x01\x12*\n\x05order\x18\x04 \x01(\x0b\x32\x13.vouchsafe.v1.OrderB\x06\xbaH\x03\xc8\x01\x01\x12*\n\tcombining\x18\x05 \x01(\x0b\x32\x17.vouchsafe.v1.Combining\x12\x38\n\x03ttl\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n\"\x04\x08\x80\xa3\x05\x32\x02\x08\x01\x12\x1d\n\x0bquote_token\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"\xd7\x01\n\x19ReserveRedemptionResponse\x12\x30\n\x0breservation\x18\x01 \x01(\x0b\x32\x19.vouchsafe.v1.ReservationH\x00\x12(\n\x07refusal\x18\x02 \x01(\x0b\x32\x15.vouchsafe.v1.RefusalH\x00\x12+\n\x0cinapplicable\x18\x03 \x03(\x0b\x32\x15.vouchsafe.v1.Refusal\x12&\n\x07skipped\x18\x04 \x03(\x0b\x32\x15.vouchsafe.v1.RefusalB\t\n\x07outcome\"S\n\x18\x43onfirmRedemptionRequest\x12\x37\n\x0ereservation_id\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x1a\x32\x18^h[0-9]{2}-[0-9a-f]{32}$\"\x80\x01\n\x19\x43onfirmRedemptionResponse\x12.\n\nredemption\x18\x01 \x01(\x0b\x32\x18.vouchsafe.v1.RedemptionH\x00\x12(\n\x07refusal\x18\x02 \x01(\x0b\x32\x15.vouchsafe.v1.RefusalH\x00\x42\t\n\x07outcome\"S\n\x18ReleaseRedemptionRequest\x12\x37\n\x0ereservation_id\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x1a\x32\x18^h[0-9]{2}-[0-9a-f]{32}$\"\x82\x01\n\x19ReleaseRedemptionResponse\x12\x30\n\x0breservation\x18\x01 \x01(\x0b\x32\x19.vouchsafe.v1.ReservationH\x00\x12(\n\x07refusal\x18\x02 \x01(\x0b\x32\x15.vouchsafe.v1.RefusalH\x00\x42\t\n\x07outcome\"\x8a\x02\n\x19RollbackRedemptionRequest\x12)\n\nrequest_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[!-~]{1,128}$\x12:\n\rredemption_id\x18\x02 \x01(\tB#\xbaH r\x1e\x32\x1c^r[0-9]{2}(-[0-9]{1,20}){3}$\x12\x34\n\x05lines\x18\x03 \x03(\x0b\x32\x1a.vouchsafe.v1.ReturnedLineB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\x12\"\n\x05order\x18\x04 \x01(\x0b\x32\x13.vouchsafe.v1.Order\x12,\n\x06reason\x18\x05 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[^[:cntrl:]]{0,500}$\"}\n\x1aRollbackRedemptionResponse\x12*\n\x08rollback\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.RollbackH\x00\x12(\n\x07refusal\x18\x02 \x01(\x0b\x32\x15.vouchsafe.v1.RefusalH\x00\x42\t\n\x07outcome\"R\n\x14GetRedemptionRequest\x12:\n\rredemption_id\x18\x01 \x01(\tB#\xbaH r\x1e\x32\x1c^r[0-9]{2}(-[0-9]{1,20}){3}$\"E\n\x15GetRedemptionResponse\x12,\n\nredemption\x18\x01 \x01(\x0b\x32\x18.vouchsafe.v1.Redemption2\xf8\x07\n\x11RedemptionService\x12S\n\x08Validate\x12\x1d.vouchsafe.v1.ValidateRequest\x1a\x1e.vouchsafe.v1.ValidateResponse\"\x08\x8a\xb5\x18\x04\x01\x06\x03\x04\x12l\n\x11ValidateAndRedeem\x12&.vouchsafe.v1.ValidateAndRedeemRequest\x1a\'.vouchsafe.v1.ValidateAndRedeemResponse\"\x06\x8a\xb5\x18\x02\x01\x06\x12\x82\x01\n\x17StreamValidateAndRedeem\x12,.vouchsafe.v1.StreamValidateAndRedeemRequest\x1a-.vouchsafe.v1.StreamValidateAndRedeemResponse\"\x06\x8a\xb5\x18\x02\x01\x06(\x01\x30\x01\x12{\n\x16\x42\x61tchValidateAndRedeem\x12+.vouchsafe.v1.BatchValidateAndRedeemRequest\x1a,.vouchsafe.v1.BatchValidateAndRedeemResponse\"\x06\x8a\xb5\x18\x02\x01\x06\x12l\n\x11ReserveRedemption\x12&.vouchsafe.v1.ReserveRedemptionRequest\x1a\'.vouchsafe.v1.ReserveRedemptionResponse\"\x06\x8a\xb5\x18\x02\x01\x06\x12l\n\x11\x43onfirmRedemption\x12&.vouchsafe.v1.ConfirmRedemptionRequest\x1a\'.vouchsafe.v1.ConfirmRedemptionResponse\"\x06\x8a\xb5\x18\x02\x01\x06\x12l\n\x11ReleaseRedemption\x12&.vouchsafe.v1.ReleaseRedemptionRequest\x1a\'.vouchsafe.v1.ReleaseRedemptionResponse\"\x06\x8a\xb5\x18\x02\x01\x06\x12p\n\x12RollbackRedemption\x12\'.vouchsafe.v1.RollbackRedemptionRequest\x1a(.vouchsafe.v1.RollbackRedemptionResponse\"\x07\x8a\xb5\x18\x03\x01\x03\x04\x12\x62\n\rGetRedemption\x12\".vouchsafe.v1.GetRedemptionRequest\x1a#.vouchsafe.v1.GetRedemptionResponse\"\x08\x8a\xb5\x18\x04\x01\x02\x03\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%vouchsafe/v1/redemption_service.proto\x12\x0cvouchsafe.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x19vouchsafe/v1/access.proto\x1a\x1cvouchsafe/v1/combining.proto\x1a\x18vouchsafe/v1/order.proto\x1a\x1dvouchsafe/v1/redemption.proto\x1a\x1avouchsafe/v1/refusal.proto\x1a\x1evouchsafe/v1/reservation.proto\x1a\x1bvouchsafe/v1/rollback.proto\x1a\x18vouchsafe/v1/trace.proto\x1a\x18vouchsafe/v1/trial.proto\"\x86\x02\n\x0fValidateRequest\x12\x34\n\x05\x63odes\x18\x01 \x03(\tB%\xbaH\"\x92\x01\x1f\x08\x01\x10\n\"\x19r\x17\x32\x15^[A-Za-z0-9_-]{3,64}$\x12\x30\n\x08\x63ustomer\x18\x02 \x01(\x0b\x32\x16.vouchsafe.v1.CustomerB\x06\xbaH\x03\xc8\x01\x01\x12*\n\x05order\x18\x03 \x01(\x0b\x32\x13.vouchsafe.v1.OrderB\x06\xbaH\x03\xc8\x01\x01\x12*\n\tcombining\x18\x04 \x01(\x0b\x32\x17.vouchsafe.v1.Combining\x12\x0f\n\x07\x65xplain\x18\x05 \x01(\x08\x12\"\n\x05trial\x18\x06 \x01(\x0b\x32\x13.vouchsafe.v1.Trial\"\x95\x02\n\x10ValidateResponse\x12$\n\x05offer\x18\x01 \x01(\x0b\x32\x13.vouchsafe.v1.OfferH\x00\x12(\n\x07refusal\x18\x02 \x01(\x0b\x32\x15.vouchsafe.v1.RefusalH\x00\x12+\n\x0cinapplicable\x18\x03 \x03(\x0b\x32\x15.vouchsafe.v1.Refusal\x12&\n\x07skipped\x18\x04 \x03(\x0b\x32\x15.vouchsafe.v1.Refusal\x12\'\n\x06traces\x18\x05 \x03(\x0b\x32\x17.vouchsafe.v1.CodeTrace\x12(\n\x05trial\x18\x06 \x01(\x0b\x32\x19.vouchsafe.v1.TrialReportB\t\n\x07outcome\"\xa4\x02\n\x18ValidateAndRedeemRequest\x12)\n\nrequest_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[!-~]{1,128}$\x12\x34\n\x05\x63odes\x18\x02 \x03(\tB%\xbaH\"\x92\x01\x1f\x08\x01\x10\n\"\x19r\x17\x32\x15^[A-Za-z0-9_-]{3,64}$\x12\x30\n\x08\x63ustomer\x18\x03 \x01(\x0b\x32\x16.vouchsafe.v1.CustomerB\x06\xbaH\x03\xc8\x01\x01\x12*\n\x05order\x18\x04 \x01(\x0b\x32\x13.vouchsafe.v1.OrderB\x06\xbaH\x03\xc8\x01\x01\x12*\n\tcombining\x18\x05 \x01(\x0b\x32\x17.vouchsafe.v1.Combining\x12\x1d\n\x0bquote_token\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"\xd5\x01\n\x19ValidateAndRedeemResponse\x12.\n\nredemption\x18\x01 \x01(\x0b\x32\x18.vouchsafe.v1.RedemptionH\x00\x12(\n\x07refusal\x18\x02 \x01(\x0b\x32\x15.vouchsafe.v1.RefusalH\x00\x12+\n\x0cinapplicable\x18\x03 \x03(\x0b\x32\x15.vouchsafe.v1.Refusal\x12&\n\x07skipped\x18\x04 \x03(\x0b\x32\x15.vouchsafe.v1.RefusalB\t\n\x07outcome\"\x92\x01\n\x10RedemptionResult\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12;\n\x08response\x18\x02 \x01(\x0b\x32\'.vouchsafe.v1.ValidateAndRedeemResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"a\n\x1eStreamValidateAndRedeemRequest\x12?\n\x07request\x18\x01 \x01(\x0b\x32&.vouchsafe.v1.ValidateAndRedeemRequestB\x06\xbaH\x03\xd8\x01\x03\"Q\n\x1fStreamValidateAndRedeemResponse\x12.\n\x06result\x18\x01 \x01(\x0b\x32\x1e.vouchsafe.v1.RedemptionResult\"k\n\x1d\x42\x61tchValidateAndRedeemRequest\x12J\n\x08requests\x18\x01 \x03(\x0b\x32&.vouchsafe.v1.ValidateAndRedeemRequestB\x10\xbaH\r\x92\x01\n\x08\x01\x10\xf4\x03\"\x03\xd8\x01\x03\"Q\n\x1e\x42\x61tchValidateAndRedeemResponse\x12/\n\x07results\x18\x01 \x03(\x0b\x32\x1e.vouchsafe.v1.RedemptionResult\"\xde\x02\n\x18ReserveRedemptionRequest\x12)\n\nrequest_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[!-~]{1,128}$\x12\x34\n\x05\x63odes\x18\x02 \x03(\tB%\xbaH\"\x92\x01\x1f\x08\x01\x10\n\"\x19r\x17\x32\x15^[A-Za-z0-9_-]{3,64}$\x12\x30\n\x08\x63ustomer\x18\x03 \x01(\x0b\x32\x16.vouchsafe.v1.CustomerB\x06\xbaH\x03\xc8\x01\x01\x12*\n\x05order\x18\x04 \x01(\x0b\x32\x13.vouchsafe.v1.OrderB\x06\xbaH\x03\xc8\x01\x01\x12*\n\tcombining\x18\x05 \x01(\x0b\x32\x17.vouchsafe.v1.Combining\x12\x38\n\x03ttl\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n\"\x04\x08\x80\xa3\x05\x32\x02\x08\x01\x12\x1d\n\x0bquote_token\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"\xd7\x01\n\x19ReserveRedemptionResponse\x12\x30\n\x0breservation\x18\x01 \x01(\x0b\x32\x19.vouchsafe.v1.ReservationH\x00\x12(\n\x07refusal\x18\x02 \x01(\x0b\x32\x15.vouchsafe.v1.RefusalH\x00\x12+\n\x0cinapplicable\x18\x03 \x03(\x0b\x32\x15.vouchsafe.v1.Refusal\x12&\n\x07skipped\x18\x04 \x03(\x0b\x32\x15.vouchsafe.v1.RefusalB\t\n\x07outcome\"S\n\x18\x43onfirmRedemptionRequest\x12\x37\n\x0ereservation_id\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x1a\x32\x18^h[0-9]{2}-[0-9a-f]{32}$\"\x80\x01\n\x19\x43onfirmRedemptionResponse\x12.\n\nredemption\x18\x01 \x01(\x0b\x32\x18.vouchsafe.v1.RedemptionH\x00\x12(\n\x07refusal\x18\x02 \x01(\x0b\x32\x15.vouchsafe.v1.RefusalH\x00\x42\t\n\x07outcome\"S\n\x18ReleaseRedemptionRequest\x12\x37\n\x0ereservation_id\x18\x01 \x01(\tB\x1f\xbaH\x1cr\x1a\x32\x18^h[0-9]{2}-[0-9a-f]{32}$\"\x82\x01\n\x19ReleaseRedemptionResponse\x12\x30\n\x0breservation\x18\x01 \x01(\x0b\x32\x19.vouchsafe.v1.ReservationH\x00\x12(\n\x07refusal\x18\x02 \x01(\x0b\x32\x15.vouchsafe.v1.RefusalH\x00\x42\t\n\x07outcome\"\x8a\x02\n\x19RollbackRedemptionRequest\x12)\n\nrequest_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[!-~]{1,128}$\x12:\n\rredemption_id\x18\x02 \x01(\tB#\xbaH r\x1e\x32\x1c^r[0-9]{2}(-[0-9]{1,20}){3}$\x12\x34\n\x05lines\x18\x03 \x03(\x0b\x32\x1a.vouchsafe.v1.ReturnedLineB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\x12\"\n\x05order\x18\x04 \x01(\x0b\x32\x13.vouchsafe.v1.Order\x12,\n\x06reason\x18\x05 \x01(\tB\x1c\xbaH\x19r\x17\x32\x15^[^[:cntrl:]]{0,500}$\"}\n\x1aRollbackRedemptionResponse\x12*\n\x08rollback\x18\x01 \x01(\x0b\x32\x16.vouchsafe.v1.RollbackH\x00\x12(\n\x07refusal\x18\x02 \x01(\x0b\x32\x15.vouchsafe.v1.RefusalH\x00\x42\t\n\x07outcome\"R\n\x14GetRedemptionRequest\x12:\n\rredemption_id\x18\x01 \x01(\tB#\xbaH r\x1e\x32\x1c^r[0-9]{2}(-[0-9]{1,20}){3}$\"E\n\x15GetRedemptionResponse\x12,\n\nredemption\x18\x01 \x01(\x0b\x32\x18.vouchsafe.v1.Redemption2\xf8\x07\n\x11RedemptionService\x12S\n\x08Validate\x12\x1d.vouchsafe.v1.ValidateRequest\x1a\x1e.vouchsafe.v1.ValidateResponse\"\x08\x8a\xb5\x18\x04\x01\x06\x03\x04\x12l\n\x11ValidateAndRedeem\x12&.vouchsafe.v1.ValidateAndRedeemRequest\x1a\'.vouchsafe.v1.ValidateAndRedeemResponse\"\x06\x8a\xb5\x18\x02\x01\x06\x12\x82\x01\n\x17StreamValidateAndRedeem\x12,.vouchsafe.v1.StreamValidateAndRedeemRequest\x1a-.vouchsafe.v1.StreamValidateAndRedeemResponse\"\x06\x8a\xb5\x18\x02\x01\x06(\x01\x30\x01\x12{\n\x16\x42\x61tchValidateAndRedeem\x12+.vouchsafe.v1.BatchValidateAndRedeemRequest\x1a,.vouchsafe.v1.BatchValidateAndRedeemResponse\"\x06\x8a\xb5\x18\x02\x01\x06\x12l\n\x11ReserveRedemption\x12&.vouchsafe.v1.ReserveRedemptionRequest\x1a\'.vouchsafe.v1.ReserveRedemptionResponse\"\x06\x8a\xb5\x18\x02\x01\x06\x12l\n\x11\x43onfirmRedemption\x12&.vouchsafe.v1.ConfirmRedemptionRequest\x1a\'.vouchsafe.v1.ConfirmRedemptionResponse\"\x06\x8a\xb5\x18\x02\x01\x06\x12l\n\x11ReleaseRedemption\x12&.vouchsafe.v1.ReleaseRedemptionRequest\x1a\'.vouchsafe.v1.ReleaseRedemptionResponse\"\x06\x8a\xb5\x18\x02\x01\x06\x12p\n\x12RollbackRedemption\x12\'.vouchsafe.v1.RollbackRedemptionRequest\x1a(.vouchsafe.v1.RollbackRedemptionResponse\"\x07\x8a\xb5\x18\x03\x01\x03\x04\x12\x62\n\rGetRedemption\x12\".vouchsafe.v1.GetRedemptionRequest\x1a#.vouchsafe.v1.GetRedemptionResponse\"\x08\x8a\xb5\x18\x04\x01\x02\x03\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,8 +49,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VALIDATEREQUEST'].fields_by_name['customer']._serialized_options = b'\272H\003\310\001\001'
   _globals['_VALIDATEREQUEST'].fields_by_name['order']._loaded_options = None
   _globals['_VALIDATEREQUEST'].fields_by_name['order']._serialized_options = b'\272H\003\310\001\001'
-  _globals['_TRIAL'].fields_by_name['time']._loaded_options = None
-  _globals['_TRIAL'].fields_by_name['time']._serialized_options = b'\272H\026\262\001\020\032\006\010\200\262\370\204\0332\006\010\200\207\265\303\003\310\001\001'
   _globals['_VALIDATEANDREDEEMREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_VALIDATEANDREDEEMREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\022r\0202\016^[!-~]{1,128}$'
   _globals['_VALIDATEANDREDEEMREQUEST'].fields_by_name['codes']._loaded_options = None
@@ -108,52 +107,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REDEMPTIONSERVICE'].methods_by_name['RollbackRedemption']._serialized_options = b'\212\265\030\003\001\003\004'
   _globals['_REDEMPTIONSERVICE'].methods_by_name['GetRedemption']._loaded_options = None
   _globals['_REDEMPTIONSERVICE'].methods_by_name['GetRedemption']._serialized_options = b'\212\265\030\004\001\002\003\004'
-  _globals['_VALIDATEREQUEST']._serialized_start=378
-  _globals['_VALIDATEREQUEST']._serialized_end=640
-  _globals['_TRIAL']._serialized_start=642
-  _globals['_TRIAL']._serialized_end=718
-  _globals['_TRIALREPORT']._serialized_start=720
-  _globals['_TRIALREPORT']._serialized_end=806
-  _globals['_TRACEENTRY']._serialized_start=808
-  _globals['_TRACEENTRY']._serialized_end=891
-  _globals['_CODETRACE']._serialized_start=893
-  _globals['_CODETRACE']._serialized_end=1008
-  _globals['_VALIDATERESPONSE']._serialized_start=1011
-  _globals['_VALIDATERESPONSE']._serialized_end=1288
-  _globals['_VALIDATEANDREDEEMREQUEST']._serialized_start=1291
-  _globals['_VALIDATEANDREDEEMREQUEST']._serialized_end=1583
-  _globals['_VALIDATEANDREDEEMRESPONSE']._serialized_start=1586
-  _globals['_VALIDATEANDREDEEMRESPONSE']._serialized_end=1799
-  _globals['_REDEMPTIONRESULT']._serialized_start=1802
-  _globals['_REDEMPTIONRESULT']._serialized_end=1948
-  _globals['_STREAMVALIDATEANDREDEEMREQUEST']._serialized_start=1950
-  _globals['_STREAMVALIDATEANDREDEEMREQUEST']._serialized_end=2047
-  _globals['_STREAMVALIDATEANDREDEEMRESPONSE']._serialized_start=2049
-  _globals['_STREAMVALIDATEANDREDEEMRESPONSE']._serialized_end=2130
-  _globals['_BATCHVALIDATEANDREDEEMREQUEST']._serialized_start=2132
-  _globals['_BATCHVALIDATEANDREDEEMREQUEST']._serialized_end=2239
-  _globals['_BATCHVALIDATEANDREDEEMRESPONSE']._serialized_start=2241
-  _globals['_BATCHVALIDATEANDREDEEMRESPONSE']._serialized_end=2322
-  _globals['_RESERVEREDEMPTIONREQUEST']._serialized_start=2325
-  _globals['_RESERVEREDEMPTIONREQUEST']._serialized_end=2675
-  _globals['_RESERVEREDEMPTIONRESPONSE']._serialized_start=2678
-  _globals['_RESERVEREDEMPTIONRESPONSE']._serialized_end=2893
-  _globals['_CONFIRMREDEMPTIONREQUEST']._serialized_start=2895
-  _globals['_CONFIRMREDEMPTIONREQUEST']._serialized_end=2978
-  _globals['_CONFIRMREDEMPTIONRESPONSE']._serialized_start=2981
-  _globals['_CONFIRMREDEMPTIONRESPONSE']._serialized_end=3109
-  _globals['_RELEASEREDEMPTIONREQUEST']._serialized_start=3111
-  _globals['_RELEASEREDEMPTIONREQUEST']._serialized_end=3194
-  _globals['_RELEASEREDEMPTIONRESPONSE']._serialized_start=3197
-  _globals['_RELEASEREDEMPTIONRESPONSE']._serialized_end=3327
-  _globals['_ROLLBACKREDEMPTIONREQUEST']._serialized_start=3330
-  _globals['_ROLLBACKREDEMPTIONREQUEST']._serialized_end=3596
-  _globals['_ROLLBACKREDEMPTIONRESPONSE']._serialized_start=3598
-  _globals['_ROLLBACKREDEMPTIONRESPONSE']._serialized_end=3723
-  _globals['_GETREDEMPTIONREQUEST']._serialized_start=3725
-  _globals['_GETREDEMPTIONREQUEST']._serialized_end=3807
-  _globals['_GETREDEMPTIONRESPONSE']._serialized_start=3809
-  _globals['_GETREDEMPTIONRESPONSE']._serialized_end=3878
-  _globals['_REDEMPTIONSERVICE']._serialized_start=3881
-  _globals['_REDEMPTIONSERVICE']._serialized_end=4897
+  _globals['_VALIDATEREQUEST']._serialized_start=397
+  _globals['_VALIDATEREQUEST']._serialized_end=659
+  _globals['_VALIDATERESPONSE']._serialized_start=662
+  _globals['_VALIDATERESPONSE']._serialized_end=939
+  _globals['_VALIDATEANDREDEEMREQUEST']._serialized_start=942
+  _globals['_VALIDATEANDREDEEMREQUEST']._serialized_end=1234
+  _globals['_VALIDATEANDREDEEMRESPONSE']._serialized_start=1237
+  _globals['_VALIDATEANDREDEEMRESPONSE']._serialized_end=1450
+  _globals['_REDEMPTIONRESULT']._serialized_start=1453
+  _globals['_REDEMPTIONRESULT']._serialized_end=1599
+  _globals['_STREAMVALIDATEANDREDEEMREQUEST']._serialized_start=1601
+  _globals['_STREAMVALIDATEANDREDEEMREQUEST']._serialized_end=1698
+  _globals['_STREAMVALIDATEANDREDEEMRESPONSE']._serialized_start=1700
+  _globals['_STREAMVALIDATEANDREDEEMRESPONSE']._serialized_end=1781
+  _globals['_BATCHVALIDATEANDREDEEMREQUEST']._serialized_start=1783
+  _globals['_BATCHVALIDATEANDREDEEMREQUEST']._serialized_end=1890
+  _globals['_BATCHVALIDATEANDREDEEMRESPONSE']._serialized_start=1892
+  _globals['_BATCHVALIDATEANDREDEEMRESPONSE']._serialized_end=1973
+  _globals['_RESERVEREDEMPTIONREQUEST']._serialized_start=1976
+  _globals['_RESERVEREDEMPTIONREQUEST']._serialized_end=2326
+  _globals['_RESERVEREDEMPTIONRESPONSE']._serialized_start=2329
+  _globals['_RESERVEREDEMPTIONRESPONSE']._serialized_end=2544
+  _globals['_CONFIRMREDEMPTIONREQUEST']._serialized_start=2546
+  _globals['_CONFIRMREDEMPTIONREQUEST']._serialized_end=2629
+  _globals['_CONFIRMREDEMPTIONRESPONSE']._serialized_start=2632
+  _globals['_CONFIRMREDEMPTIONRESPONSE']._serialized_end=2760
+  _globals['_RELEASEREDEMPTIONREQUEST']._serialized_start=2762
+  _globals['_RELEASEREDEMPTIONREQUEST']._serialized_end=2845
+  _globals['_RELEASEREDEMPTIONRESPONSE']._serialized_start=2848
+  _globals['_RELEASEREDEMPTIONRESPONSE']._serialized_end=2978
+  _globals['_ROLLBACKREDEMPTIONREQUEST']._serialized_start=2981
+  _globals['_ROLLBACKREDEMPTIONREQUEST']._serialized_end=3247
+  _globals['_ROLLBACKREDEMPTIONRESPONSE']._serialized_start=3249
+  _globals['_ROLLBACKREDEMPTIONRESPONSE']._serialized_end=3374
+  _globals['_GETREDEMPTIONREQUEST']._serialized_start=3376
+  _globals['_GETREDEMPTIONREQUEST']._serialized_end=3458
+  _globals['_GETREDEMPTIONRESPONSE']._serialized_start=3460
+  _globals['_GETREDEMPTIONRESPONSE']._serialized_end=3529
+  _globals['_REDEMPTIONSERVICE']._serialized_start=3532
+  _globals['_REDEMPTIONSERVICE']._serialized_end=4548
 # @@protoc_insertion_point(module_scope)

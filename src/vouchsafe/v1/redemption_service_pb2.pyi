@@ -7,7 +7,6 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
-from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.rpc import status_pb2 as _status_pb2
 from vouchsafe.v1 import combining_pb2 as _combining_pb2
@@ -16,6 +15,8 @@ from vouchsafe.v1 import redemption_pb2 as _redemption_pb2
 from vouchsafe.v1 import refusal_pb2 as _refusal_pb2
 from vouchsafe.v1 import reservation_pb2 as _reservation_pb2
 from vouchsafe.v1 import rollback_pb2 as _rollback_pb2
+from vouchsafe.v1 import trace_pb2 as _trace_pb2
+from vouchsafe.v1 import trial_pb2 as _trial_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -60,7 +61,7 @@ class ValidateRequest(_message.Message):
         """How several codes go together."""
 
     @_builtins.property
-    def trial(self) -> Global___Trial:
+    def trial(self) -> _trial_pb2.Trial:
         """A trial: what this would answer at another time. For the roles support and operator only; PERMISSION_DENIED otherwise."""
 
     def __init__(
@@ -71,7 +72,7 @@ class ValidateRequest(_message.Message):
         order: _order_pb2.Order | None = ...,
         combining: _combining_pb2.Combining | None = ...,
         explain: _builtins.bool = ...,
-        trial: Global___Trial | None = ...,
+        trial: _trial_pb2.Trial | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["combining", b"combining", "customer", b"customer", "order", b"order", "trial", b"trial"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -80,139 +81,6 @@ class ValidateRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ValidateRequest: _TypeAlias = ValidateRequest  # noqa: Y015
-
-@_typing.final
-class Trial(_message.Message):
-    """A time that is pretended, before a campaign is live say. Rules, schedules, starts, ends, the validity of codes and the
-    periods of limits are judged at that time; counters, what orders hold, disabled codes and kill switches are as they are
-    now. A campaign that is not active counts as active. Nothing is written, and no quote is given.
-    """
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    TIME_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def time(self) -> _timestamp_pb2.Timestamp:
-        """The time, between the years 2000 and 2200, counted in whole milliseconds. Required."""
-
-    def __init__(
-        self,
-        *,
-        time: _timestamp_pb2.Timestamp | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Trial: _TypeAlias = Trial  # noqa: Y015
-
-@_typing.final
-class TrialReport(_message.Message):
-    """That an answer is of a trial, and under which assumptions it is true."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    TIME_FIELD_NUMBER: _builtins.int
-    INACTIVE_CAMPAIGN_IDS_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def time(self) -> _timestamp_pb2.Timestamp:
-        """Trial.time in whole milliseconds: the answer is what would be answered then, not now."""
-
-    @_builtins.property
-    def inactive_campaign_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The campaigns that were taken for active and are not now, paused ones for example, sorted. Until that is changed, no
-        order gets anything of them at any time.
-        """
-
-    def __init__(
-        self,
-        *,
-        time: _timestamp_pb2.Timestamp | None = ...,
-        inactive_campaign_ids: _abc.Iterable[_builtins.str] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inactive_campaign_ids", b"inactive_campaign_ids", "time", b"time"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___TrialReport: _TypeAlias = TrialReport  # noqa: Y015
-
-@_typing.final
-class TraceEntry(_message.Message):
-    """One thing that was looked at."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    PATH_FIELD_NUMBER: _builtins.int
-    WANTED_FIELD_NUMBER: _builtins.int
-    SAW_FIELD_NUMBER: _builtins.int
-    HELD_FIELD_NUMBER: _builtins.int
-    NOTE_FIELD_NUMBER: _builtins.int
-    path: _builtins.str
-    """Where it stands in the campaign's definition, for example "conditions[2].amount"."""
-    wanted: _builtins.str
-    """What it asked for."""
-    saw: _builtins.str
-    """What it saw."""
-    held: _builtins.bool
-    """Whether it held."""
-    note: _builtins.str
-    """What else there is to say, for example what missing data meant."""
-    def __init__(
-        self,
-        *,
-        path: _builtins.str = ...,
-        wanted: _builtins.str = ...,
-        saw: _builtins.str = ...,
-        held: _builtins.bool = ...,
-        note: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["held", b"held", "note", b"note", "path", b"path", "saw", b"saw", "wanted", b"wanted"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___TraceEntry: _TypeAlias = TraceEntry  # noqa: Y015
-
-@_typing.final
-class CodeTrace(_message.Message):
-    """All that was looked at for one code."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    CODE_FIELD_NUMBER: _builtins.int
-    CAMPAIGN_ID_FIELD_NUMBER: _builtins.int
-    CAMPAIGN_VERSION_FIELD_NUMBER: _builtins.int
-    ENTRIES_FIELD_NUMBER: _builtins.int
-    code: _builtins.str
-    """The code as stored (in capitals)."""
-    campaign_id: _builtins.str
-    """The campaign the code belongs to. Empty when no campaign has it."""
-    campaign_version: _builtins.int
-    """The version of the campaign's definition that was looked at."""
-    @_builtins.property
-    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___TraceEntry]:
-        """What was looked at, in order. All conditions are, also behind one that does not hold."""
-
-    def __init__(
-        self,
-        *,
-        code: _builtins.str = ...,
-        campaign_id: _builtins.str = ...,
-        campaign_version: _builtins.int = ...,
-        entries: _abc.Iterable[Global___TraceEntry] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign_id", b"campaign_id", "campaign_version", b"campaign_version", "code", b"code", "entries", b"entries"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___CodeTrace: _TypeAlias = CodeTrace  # noqa: Y015
 
 @_typing.final
 class ValidateResponse(_message.Message):
@@ -243,11 +111,11 @@ class ValidateResponse(_message.Message):
         """The codes that would apply but for other codes, each with its reason."""
 
     @_builtins.property
-    def traces(self) -> _containers.RepeatedCompositeFieldContainer[Global___CodeTrace]:
+    def traces(self) -> _containers.RepeatedCompositeFieldContainer[_trace_pb2.CodeTrace]:
         """For explain: a trace for each code, in the order of the request."""
 
     @_builtins.property
-    def trial(self) -> Global___TrialReport:
+    def trial(self) -> _trial_pb2.TrialReport:
         """Set in answers to a trial, and only there."""
 
     def __init__(
@@ -257,8 +125,8 @@ class ValidateResponse(_message.Message):
         refusal: _refusal_pb2.Refusal | None = ...,
         inapplicable: _abc.Iterable[_refusal_pb2.Refusal] | None = ...,
         skipped: _abc.Iterable[_refusal_pb2.Refusal] | None = ...,
-        traces: _abc.Iterable[Global___CodeTrace] | None = ...,
-        trial: Global___TrialReport | None = ...,
+        traces: _abc.Iterable[_trace_pb2.CodeTrace] | None = ...,
+        trial: _trial_pb2.TrialReport | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["offer", b"offer", "outcome", b"outcome", "refusal", b"refusal", "trial", b"trial"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-import asyncpg
 import grpc
 import pytest
 from google.protobuf.json_format import ParseDict
@@ -17,7 +15,7 @@ from google.rpc.code_pb2 import Code
 from tests.grpc.test_bad_input import BAD_REQUESTS
 from tests.grpc.test_bad_input import a_request as a_good_request
 from tests.guarded import a_key, fresh
-from tests.service import Service, a_service, until
+from tests.service import Service, until
 from tests.valkeys import client_of
 from tests.ways import WAYS, Answer, Told, Way, a_request, by_batch, by_calls, by_stream, told
 from vouchsafe.client import CampaignDefinition, Client, Combining, Coverage, KillSwitchScope
@@ -25,7 +23,6 @@ from vouchsafe.domain.access import Role
 from vouchsafe.edge.message_rules import TOLD_VIOLATIONS
 from vouchsafe.gate.keys import Keys, partition_of
 from vouchsafe.v1 import redemption_service_pb2 as pb
-from vouchsafe.v1.redemption_service_pb2_grpc import RedemptionServiceStub
 
 Shown = str | Told
 
@@ -358,78 +355,3 @@ async def test_a_partition_that_is_closed_is_unavailable_the_same(own_service: S
 async def _is_open(world: World, code: str) -> bool:
     await world.ask(code, id_="later")
     return isinstance(world.shown[-1], str)
-
-
-# -- batches and streams themselves ------------------------------------------------------------------------------------
-
-
-async def test_a_batch_has_1_to_500_requests(service: Service) -> None:
-    async with grpc.aio.insecure_channel(service.target) as channel:
-        stub = RedemptionServiceStub(channel)
-        for count in (0, 501):
-            batch = pb.BatchValidateAndRedeemRequest(requests=[pb.ValidateAndRedeemRequest()] * count)
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await stub.BatchValidateAndRedeem(batch, metadata=service.metadata)
-            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-
-
-async def test_a_full_batch_of_orders_with_three_lines_fits(service: Service) -> None:
-    async with service.client(timeout_s=30) as admin, grpc.aio.insecure_channel(service.target) as channel:
-        world = World(by_batch, channel, admin, service.api_key)
-        code = await world.code()
-        requests = [a_request(code, id_=f"{world.name}-{number}") for number in range(500)]
-        for request in requests:
-            request.customer.email = "somebody.with.a.long.name@example.com"
-            for number in range(2):
-                request.order.lines.add(
-                    sku=f"sku-of-a-usual-length-{number}",
-                    product_id=f"product-{number}",
-                    categories=["clothes/men/shirts", "sale/summer"],
-                    quantity=2,
-                    unit_price_minor=1_999,
-                )
-        assert pb.BatchValidateAndRedeemRequest(requests=requests).ByteSize() < service.settings.max_message_bytes / 2
-        answers = await by_batch(channel, service.metadata, requests)
-    assert len({one.redemption.id for one in answers if isinstance(one, pb.ValidateAndRedeemResponse)}) == 500
-
-
-async def test_bytes_that_are_no_message_are_told_and_the_stream_goes_on(service: Service) -> None:
-    async with service.client(timeout_s=30) as admin, grpc.aio.insecure_channel(service.target) as channel:
-        world = World(by_stream, channel, admin, service.api_key)
-        request = a_request(await world.code(), id_=world.name)
-        method = "/vouchsafe.v1.RedemptionService/StreamValidateAndRedeem"
-        line: Any = channel.stream_stream(method)(metadata=service.metadata)
-        await line.write(b"\xff\xff")
-        result = pb.StreamValidateAndRedeemResponse.FromString(await line.read()).result
-        assert (result.request_id, told(result.error).reason) == ("", "INVALID_REQUEST")
-        await line.write(pb.StreamValidateAndRedeemRequest(request=request).SerializeToString())
-        assert pb.StreamValidateAndRedeemResponse.FromString(await line.read()).result.response.redemption.id
-        await line.done_writing()
-        assert await line.read() is grpc.aio.EOF
-        assert await line.code() is grpc.StatusCode.OK
-
-
-@pytest.fixture
-def ledger_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config) -> Iterator[Service]:
-    monkeypatch.setenv("VOUCHSAFE_ACKNOWLEDGE", "ledger")
-    with a_service(tmp_path, pytestconfig) as running:
-        yield running
-
-
-async def test_with_the_contract_ledger_what_is_answered_is_in_the_ledger(ledger_service: Service) -> None:
-    async with (
-        ledger_service.client(timeout_s=30) as admin,
-        grpc.aio.insecure_channel(ledger_service.target) as channel,
-    ):
-        ledger = await asyncpg.connect(ledger_service.settings.postgres_url)
-        try:
-            for way in WAYS.values():
-                world = World(way, channel, admin, ledger_service.api_key)
-                code = await world.code()
-                requests = [a_request(code, id_=f"{world.name}-{number}") for number in range(50)]
-                answers = await way(channel, ledger_service.metadata, requests)
-                ids = [one.redemption.id for one in answers if isinstance(one, pb.ValidateAndRedeemResponse)]
-                found = "select count(*) from redemptions where id = any($1)"
-                assert await ledger.fetchval(found, ids) == len(set(ids)) == 50
-        finally:
-            await ledger.close()

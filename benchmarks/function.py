@@ -50,16 +50,19 @@ async def commands(settings: Settings, count: int, limits: Limits = LIMITS, name
     """That many calls of `redeem`, each with 64 new requests, as the very bytes that a server would send.
 
     The requests are of a campaign of that name with those limits; names of two runs differ. They go to a partition of
-    their own, beyond those of the installation, which no persister follows.
+    their own, beyond those of the installation, which no persister follows; their ids are claimed in all of them.
     """
     partition = settings.partitions
     gate = await Gate.connect(settings, partition + 1)
     checkout = Checkout(gate, settings)
     try:
-        seen = (await gate.inspect())[partition]
+        *others, seen = await gate.inspect()
         assert seen is not None
         await gate.open_partition(seen, "benchmark", 1, [], {})
         gate.use_partition(partition, "benchmark", epoch=1)
+        for other in others:
+            assert other is not None
+            gate.use_partition(other.partition, other.installation, other.epoch)
         names = map(f"{name}-{{}}".format, itertools.count())
         campaign = next(name for name in names if gate.partition_of(name) == partition)
         await gate.publish(

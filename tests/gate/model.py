@@ -84,7 +84,7 @@ class GateModel:
         return ("redeemable",) if objection is None or objection[0] == "decided" else objection
 
     def redeem(self, ask: Ask, *, is_claimed: bool) -> Answer:
-        """`is_claimed`: the id was claimed elsewhere before, so another request's is not even asked about."""
+        """`is_claimed`: the id is claimed elsewhere first, even if nothing is decided then."""
         if is_claimed and self.claim(ask.request, ask.fingerprint) == ("reused",):
             return ("reused",)
         self.look_at(ask.spot[0])

@@ -14,7 +14,8 @@ from vouchsafe.gate import library
 from vouchsafe.gate.keys import Keys
 
 TOKEN = "installation:1"  # noqa: S105  # no secret
-META, RUN = Keys(0).meta, Keys(0).run
+HERE = Keys(0)
+META, RUN = HERE.meta, HERE.run
 OPENED = (META, RUN, Keys(0).fences, Keys(0).stops)
 LOOKED_UP = (META, "{p00}:numbers", "{p00}:codes:0", "{p00}:given:0")
 CAMPAIGN, COUNTERS, ORDERS = Keys(0).campaign("x"), Keys(0).counters("x"), Keys(0).orders("x")
@@ -27,15 +28,16 @@ def server(valkey_url: str) -> Iterator[redis.Redis]:
         yield client
 
 
-def inspected(server: redis.Redis) -> list[str]:
-    found: Any = server.fcall(library.function_name("inspect"), 4, META, Keys(0).outbox, Keys(0).trimmed, RUN)
+def inspected(server: redis.Redis, keys: Keys = HERE) -> list[str]:
+    found: Any = server.fcall(library.function_name("inspect"), 4, keys.meta, keys.outbox, keys.trimmed, keys.run)
     return list(found[:-1])  # the last is the time
 
 
-def opened(server: redis.Redis, token: str = TOKEN) -> bool:
+def opened(server: redis.Redis, token: str = TOKEN, keys: Keys = HERE) -> bool:
     """Opens the partition as it is."""
-    standing, *_, run = inspected(server)
-    return bool(server.fcall(library.function_name("open"), 4, *OPENED, token, standing, run, 0))
+    standing, *_, run = inspected(server, keys)
+    names = (keys.meta, keys.run, keys.fences, keys.stops)
+    return bool(server.fcall(library.function_name("open"), 4, *names, token, standing, run, 0))
 
 
 def functions(server: redis.Redis) -> dict[str, set[str]]:
@@ -134,29 +136,60 @@ def test_whoever_rebuilds_a_partition_closes_it_and_is_alone(server: redis.Redis
         server.fcall(clear, 2, META, "{p00}:x", "installation:2")
 
 
+def published(server: redis.Redis) -> None:
+    names, values = [META, CAMPAIGN, COUNTERS, Keys(0).labels], [TOKEN, 1, "{}", 0, "", "x", "active", ""]
+    assert server.fcall(library.function_name("publish"), 4, *names, *values) == 1
+
+
+def redeem(server: redis.Redis, number: int, home: Keys | None = None) -> str:
+    """What a request is answered; `home` is where its id belongs, None for here."""
+    homes = [] if home is None else [(home.meta, TOKEN)]
+    keys = [META, "{p00}:outbox", *(meta for meta, _ in homes), *Keys(0).of_campaigns(["x"])]
+    keys += [keys_of.request(str(number)) for keys_of in (Keys(0), home) if keys_of is not None]
+    item = [1, len(homes), 1, "f" * 32, f"order-{number} CODE", "uses 1 5 330", "", 0, 2**53, 7, "{}"]
+    args = [TOKEN, 60_000, len(homes), *(token for _, token in homes), 1, "x", *item]
+    (answer,) = server.fcall(library.function_name("redeem"), len(keys), *keys, *args)
+    return str(answer)
+
+
+@pytest.mark.one_node("a call to two partitions")
+def test_the_home_of_a_request_id_is_asked_and_told_in_the_same_call(server: redis.Redis) -> None:
+    home = Keys(1)
+    assert opened(server)
+    published(server)
+    # Closed, it can neither say nor remember anything.
+    assert redeem(server, 1, home) == "C"
+    assert not server.exists("{p00}:outbox", Keys(0).request("1"), home.request("1"))
+    assert opened(server, keys=home)
+    assert redeem(server, 1, home).startswith("R ")
+    assert server.get(home.request("1")) == "f" * 32
+    assert server.pttl(home.request("1")) > 0
+    # What it was told there before, and another's.
+    server.set(home.request("2"), "f" * 32 + "D 1-5-0")
+    assert redeem(server, 2, home) == "P D 1-5-0"
+    server.set(home.request("3"), "e" * 32)
+    assert redeem(server, 3, home) == "X"
+    assert server.xlen("{p00}:outbox") == 1
+    assert not server.exists(Keys(0).request("2"), Keys(0).request("3"))
+
+
 @pytest.mark.parametrize("lost", ["version", "state", "counters"])
 def test_a_campaign_that_is_not_all_there_admits_nobody(server: redis.Redis, lost: str) -> None:
     assert opened(server)
-    names, published = [META, CAMPAIGN, COUNTERS, Keys(0).labels], [TOKEN, 1, "{}", 0, "", "x", "active", ""]
-    assert server.fcall(library.function_name("publish"), 4, *names, *published) == 1
+    published(server)
 
-    def redeem(number: int) -> str:
-        keys = [META, "{p00}:outbox", *Keys(0).of_campaigns(["x"]), f"{{p00}}:request:{number}"]
-        item = [1, 1, "f" * 32, f"order-{number} CODE", "uses 1 5 330", "", 0, 2**53, 7, "{}"]
-        (answer,) = server.fcall(library.function_name("redeem"), len(keys), *keys, TOKEN, 60_000, 1, "x", *item)
-        return str(answer)
-
-    assert redeem(1).startswith("R ")
+    assert redeem(server, 1).startswith("R ")
     if lost == "counters":
         server.delete(COUNTERS)
     else:
         server.hdel(CAMPAIGN, lost)
-    assert redeem(2) == "U"
+    assert redeem(server, 2) == "U"
     assert server.xlen("{p00}:outbox") == 1
     assert server.exists("{p00}:request:2") == 0
     # A definition that is published again does not make a new start of it.
+    names = [META, CAMPAIGN, COUNTERS, Keys(0).labels]
     server.fcall(library.function_name("publish"), 4, *names, TOKEN, 2, "{}", 0, "", "x", "active", "")
-    assert lost != "counters" or redeem(2) == "U"
+    assert lost != "counters" or redeem(server, 2) == "U"
 
 
 def test_an_older_definition_changes_nothing_and_a_newer_one_no_counter(server: redis.Redis) -> None:

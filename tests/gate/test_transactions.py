@@ -317,7 +317,8 @@ async def test_what_is_decided_and_not_settled_is_settled_before_it_comes_back(r
     kinds = [event.kind for event in await rig.events()]
     assert (kinds.count(EventKind.REDEEMED), kinds.count(EventKind.RETURNED)) == (2, 2)
     # And the order has nothing of it any more: it is free to redeem again.
-    assert isinstance(await rig.checkout.redeem(rig.attempt(ONE)), Redemption)
+    claim = msgspec.structs.replace(rig.attempt(ONE).claim, request_id="another")
+    assert isinstance(await rig.checkout.redeem(attempt_of(claim, limits=LIMITS)), Redemption)
 
 
 async def test_what_has_come_back_does_not_come_back_by_another_rollback(rig: Rig) -> None:

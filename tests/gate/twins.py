@@ -285,20 +285,30 @@ class Twins:
             assert found == expected or (first and found and found[:2] == expected[:2])
 
     async def redeem(self, wishes: Sequence[tuple[Wish, str]]) -> None:
-        """Requests, each with its id, in as few calls as the gate needs."""
+        """Requests, each with its id, in as few calls as the gate needs; on a cluster one by one, as claims and
+        decisions lie in calls to several nodes there, which nobody brings into an order."""
         asks = [self.ask(wish, request, "redeem") for wish, request in wishes]
-        claims = await answered(self.checkout.claim(attempt.claim) for attempt, _ in asks)
-        answers = await answered(self._redeem(attempt, told) for (attempt, _), told in zip(asks, claims, strict=True))
-        # One call decides all that lies in one partition, and looks at its campaigns first.
-        elsewhere = [self.checkout.home(ask.request) != self.gate.partition_of(ask.spot[0]) for _, ask in asks]
-        for (_, ask), is_claimed in zip(asks, elsewhere, strict=True):
-            if not (is_claimed and self.model.claim(ask.request, ask.fingerprint) == ("reused",)):
-                self.model.look_at(ask.spot[0])
-        for (_, ask), is_claimed, answer in zip(asks, elsewhere, answers, strict=True):
-            assert self._plain(answer) == self.model.redeem(ask, is_claimed=is_claimed)
+        if self.gate.routes.is_cluster:
+            for one in asks:
+                await self._redeem([one])
+        else:
+            await self._redeem(asks)
 
-    async def _redeem(self, attempt: Attempt, told: object) -> object:
-        return told or await self.checkout.redeem(attempt)
+    async def _redeem(self, asks: Sequence[tuple[Attempt, Ask]]) -> None:
+        answers = await answered(self.checkout.redeem(attempt) for attempt, _ in asks)
+        # One call decides all that lies in one partition, and looks at its campaigns first.
+        calls: defaultdict[int, list[tuple[Ask, object]]] = defaultdict(list)
+        for (_, ask), answer in zip(asks, answers, strict=True):
+            calls[self.gate.partition_of(ask.spot[0])].append((ask, answer))
+        for partition, decided in calls.items():
+            elsewhere = [self.checkout.home(ask.request) != partition for ask, _ in decided]
+            for (ask, _), is_claimed in zip(decided, elsewhere, strict=True):
+                # On a cluster, another request's is not even asked about.
+                is_asked = not (self.gate.routes.is_cluster and is_claimed)
+                if is_asked or self.model.claim(ask.request, ask.fingerprint) != ("reused",):
+                    self.model.look_at(ask.spot[0])
+            for (ask, answer), is_claimed in zip(decided, elsewhere, strict=True):
+                assert self._plain(answer) == self.model.redeem(ask, is_claimed=is_claimed)
 
     # -- what is left behind -----------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from vouchsafe.domain.reasons import Reason, Refusal
 from vouchsafe.domain.redemption import Claim, CombinedClaim, Position, Redemption, StreamId
 from vouchsafe.domain.rules import ALWAYS
 from vouchsafe.domain.takes import Take, takes_text
+from vouchsafe.gate.connection import CLOSED
 
 
 class Attempt:
@@ -159,6 +160,11 @@ class Missing:
 
 
 @dataclass(frozen=True, slots=True)
+class Closed:
+    """The partition of the request id is closed; nothing was decided."""
+
+
+@dataclass(frozen=True, slots=True)
 class Reused:
     """The request id is another request's."""
 
@@ -178,6 +184,7 @@ Answer = (
     | Crowded
     | Undone
     | Missing
+    | Closed
     | Reused
 )
 
@@ -187,6 +194,7 @@ RELEASED: Final = Released()
 CROWDED: Final = Crowded()
 UNDONE: Final = Undone()
 MISSING: Final = Missing()
+HOME_CLOSED: Final = Closed()
 REUSED: Final = Reused()
 _PLAIN: Final[Mapping[str, Answer]] = {
     "S": STALE,
@@ -195,6 +203,7 @@ _PLAIN: Final[Mapping[str, Answer]] = {
     "E": CROWDED,
     "A": UNDONE,
     "U": MISSING,
+    "C": HOME_CLOSED,
     "X": REUSED,
 }
 
@@ -253,6 +262,8 @@ def decode_for(
             raise reused(claim.request_id)
         case Missing():
             raise Unavailable(f"campaign {claim.campaign_id} is being published; try again")
+        case Closed():
+            raise Unavailable(CLOSED)
         case _:
             pass
     return found

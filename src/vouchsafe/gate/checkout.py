@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from vouchsafe.domain.campaign import Campaign, CodeEntry
 from vouchsafe.domain.reasons import Refusal
-from vouchsafe.domain.redemption import Claim, Event, Position, Redemption
+from vouchsafe.domain.redemption import Event, Position, Redemption
 from vouchsafe.gate.attempts import (
     Attempt,
     Crowded,
@@ -75,30 +75,26 @@ class Checkout:
         """The definition that decides now, or None when the gate has no such campaign."""
         return await self._lanes.submit(self._definition, self._gate.partition_of(campaign_id), campaign_id)
 
-    async def claim(self, claim: Claim) -> Standing | Refusal | None:
-        """Makes sure that the request id is this request's and no other's, and answers what it was told there, if
-        anything. Raises RequestIdReused.
-
-        A request id has a partition of its own, so that it is caught even when the other request went to a campaign
-        elsewhere. Where both partitions are the same, `redeem` does this by itself.
-        """
-        if self.home(claim.request_id) == self._gate.partition_of(claim.campaign_id):
-            return None
-        told = await self.claim_id(claim.request_id, claim.fingerprint)
-        assert not isinstance(told, Reserved)  # a request to reserve has another fingerprint
-        return told
-
     async def claim_id(
         self, request_id: str, fingerprint: str, partition: int | None = None
     ) -> Standing | Refusal | Reserved | None:
         """Makes sure that the request id is this request's and no other's, and answers what it was told in a partition
-        (None: that of the id), if anything. Raises RequestIdReused."""
+        (None: that of the id), if anything. Raises RequestIdReused.
+
+        A request id has a partition of its own, so that it is caught even when the other request went to a campaign
+        elsewhere."""
         home = self.home(request_id) if partition is None else partition
         return await self._lanes.submit(self._claim, home, (request_id, fingerprint))
 
     async def redeem(self, attempt: Attempt) -> Redemption | Refusal | Standing | Stale | Moved | Waiting:
         """Decides in one atomic step, and takes the use if nothing speaks against it. Raises RequestIdReused."""
-        partition = self._gate.partition_of(attempt.claim.campaign_id)
+        claim = attempt.claim
+        partition = self._gate.partition_of(claim.campaign_id)
+        if self._gate.routes.is_cluster and self.home(claim.request_id) != partition:
+            told = await self.claim_id(claim.request_id, claim.fingerprint)
+            assert not isinstance(told, Reserved)  # a request to reserve has another fingerprint
+            if told is not None:
+                return told
         while isinstance(answer := await self._lanes.submit(self._redeem, partition, attempt), Crowded):
             pass
         return answer
@@ -149,9 +145,23 @@ class Checkout:
 
     def _encode_redeem(self, partition: int, attempts: Sequence[Attempt]) -> Command:
         keys, token = self._gate.keys_and_token(partition)
-        requests = [keys.request(attempt.claim.request_id) for attempt in attempts]
-        items = [attempt.part for attempt in attempts]
-        return campaign_call("redeem", keys, (keys.outbox,), (token, self._ttl_ms), items, requests)
+        # On one Valkey a call may touch all partitions, so that an exchange of its own for the claim is saved.
+        is_one = not self._gate.routes.is_cluster
+        homes: dict[int, int] = {}
+        requests: list[str] = []
+        items: list[tuple[str, Sequence[bytes | str | int]]] = []
+        for attempt in attempts:
+            request_id = attempt.claim.request_id
+            home, index = self.home(request_id), 0
+            requests.append(keys.request(request_id))
+            if is_one and home != partition:
+                index = homes.setdefault(home, len(homes) + 1)
+                requests.append(self._gate.keys(home).request(request_id))
+            campaign_id, fields = attempt.part
+            items.append((campaign_id, (index, *fields)))
+        own_keys = [keys.outbox, *(self._gate.keys(home).meta for home in homes)]
+        first: list[str | int] = [token, self._ttl_ms, len(homes), *(self._gate.token_if_open(home) for home in homes)]
+        return campaign_call("redeem", keys, own_keys, first, items, requests)
 
     def _encode_validate(self, partition: int, asked: Sequence[tuple[Attempt, str]]) -> Command:
         keys, token = self._gate.keys_and_token(partition)
@@ -177,6 +187,8 @@ class Checkout:
     def _decode_redeem(
         self, partition: int, attempt: Attempt, answer: bytes
     ) -> Redemption | Refusal | Standing | Stale | Moved | Waiting | Crowded:
+        if answer.startswith(b"P "):
+            partition, answer = self.home(attempt.claim.request_id), answer[2:]
         match decode_for(attempt, partition, answer, self._gate.clock.set, claimed=True):
             case Redemption() | Refusal() | Standing() | Stale() | Moved() | Waiting() | Crowded() as found:
                 return found

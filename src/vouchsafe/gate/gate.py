@@ -172,6 +172,15 @@ class Gate:
         self.check_problem()
         return self._keys[partition], self._open(partition)[0]
 
+    def keys(self, partition: int) -> Keys:
+        """The names of what lies in the partition."""
+        return self._keys[partition]
+
+    def token_if_open(self, partition: int) -> str:
+        """What a call to the partition names; empty when it is not open."""
+        token, _ = self._tokens.get(partition, ("", 0))
+        return token
+
     def keys_and_token_to_stop(self, partition: int) -> tuple[Keys, str]:
         """The same for what stops something, whatever the store can keep: it stops here and now, even if that cannot be
         acknowledged (`check_problem`)."""

@@ -136,7 +136,6 @@ class Redeem:
                 # As for a code that there is: what became of the request id must not tell.
                 await self._checkout.claim_id(request.request_id, request.fingerprint)
             return unknown[0]
-        claimed = False
         patience = Patience()
         rounds = 0
         while rounds < MAX_ROUNDS:
@@ -147,9 +146,7 @@ class Redeem:
                 return (await self._combined.redeem(request)).outcome
             combination = self._judge.combine(request, [candidate])
             attempt = self._attempt(request, candidate, combination)
-            told = None if claimed else await self._checkout.claim(attempt.claim)
-            claimed = True
-            answer = told or await self._checkout.redeem(attempt)
+            answer = await self._checkout.redeem(attempt)
             if isinstance(answer, Standing):
                 return await self.get(answer.position)
             if isinstance(answer, Waiting):

@@ -43,6 +43,10 @@ local opened = {}
 -- The epoch of the call that runs.
 local epoch
 
+local function is_open(meta, token)
+  return opened[meta] == token and redis.call('GET', meta) == token
+end
+
 local function register_plainly(name, callback, flags)
   redis.register_function({ function_name = name .. '_' .. LIBRARY_VERSION, callback = callback, flags = flags or {} })
 end
@@ -53,7 +57,7 @@ end
 local function register(name, callback, flags)
   register_plainly(name, function(keys, args)
     local token = args[1]
-    if opened[keys[1]] ~= token or redis.call('GET', keys[1]) ~= token then
+    if not is_open(keys[1], token) then
       return redis.error_reply('CLOSED the partition is not open under this token')
     end
     epoch = token:match('%d+$')

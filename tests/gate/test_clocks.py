@@ -22,7 +22,8 @@ from vouchsafe.gate.gate import Gate
 from vouchsafe.ledger.ledger import Ledger
 from vouchsafe.service.committed import Committed
 from vouchsafe.service.judge import RedeemRequest
-from vouchsafe.service.redeem import Offer, Redeem
+from vouchsafe.service.offers import Offer
+from vouchsafe.service.redeem import Redeem
 from vouchsafe.settings import Settings
 
 HOUR_MS = 3_600_000

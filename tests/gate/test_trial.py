@@ -36,7 +36,8 @@ from vouchsafe.gate.stops import Stops
 from vouchsafe.ledger.ledger import Ledger
 from vouchsafe.service.committed import Committed
 from vouchsafe.service.judge import RedeemRequest
-from vouchsafe.service.redeem import Offer, Redeem, Trial, Validation
+from vouchsafe.service.offers import Offer, Trial, Validation
+from vouchsafe.service.redeem import Redeem
 from vouchsafe.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("moved_clock")

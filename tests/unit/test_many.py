@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 
 import pytest
@@ -157,14 +157,18 @@ async def test_there_is_a_bound_of_streams(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 async def test_a_batch_is_answered_in_order_and_leaves_nothing_when_it_is_cut_off() -> None:
-    async def late(number: int) -> int:
-        await asyncio.sleep(0.01 if number % 2 else 0)
-        return number
+    async def late(numbers: Sequence[int]) -> Sequence[int]:
+        await asyncio.sleep(0.01 if numbers[0] % 128 else 0)
+        return numbers
+
+    async def never(numbers: Sequence[int]) -> Sequence[int]:
+        await asyncio.Event().wait()
+        return numbers
 
     assert await answer_batch(range(500), late) == list(range(500))
     before = asyncio.all_tasks()
     for turns in (1, 3, 20):
-        task = asyncio.create_task(answer_batch(range(500), lambda _: _wait(asyncio.Event())))
+        task = asyncio.create_task(answer_batch(range(500), never))
         for _ in range(turns):
             await asyncio.sleep(0)
         task.cancel()

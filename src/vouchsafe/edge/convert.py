@@ -19,7 +19,7 @@ from vouchsafe.domain.rollback import ReturnedLine, Rollback
 from vouchsafe.edge.mirror import from_message
 from vouchsafe.service.combined import Answer
 from vouchsafe.service.judge import RedeemRequest
-from vouchsafe.service.redeem import Offer, Trace, Trial, Validation
+from vouchsafe.service.offers import Offer, Trace, Trial, Validation
 from vouchsafe.service.reserve import ReserveAnswer
 from vouchsafe.service.rollback import RollbackRequest
 from vouchsafe.v1 import (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from typing import Any, Generic, TypeVar
 
@@ -22,16 +22,15 @@ Answer = TypeVar("Answer")
 
 
 async def answer_batch(
-    requests: Iterable[Request], answer: Callable[[Request], Coroutine[Any, Any, Answer]]
+    requests: Sequence[Request], answer_each: Callable[[Sequence[Request]], Coroutine[Any, Any, Sequence[Answer]]]
 ) -> list[Answer]:
-    """The answers, in the order of their requests; all are under way together. `answer` raises nothing."""
+    """The answers, in the order of their requests; all are under way together. `answer_each` raises nothing."""
     async with asyncio.TaskGroup() as group:
         tasks = []
-        for request in requests:
-            tasks.append(group.create_task(answer(request)))
-            if len(tasks) % SLICE == 0:
-                await asyncio.sleep(0)
-    return [task.result() for task in tasks]
+        for at in range(0, len(requests), SLICE):
+            tasks.append(group.create_task(answer_each(requests[at : at + SLICE])))
+            await asyncio.sleep(0)
+    return [answer for task in tasks for answer in task.result()]
 
 
 class Streams:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import Any
 
 from google.protobuf.message import Message
@@ -17,15 +17,17 @@ from vouchsafe.edge.errors import told
 from vouchsafe.edge.many import Streams, answer_batch
 from vouchsafe.edge.peers import address_of
 from vouchsafe.service.caller import caller
-from vouchsafe.service.combined import Answer
 from vouchsafe.service.guessing import Asker, Guessing, told_to
-from vouchsafe.service.redeem import Redeem, Trial
+from vouchsafe.service.offers import Trial
+from vouchsafe.service.redeem import Redeem
+from vouchsafe.service.together import Ask, Together
 from vouchsafe.v1 import redemption_service_pb2 as pb
 from vouchsafe.v1.redemption_service_pb2_grpc import RedemptionServiceServicer
 
 Context = ServicerContext[Any, Any]
 
 DEFAULT_TTL_MS = 15 * 60_000
+METHOD = "ValidateAndRedeem"
 # Of a request id that may be anything.
 TOLD_REQUEST_ID_CHARACTERS = 128
 
@@ -35,6 +37,7 @@ class RedemptionServicer(RedemptionServiceServicer):
 
     use_case: Redeem  # set before the first call is let through
     guessing: Guessing
+    together: Together
 
     def __init__(self, check: Callable[[Message, int], None], admission: Admission, streams: Streams) -> None:
         """`check` raises InvalidRequest when one of many requests, with its size in bytes, breaks its rules;
@@ -65,7 +68,7 @@ class RedemptionServicer(RedemptionServiceServicer):
     ) -> pb.ValidateAndRedeemResponse:
         """Takes the uses, or says why not."""
         response = pb.ValidateAndRedeemResponse()
-        convert.fill_answer(response, await self._redeem(request, context))
+        convert.fill_answer(response, await self.together.redeem(_ask(request, context)))
         return response
 
     def StreamValidateAndRedeem(
@@ -78,7 +81,8 @@ class RedemptionServicer(RedemptionServiceServicer):
         ) -> pb.StreamValidateAndRedeemResponse:
             if isinstance(message, InvalidRequest):
                 return pb.StreamValidateAndRedeemResponse(result=pb.RedemptionResult(error=told(message, "")))
-            return pb.StreamValidateAndRedeemResponse(result=await self._result(message.request, context))
+            (result,) = await self._results((message.request,), context)
+            return pb.StreamValidateAndRedeemResponse(result=result)
 
         return self._streams.answers(requests, answer)
 
@@ -86,27 +90,35 @@ class RedemptionServicer(RedemptionServiceServicer):
         self, request: pb.BatchValidateAndRedeemRequest, context: Context
     ) -> pb.BatchValidateAndRedeemResponse:
         """The same for each request."""
-        results = await answer_batch(request.requests, lambda one: self._result(one, context))
+        results = await answer_batch(request.requests, lambda some: self._results(some, context))
         return pb.BatchValidateAndRedeemResponse(results=results)
 
-    async def _redeem(self, request: pb.ValidateAndRedeemRequest, context: Context) -> Answer:
-        asker = _asker(request, context)
-        wanted = convert.redeem_request(request, discreet=not asker.principal.is_trusted)
-        return await self.guessing.ask(asker, wanted, lambda: self.use_case.redeem(wanted))
-
-    async def _result(self, request: pb.ValidateAndRedeemRequest, context: Context) -> pb.RedemptionResult:
-        """What a call of its own would have come to."""
-        result = pb.RedemptionResult(request_id=request.request_id[:TOLD_REQUEST_ID_CHARACTERS])
-        try:
-            entered_s = self._admission.enter()
+    async def _results(
+        self, requests: Sequence[pb.ValidateAndRedeemRequest], context: Context
+    ) -> list[pb.RedemptionResult]:
+        """What a call of its own would have come to for each."""
+        results, asks, entered = [], [], []
+        for request in requests:
+            result = pb.RedemptionResult(request_id=request.request_id[:TOLD_REQUEST_ID_CHARACTERS])
+            results.append(result)
             try:
+                entered_s = self._admission.enter()
+                entered.append(entered_s)
                 self._check(request, request.ByteSize())
-                convert.fill_answer(result.response, await self._redeem(request, context))
-            finally:
+                asks.append((result, _ask(request, context)))
+            except Exception as error:  # noqa: BLE001  # whatever it is, it belongs to this request
+                result.error.CopyFrom(told(error, METHOD))
+        try:
+            answers = await self.together.redeem_each([ask for _, ask in asks])
+        finally:
+            for entered_s in entered:
                 self._admission.leave(entered_s)
-        except Exception as error:  # noqa: BLE001  # whatever it is, it belongs to this request
-            result.error.CopyFrom(told(error, "ValidateAndRedeem"))
-        return result
+        for (result, _), answer in zip(asks, answers, strict=True):
+            if isinstance(answer, Exception):
+                result.error.CopyFrom(told(answer, METHOD))
+            else:
+                convert.fill_answer(result.response, answer)
+        return results
 
     async def ReserveRedemption(
         self, request: pb.ReserveRedemptionRequest, context: Context
@@ -142,6 +154,11 @@ class RedemptionServicer(RedemptionServiceServicer):
         """One redemption by its id."""
         redemption = await self.use_case.get(convert.position(request.redemption_id))
         return pb.GetRedemptionResponse(redemption=convert.redemption_message(redemption))
+
+
+def _ask(request: pb.ValidateAndRedeemRequest, context: Context) -> Ask:
+    asker = _asker(request, context)
+    return Ask(asker, convert.redeem_request(request, discreet=not asker.principal.is_trusted))
 
 
 def _asker(request: convert.AnyRequest, context: Context) -> Asker:

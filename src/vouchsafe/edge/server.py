@@ -28,6 +28,7 @@ from vouchsafe.service.keys import Keys
 from vouchsafe.service.kill_switch import KillSwitchboard
 from vouchsafe.service.plans import Plans
 from vouchsafe.service.redeem import Redeem
+from vouchsafe.service.together import Together
 from vouchsafe.service.trail import Trail
 from vouchsafe.service.watch import Watch
 from vouchsafe.settings import Settings
@@ -119,6 +120,7 @@ class Server:
         """Lets calls through to the use cases."""
         self._redemptions.use_case = redeem
         self._redemptions.guessing = guessing
+        self._redemptions.together = Together(redeem, guessing)
         self._campaigns.use_case = campaigns
         self._campaigns.plans = plans
         self._campaigns.switches = switches

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from vouchsafe.domain.campaign import Campaign, CodeEntry
 from vouchsafe.domain.reasons import Refusal
 from vouchsafe.domain.redemption import Event, Position, Redemption
 from vouchsafe.gate.attempts import (
+    CROWDED,
     Attempt,
     Crowded,
     Moved,
@@ -32,6 +34,9 @@ from vouchsafe.gate.returns import Returns
 from vouchsafe.gate.statuses import decode_definition, definition_call
 from vouchsafe.gate.transactions import Part, campaign_call
 from vouchsafe.settings import Settings
+
+# What redeeming comes to.
+Decided = Redemption | Refusal | Standing | Stale | Moved | Waiting
 
 
 class Checkout:
@@ -58,6 +63,11 @@ class Checkout:
     async def close(self) -> None:
         """Answers what waits, then closes the connection."""
         await self._lanes.close()
+
+    @property
+    def is_one_node(self) -> bool:
+        """Whether everything lies on one Valkey."""
+        return not self._gate.routes.is_cluster
 
     def now_ms(self) -> int:
         """What the gate's clock says, within a round trip."""
@@ -86,11 +96,11 @@ class Checkout:
         home = self.home(request_id) if partition is None else partition
         return await self._lanes.submit(self._claim, home, (request_id, fingerprint))
 
-    async def redeem(self, attempt: Attempt) -> Redemption | Refusal | Standing | Stale | Moved | Waiting:
+    async def redeem(self, attempt: Attempt) -> Decided:
         """Decides in one atomic step, and takes the use if nothing speaks against it. Raises RequestIdReused."""
         claim = attempt.claim
         partition = self._gate.partition_of(claim.campaign_id)
-        if self._gate.routes.is_cluster and self.home(claim.request_id) != partition:
+        if not self.is_one_node and self.home(claim.request_id) != partition:
             told = await self.claim_id(claim.request_id, claim.fingerprint)
             assert not isinstance(told, Reserved)  # a request to reserve has another fingerprint
             if told is not None:
@@ -98,6 +108,24 @@ class Checkout:
         while isinstance(answer := await self._lanes.submit(self._redeem, partition, attempt), Crowded):
             pass
         return answer
+
+    async def redeem_each(self, attempts: Sequence[Attempt]) -> list[Decided | Crowded | Exception]:
+        """The same for each of many, on one Valkey, or what went wrong with it. Crowded has to be asked again."""
+        places: dict[int, list[int]] = {}
+        for place, attempt in enumerate(attempts):
+            places.setdefault(self._gate.partition_of(attempt.claim.campaign_id), []).append(place)
+        asked = (
+            self._lanes.ask_each(self._redeem, partition, [attempts[place] for place in found])
+            for partition, found in places.items()
+        )
+        answers: list[Decided | Crowded | Exception] = [CROWDED] * len(attempts)
+        for found, told in zip(places.values(), await asyncio.gather(*asked, return_exceptions=True), strict=True):
+            if isinstance(told, BaseException) and not isinstance(told, Exception):
+                raise told
+            each = [told] * len(found) if isinstance(told, Exception) else told
+            for place, answer in zip(found, each, strict=True):
+                answers[place] = answer
+        return answers
 
     async def validate(
         self, attempt: Attempt, others: Sequence[str] = ()
@@ -146,7 +174,6 @@ class Checkout:
     def _encode_redeem(self, partition: int, attempts: Sequence[Attempt]) -> Command:
         keys, token = self._gate.keys_and_token(partition)
         # On one Valkey a call may touch all partitions, so that an exchange of its own for the claim is saved.
-        is_one = not self._gate.routes.is_cluster
         homes: dict[int, int] = {}
         requests: list[str] = []
         items: list[tuple[str, Sequence[bytes | str | int]]] = []
@@ -154,7 +181,7 @@ class Checkout:
             request_id = attempt.claim.request_id
             home, index = self.home(request_id), 0
             requests.append(keys.request(request_id))
-            if is_one and home != partition:
+            if self.is_one_node and home != partition:
                 index = homes.setdefault(home, len(homes) + 1)
                 requests.append(self._gate.keys(home).request(request_id))
             campaign_id, fields = attempt.part
@@ -184,9 +211,7 @@ class Checkout:
         ids = (str(position.stream_id) for position in positions)
         return function_call("event", [keys.meta, keys.outbox], [token, *ids])
 
-    def _decode_redeem(
-        self, partition: int, attempt: Attempt, answer: bytes
-    ) -> Redemption | Refusal | Standing | Stale | Moved | Waiting | Crowded:
+    def _decode_redeem(self, partition: int, attempt: Attempt, answer: bytes) -> Decided | Crowded:
         if answer.startswith(b"P "):
             partition, answer = self.home(attempt.claim.request_id), answer[2:]
         match decode_for(attempt, partition, answer, self._gate.clock.set, claimed=True):

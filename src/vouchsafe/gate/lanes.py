@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import structlog
 from redis.exceptions import ResponseError
@@ -38,28 +38,55 @@ class Function(Generic[Item, Answer]):
     decides: bool = True
 
 
+class _Asked(NamedTuple):
+    """Items that one caller asks about together, and where the answers go: the one, or a list of all."""
+
+    items: Sequence[Any]
+    future: asyncio.Future[Any]
+    is_one: bool
+
+    def fail(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+    def settle(self, answers: list[Any]) -> None:
+        if self.future.done():  # its caller has gone
+            return
+        if not self.is_one:
+            self.future.set_result(answers)
+        elif isinstance(answers[0], Exception):
+            self.future.set_exception(answers[0])
+        else:
+            self.future.set_result(answers[0])
+
+
 @dataclass(slots=True)
 class _Call:
     function: Function[Any, Any]
     partition: int
-    waiting: list[tuple[Any, asyncio.Future[Any]]]
+    waiting: list[_Asked]
+
+    @property
+    def items(self) -> list[Any]:
+        return [item for asked in self.waiting for item in asked.items]
 
     def fail(self, error: Exception) -> None:
-        for _, future in self.waiting:
-            if not future.done():
-                future.set_exception(error)
+        for asked in self.waiting:
+            asked.fail(error)
 
     def settle(self, reply: Any) -> None:
         if isinstance(reply, ResponseError):
             self.fail(as_unavailable(reply))
             return
-        for (item, future), answer in zip(self.waiting, reply, strict=True):
-            if future.done():  # its caller has gone
-                continue
-            try:
-                future.set_result(self.function.decode(self.partition, item, answer))
-            except Exception as error:  # noqa: BLE001  # whatever it is, it belongs to this caller
-                future.set_exception(error)
+        replies = iter(reply)
+        for asked in self.waiting:
+            asked.settle([self._decoded(item, next(replies)) for item in asked.items])
+
+    def _decoded(self, item: Any, reply: Any) -> Any:
+        try:
+            return self.function.decode(self.partition, item, reply)
+        except Exception as error:  # noqa: BLE001  # whatever it is, it belongs to this item
+            return error
 
 
 class Lane:
@@ -81,7 +108,7 @@ class Lane:
         self._own_write = own_write
         self._batch_size = batch_size
         self._max_waiting = max_waiting
-        self._waiting: dict[tuple[Function[Any, Any], int], list[tuple[Any, asyncio.Future[Any]]]] = {}
+        self._waiting: dict[tuple[Function[Any, Any], int], list[_Asked]] = {}
         self._count = 0
         # Whether the last exchange that had to be confirmed was not.
         self._in_doubt = False
@@ -96,13 +123,38 @@ class Lane:
 
         The future raises Unavailable when the store is out of reach, and whatever `function.decode` raises.
         """
+        self._check_room(1)
+        return self._queue(function, partition, (item,), is_one=True)
+
+    async def ask_each(
+        self, function: Function[Item, Answer], partition: int, items: Sequence[Item]
+    ) -> list[Answer | Exception]:
+        """What is answered about each item, or what went wrong with it. Raises what `submit` raises."""
+        self._check_room(len(items))
+        parts = [items[at : at + self._batch_size] for at in range(0, len(items), self._batch_size)]
+        asked = [self._queue(function, partition, part, is_one=False) for part in parts]
+        answers: list[Answer | Exception] = []
+        for part, told in zip(parts, await asyncio.gather(*asked, return_exceptions=True), strict=True):
+            if isinstance(told, Exception):
+                answers += [told] * len(part)
+            elif isinstance(told, BaseException):
+                raise told
+            else:
+                answers += told
+        return answers
+
+    def _check_room(self, count: int) -> None:
         if self._closed:
             raise Unavailable("the server is shutting down")
-        if self._count >= self._max_waiting:
+        if self._count + count > self._max_waiting:
             raise Overloaded(f"{self._count} calls are waiting for the gate already")
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault((function, partition), []).append((item, future))
-        self._count += 1
+
+    def _queue(
+        self, function: Function[Any, Any], partition: int, items: Sequence[Any], *, is_one: bool
+    ) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault((function, partition), []).append(_Asked(items, future, is_one))
+        self._count += len(items)
         self._idle.clear()
         self._wake.set()
         return future
@@ -128,14 +180,24 @@ class Lane:
         calls = []
         left = {}
         for (function, partition), waiting in self._waiting.items():
-            batch, rest = waiting[: self._batch_size], waiting[self._batch_size :]
+            taken: list[_Asked] = []
+            rest: list[_Asked] = []
+            room = self._batch_size
+            for asked in waiting:
+                count = len(asked.items)
+                if asked.future.done():
+                    # A caller that has gone (cancelled, or out of time) wants no decision any more.
+                    self._count -= count
+                elif rest or count > room:
+                    rest.append(asked)
+                else:
+                    taken.append(asked)
+                    room -= count
+                    self._count -= count
             if rest:
                 left[(function, partition)] = rest
-            self._count -= len(batch)
-            # A caller that has gone (cancelled, or out of time) wants no decision any more.
-            wanted = [(item, future) for item, future in batch if not future.done()]
-            if wanted:
-                calls.append(_Call(function, partition, wanted))
+            if taken:
+                calls.append(_Call(function, partition, taken))
         self._waiting = left
         return calls
 
@@ -144,7 +206,7 @@ class Lane:
         sent = []
         for call in calls:
             try:
-                commands.append(call.function.encode(call.partition, [item for item, _ in call.waiting]))
+                commands.append(call.function.encode(call.partition, call.items))
                 sent.append(call)
             except Exception as error:  # noqa: BLE001  # whatever it is, it must not stop the lane
                 call.fail(error)
@@ -187,6 +249,15 @@ class Lanes:
 
     def submit(self, function: Function[Item, Answer], partition: int, item: Item) -> asyncio.Future[Answer]:
         """As `Lane.submit`, to the node that holds the partition; Unavailable while there is none."""
+        return self._lane(partition).submit(function, partition, item)
+
+    async def ask_each(
+        self, function: Function[Item, Answer], partition: int, items: Sequence[Item]
+    ) -> list[Answer | Exception]:
+        """As `Lane.ask_each`, likewise."""
+        return await self._lane(partition).ask_each(function, partition, items)
+
+    def _lane(self, partition: int) -> Lane:
         url = self._gate.routes.url_of(partition)
         lane = self._by_url.get(url)
         if lane is None:
@@ -196,7 +267,7 @@ class Lanes:
                 batch_size=self._batch_size,
                 max_waiting=self._max_waiting,
             )
-        return lane.submit(function, partition, item)
+        return lane
 
     async def close(self) -> None:
         """Answers what waits, then closes the connections."""

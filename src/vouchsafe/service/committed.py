@@ -27,11 +27,12 @@ class Decided(Protocol):
 
 
 class Committed:
-    """One question to PostgreSQL answers all who wait; while nobody does, none is asked."""
+    """One question to PostgreSQL answers all who wait; while nobody does, none is asked. `is_asked_for`: this is the
+    contract."""
 
     def __init__(self, ledger: Ledger, settings: Settings) -> None:
         self._ledger = ledger
-        self._is_asked_for = settings.acknowledge == "ledger"
+        self.is_asked_for = settings.acknowledge == "ledger"
         self._timeout_s = settings.ledger_timeout_ms / 1000
         self._max_waiting = settings.max_waiting
         self._waiting: dict[asyncio.Future[None], frozenset[Position]] = {}
@@ -65,7 +66,7 @@ class Committed:
     async def wait_for(self, positions: Iterable[Position]) -> None:
         """As `wait`, for events at several places."""
         asked = frozenset(positions)
-        if not self._is_asked_for or all(map(self._is_known, asked)):
+        if not self.is_asked_for or all(map(self._is_known, asked)):
             return
         loop = asyncio.get_running_loop()
         began = loop.time()

@@ -7,7 +7,7 @@ import hashlib
 import time
 from collections.abc import Awaitable, Callable, Container, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import structlog
 from msgspec.structs import replace
@@ -22,7 +22,7 @@ from vouchsafe.gate.checkout import Checkout
 from vouchsafe.gate.guesses import Taking
 from vouchsafe.service.combined import Answer
 from vouchsafe.service.judge import RedeemRequest
-from vouchsafe.service.redeem import Offer, Validation
+from vouchsafe.service.offers import Offer, Validation
 from vouchsafe.service.reserve import ReserveAnswer
 from vouchsafe.service.turnstile import Turnstile
 from vouchsafe.settings import Settings
@@ -47,6 +47,15 @@ class Asker:
     source: str
 
 
+class Entry(NamedTuple):
+    """A request that is let through: the buckets that its failed codes are counted in, those of them that have to have
+    a token for each code before it is looked up, and how many codes there are."""
+
+    buckets: Sequence[Bucket]
+    closing: Sequence[Bucket]
+    codes: int
+
+
 class Guessing:
     """`validate` says what is wrong with a code on its own."""
 
@@ -68,11 +77,9 @@ class Guessing:
         """What `answer` answers, with failed codes counted. Raises Throttled: before the look-up while a bucket is
         empty, but for the principal's of a caller who is trusted; behind it when a failed code finds one empty."""
         started = time.monotonic()
-        buckets = _buckets(asker, request.customer.id)
-        # Whoever guesses through a shop must not close it to all its customers.
-        closing: list[Bucket] = [one for one in buckets if request.discreet or one.kind is not Kind.PRINCIPAL]
+        entry = _entry(asker, request)
         try:
-            await self._turnstile.enter(closing, len(request.codes))
+            await self._turnstile.enter(entry.closing, entry.codes)
         except Throttled as throttled:
             telemetry.THROTTLED.labels(throttled.by).inc()
             raise
@@ -81,9 +88,9 @@ class Guessing:
             if request.discreet:
                 found = await self._discreet(request, found)
             failed: set[str] = _failed(found, (Reason.CODE_NOT_USABLE,) if request.discreet else GUESSED)
-            throttled_by = await self._count(buckets, len(failed))
+            throttled_by = await self._count(entry.buckets, len(failed))
         finally:
-            self._turnstile.leave(closing, len(request.codes))
+            self.let_out(entry)
         if failed and request.discreet:
             await asyncio.sleep(started + EVEN_S - time.monotonic())
         # What was taken has to be told, though; it has cost its tokens.
@@ -91,6 +98,18 @@ class Guessing:
             telemetry.THROTTLED.labels(throttled_by.by).inc()
             raise throttled_by
         return found
+
+    def let_in(self, asker: Asker, request: RedeemRequest) -> Entry | None:
+        """Lets a request to the look-up that has not to wait for it, by a caller who is trusted; `let_out` has to
+        follow, and if `has_guessed`, it has to be asked for. None for others."""
+        if request.discreet:
+            return None
+        entry = _entry(asker, request)
+        return entry if self._turnstile.let_in(entry.closing, entry.codes) else None
+
+    def let_out(self, entry: Entry) -> None:
+        """What came of its codes is known, and noted."""
+        self._turnstile.leave(entry.closing, entry.codes)
 
     async def _count(self, buckets: Sequence[Bucket], failed: int) -> Throttled | None:
         """Takes a token for each failed code from every bucket; answers what to raise when one had not as many."""
@@ -137,13 +156,20 @@ class Guessing:
             log.warning("somebody guesses codes", principal=principal)
 
 
-def _buckets(asker: Asker, customer_id: str) -> Sequence[Bucket]:
-    """Those of fewer first: who waits for one of them is in nobody else's way."""
+def _entry(asker: Asker, request: RedeemRequest) -> Entry:
+    """Buckets of fewer come first: who waits for one of them is in nobody else's way."""
     name, source = asker.principal.name, asker.source
-    of_customer, of_principal = Bucket(Kind.CUSTOMER, f"{name} {customer_id}"), Bucket(Kind.PRINCIPAL, name)
-    if not source:
-        return of_customer, of_principal
-    return of_customer, Bucket(Kind.SOURCE, f"{name} {source_name(source)}"), of_principal
+    closing = [Bucket(Kind.CUSTOMER, f"{name} {request.customer.id}")]
+    if source:
+        closing.append(Bucket(Kind.SOURCE, f"{name} {source_name(source)}"))
+    buckets = [*closing, Bucket(Kind.PRINCIPAL, name)]
+    # Whoever guesses through a shop must not close it to all its customers.
+    return Entry(buckets, buckets if request.discreet else closing, len(request.codes))
+
+
+def has_guessed(answer: Answer) -> bool:
+    """Whether a code of a caller who is trusted has failed."""
+    return isinstance(answer.outcome, Refusal) and bool(_failed(answer, GUESSED))
 
 
 def told_to(principal: Principal, answer: Answer) -> Answer:

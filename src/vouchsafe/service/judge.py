@@ -64,6 +64,12 @@ class Judge:
                 entries.append(entry)
         return entries, unknown
 
+    def known(self, code: str) -> Candidate | None:
+        """A code with its compiled campaign, if both are at hand."""
+        entry = self._codes.get(code)
+        evaluator = None if entry is None else self._evaluators.get(entry.campaign_id)
+        return None if entry is None or evaluator is None else Candidate(entry, evaluator)
+
     async def candidates(self, entries: Sequence[CodeEntry]) -> list[Candidate]:
         """Codes with their compiled campaigns. Raises Unavailable when the gate lacks one."""
         return [Candidate(entry, await self._evaluator(entry.campaign_id)) for entry in entries]

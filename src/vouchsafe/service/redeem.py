@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 
-from vouchsafe.domain.combine import Applied, Candidate, Combination, Coverage
+from vouchsafe.domain.combine import Candidate, Combination, Coverage
 from vouchsafe.domain.errors import NotFound, Unavailable
 from vouchsafe.domain.evaluator import TraceEntry
 from vouchsafe.domain.limits import Limits
@@ -20,13 +20,14 @@ from vouchsafe.domain.redemption import Claim, Position, Redemption
 from vouchsafe.domain.rest import Rest, Rests, rest_of
 from vouchsafe.domain.secret import Purpose, derived_key
 from vouchsafe.domain.takes import behind
-from vouchsafe.gate.attempts import Attempt, Moved, Redeemable, Stale, Standing, Waiting
+from vouchsafe.gate.attempts import Attempt, Moved, Stale, Standing, Waiting
 from vouchsafe.gate.checkout import Checkout
 from vouchsafe.ledger.ledger import Ledger
 from vouchsafe.service.backlog import Backlog
 from vouchsafe.service.combined import Answer, Combined, Plan
 from vouchsafe.service.committed import Committed
 from vouchsafe.service.judge import Judge, RedeemRequest
+from vouchsafe.service.offers import Answered, Offer, Trace, Trial, Validation
 from vouchsafe.service.reserve import Reservations
 from vouchsafe.service.rollback import Rollbacks
 from vouchsafe.service.transactions import Patience, Transactions
@@ -36,57 +37,13 @@ from vouchsafe.service.transactions import Patience, Transactions
 MAX_ROUNDS = 5
 NOTHING = Discount(0, 0)
 
-Answered = Redeemable | Refusal | Stale | Moved | Waiting
 
+class Prepared(NamedTuple):
+    """A request that waits for nothing but the gate's decision."""
 
-class Offer(msgspec.Struct, frozen=True):
-    """What a redemption would give now. Amounts in minor units of `currency_code`. `quote_token` is empty when no
-    campaign of it honours quotes."""
-
-    applied: tuple[Applied, ...]
-    currency_code: str
-    order_amount_minor: int
-    is_best: bool | None
-    quote_token: str = ""
-
-    @property
-    def discount_minor(self) -> int:
-        """What all codes take off."""
-        return sum(applied.discount.applied_minor for applied in self.applied)
-
-
-@dataclass(frozen=True, slots=True)
-class Trace:
-    """What was looked at for one code; `candidate` is None when no campaign has it."""
-
-    code: str
-    candidate: Candidate | None
-    entries: Sequence[TraceEntry]
-
-
-@dataclass(slots=True)
-class Trial:
-    """A validation for another time than now, in milliseconds since 1970 UTC, as if every campaign were active. Notes
-    down those that were asked and are not active now."""
-
-    at_ms: int
-    inactive: set[str] = field(default_factory=set)
-
-    async def ask(self, checkout: Checkout, attempt: Attempt, others: Sequence[str]) -> Answered:
-        """What the gate foretells."""
-        tried = await checkout.try_out(attempt, others, self.at_ms)
-        if not tried.is_active:
-            self.inactive.add(attempt.claim.campaign_id)
-        return tried.answer
-
-
-class Validation(msgspec.Struct, frozen=True):
-    """Whether the codes could be redeemed, with the reasons for those that could not."""
-
-    outcome: Offer | Refusal
-    inapplicable: tuple[Refusal, ...] = ()
-    skipped: tuple[Refusal, ...] = ()
-    traces: tuple[Trace, ...] = ()
+    request: RedeemRequest
+    candidate: Candidate
+    attempt: Attempt
 
 
 class Redeem:
@@ -120,14 +77,55 @@ class Redeem:
         Repeating a request gives its first answer again. The one exception is an unknown code: no campaign decides
         it, so nothing remembers it.
         """
-        self._backlog.check()
-        self._committed.check()
+        self.check()
         if len(request.codes) > 1:
             answer = await self._combined.redeem(request)
         else:
             answer = Answer(await self._redeem_one(request))
-        await self._committed.wait(answer.outcome)
+        await self.keep(answer)
         return answer
+
+    def check(self) -> None:
+        """Raises OutboxFull, Overloaded or Unavailable when no new use may be taken."""
+        self._backlog.check()
+        self._committed.check()
+
+    def prepare(self, request: RedeemRequest) -> Prepared | None:
+        """What to ask the gate for a request, when all that this takes is at hand; None when it is not, or one question
+        will not do: then `redeem` says what becomes of it."""
+        if len(request.codes) > 1 or request.discreet or not self._checkout.is_one_node:
+            return None
+        candidate = self._judge.known(request.codes[0])
+        if candidate is None or _limits(candidate).partial_budget:
+            return None
+        attempt = self._attempt(request, candidate, self._judge.combine(request, [candidate]))
+        return Prepared(request, candidate, attempt)
+
+    async def redeem_each(self, prepared: Sequence[Prepared]) -> list[Answer | Exception | None]:
+        """What `redeem` would answer to each, but that nobody has waited for the ledger; None where `redeem` has to be
+        asked after all, since the gate did not decide, or has decided before."""
+        answers = await self._checkout.redeem_each([one.attempt for one in prepared])
+        found: list[Answer | Exception | None] = []
+        for one, answer in zip(prepared, answers, strict=True):
+            if isinstance(answer, Redemption):
+                found.append(Answer(answer))
+            elif isinstance(answer, Refusal):
+                found.append(Answer(self._told(one.request, one.candidate, answer)))
+            elif isinstance(answer, Exception):
+                found.append(answer)
+            else:
+                self._must_judge_again([one.attempt], [answer])
+                found.append(None)
+        return found
+
+    async def keep(self, answer: Answer) -> None:
+        """Returns once an answer is as safe as was promised. Raises Unavailable when that takes too long."""
+        await self._committed.wait(answer.outcome)
+
+    @property
+    def is_kept_at_once(self) -> bool:
+        """Whether what the gate answers is as safe as was promised."""
+        return not self._committed.is_asked_for
 
     async def _redeem_one(self, request: RedeemRequest) -> Redemption | Refusal:
         entries, unknown = await self._judge.resolve(request.codes)

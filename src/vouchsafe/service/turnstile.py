@@ -38,6 +38,14 @@ class Turnstile:
                 self.leave(buckets[:place], count)
                 raise
 
+    def let_in(self, buckets: Sequence[Bucket], count: int) -> bool:
+        """As `enter`, for those who need not wait: False when they do, or have not as many tokens."""
+        for place, bucket in enumerate(buckets):
+            if not self._let_in(bucket, count):
+                self.leave(buckets[:place], count)
+                return False
+        return True
+
     def leave(self, buckets: Sequence[Bucket], count: int) -> None:
         """What came of the codes is known, and noted."""
         for bucket in buckets:
@@ -57,15 +65,11 @@ class Turnstile:
         return Throttled("codes", max(1, wait_ms), bucket.kind)
 
     async def _enter(self, bucket: Bucket, count: int) -> None:
-        crowd = self._crowds.get(bucket)
-        left = self._left(bucket)
-        if left < count:
-            raise self.throttled(bucket, count)
-        if crowd is None:
-            crowd = self._crowds[bucket] = _Crowd()
-        if not crowd.waiting and crowd.running + count <= left:
-            crowd.running += count
+        if self._let_in(bucket, count):
             return
+        if self._left(bucket) < count:
+            raise self.throttled(bucket, count)
+        crowd = self._crowds[bucket]  # somebody is ahead
         if self._waiting >= self._max_waiting:
             raise Overloaded(f"{self._waiting} calls wait for others of the same shopper already")
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -79,6 +83,16 @@ class Turnstile:
             raise
         finally:
             self._waiting -= 1
+
+    def _let_in(self, bucket: Bucket, count: int) -> bool:
+        crowd = self._crowds.get(bucket)
+        running = 0 if crowd is None else crowd.running
+        if running + count > self._left(bucket) or (crowd is not None and crowd.waiting):
+            return False
+        if crowd is None:
+            crowd = self._crowds[bucket] = _Crowd()
+        crowd.running += count
+        return True
 
     def _admit(self, bucket: Bucket, crowd: _Crowd) -> None:
         """Lets in who waits, in the order in which they came; who has not enough tokens any more is sent away."""

@@ -88,6 +88,47 @@ async def test_whoever_is_refused_by_one_bucket_holds_nothing_of_another(turnsti
     assert not turnstile._crowds
 
 
+async def test_whoever_need_not_wait_is_let_in_at_once_and_nobody_else(turnstile: Turnstile, watch: Watch) -> None:
+    turnstile.note(SOURCE, watch.now_ms + 4_000)  # one token is left
+    assert turnstile.let_in([CUSTOMER, SOURCE], 1)
+    # The other bucket has room, but nothing of it is kept.
+    assert not turnstile.let_in([CUSTOMER, SOURCE], 1)
+    assert turnstile.let_in([CUSTOMER], 2)
+    assert not turnstile.let_in([CUSTOMER], 1)
+    waiting = asyncio.create_task(turnstile.enter([CUSTOMER], 1))
+    await asyncio.sleep(0)
+    turnstile.leave([CUSTOMER], 2)
+    # Who waits has come first, and has it now.
+    await waiting
+    assert turnstile.let_in([CUSTOMER], 1)
+    turnstile.leave([CUSTOMER, SOURCE], 1)
+    turnstile.leave([CUSTOMER], 2)
+    assert not turnstile._crowds
+
+
+async def test_a_token_that_comes_back_while_it_is_looked_for_confuses_nobody() -> None:
+    class Ticking(Watch):
+        def __call__(self) -> int:
+            self.now_ms += 500
+            return self.now_ms
+
+    watch = Ticking()
+    turnstile = Turnstile(RATES, watch, max_waiting=100)
+    turnstile.note(CUSTOMER, watch.now_ms + 10_000)
+    outcomes = []
+    for _ in range(30):
+        try:
+            await turnstile.enter([CUSTOMER], 1)
+        except Throttled:
+            outcomes.append("throttled")
+        else:
+            outcomes.append("let in")
+            turnstile.leave([CUSTOMER], 1)
+    assert outcomes == sorted(outcomes, reverse=True)
+    assert set(outcomes) == {"throttled", "let in"}
+    assert not turnstile._crowds
+
+
 async def test_callers_who_go_away_while_they_wait_take_no_place(turnstile: Turnstile) -> None:
     chance = random.Random(7)
     for _ in range(50):

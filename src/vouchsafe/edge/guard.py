@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
 from typing import Any, TypeAlias
 
 import grpc
@@ -30,6 +31,8 @@ ADMITTED_ONE_BY_ONE = frozenset(
 BEGINNING = ADMITTED_ONE_BY_ONE | {
     f"/vouchsafe.v1.RedemptionService/{name}" for name in ("StreamValidateAndRedeem", "BatchValidateAndRedeem")
 }
+# Most calls are of this one, and take their steps together: reading is one of them (`service.together`).
+READ_LATER = "/vouchsafe.v1.RedemptionService/ValidateAndRedeem"
 READ_TO_THE_END_S = 1.0
 # The same of one that may never end what it sends.
 READ_ON_S = 0.1
@@ -117,6 +120,13 @@ class Guard:
 
     def _call(self, method: str, call: Any, deserialize: Any, read_on_s: float = READ_TO_THE_END_S) -> Any:
         """`deserialize` is None when the call reads what it gets itself."""
+        read: Callable[[Any], Any]
+        if deserialize is None:
+            read = lambda data: data  # noqa: E731
+        elif method == READ_LATER:
+            read = lambda data: partial(self._rules.read, data, deserialize)  # noqa: E731
+        else:
+            read = lambda data: self._rules.read(data, deserialize)  # noqa: E731
 
         async def guarded(data: Any, context: Context) -> Any:
             remaining_s = context.time_remaining()
@@ -126,8 +136,7 @@ class Guard:
                 if not self._open:
                     raise Unavailable("the server is starting: it waits for its stores")
                 caller.set(self._access.admit(method, context))
-                request = data if deserialize is None else self._rules.read(data, deserialize)
-                return await call(request, context)
+                return await call(read(data), context)
             except Exception as error:  # noqa: BLE001  # whatever it is, the caller is told
                 status = told(error, method)
             if deserialize is None:

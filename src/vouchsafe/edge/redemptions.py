@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from functools import partial
 from typing import Any
 
 from google.protobuf.message import Message
 from grpc.aio import ServicerContext
 
-from vouchsafe.domain.access import Role
-from vouchsafe.domain.errors import InvalidRequest, PermissionDenied
+from vouchsafe.domain.access import Principal, Role
+from vouchsafe.domain.errors import InvalidRequest, Overloaded, PermissionDenied
 from vouchsafe.edge import convert
 from vouchsafe.edge.access import require
 from vouchsafe.edge.admission import Admission
@@ -54,7 +55,7 @@ class RedemptionServicer(RedemptionServiceServicer):
             # Whoever may try out may look codes up, so no guess is counted: a trial writes nothing.
             tried = await self.use_case.validate(convert.redeem_request(request), explain=request.explain, trial=trial)
             return convert.validation_message(tried, trial)
-        asker = _asker(request, context)
+        asker = _asker(request, caller.get(), context)
         if request.explain and not asker.principal.is_trusted:
             raise PermissionDenied("explain is not for the role storefront; ask without it")
         wanted = convert.redeem_request(request, discreet=not asker.principal.is_trusted)
@@ -63,12 +64,14 @@ class RedemptionServicer(RedemptionServiceServicer):
         )
         return convert.validation_message(validation)
 
-    async def ValidateAndRedeem(
-        self, request: pb.ValidateAndRedeemRequest, context: Context
+    async def ValidateAndRedeem(  # type: ignore[override]  # the guard hands over how to read the message
+        self, read: Callable[[], pb.ValidateAndRedeemRequest], context: Context
     ) -> pb.ValidateAndRedeemResponse:
-        """Takes the uses, or says why not."""
+        """Takes the uses, or says why not. The message is read when its turn comes."""
+        principal = caller.get()
         response = pb.ValidateAndRedeemResponse()
-        convert.fill_answer(response, await self.together.redeem(_ask(request, context)))
+        answer = await self.together.redeem(lambda: _ask(read(), principal, context))
+        convert.fill_answer(response, answer)
         return response
 
     def StreamValidateAndRedeem(
@@ -97,35 +100,40 @@ class RedemptionServicer(RedemptionServiceServicer):
         self, requests: Sequence[pb.ValidateAndRedeemRequest], context: Context
     ) -> list[pb.RedemptionResult]:
         """What a call of its own would have come to for each."""
-        results, asks, entered = [], [], []
+        principal = caller.get()
+        results, told_to_each, reads, entered = [], [], [], []
         for request in requests:
             result = pb.RedemptionResult(request_id=request.request_id[:TOLD_REQUEST_ID_CHARACTERS])
             results.append(result)
             try:
-                entered_s = self._admission.enter()
-                entered.append(entered_s)
-                self._check(request, request.ByteSize())
-                asks.append((result, _ask(request, context)))
-            except Exception as error:  # noqa: BLE001  # whatever it is, it belongs to this request
+                entered.append(self._admission.enter())
+            except Overloaded as error:
                 result.error.CopyFrom(told(error, METHOD))
+                continue
+            told_to_each.append(result)
+            reads.append(partial(self._read, request, principal, context))
         try:
-            answers = await self.together.redeem_each([ask for _, ask in asks])
+            answers = await self.together.redeem_each(reads)
         finally:
             for entered_s in entered:
                 self._admission.leave(entered_s)
-        for (result, _), answer in zip(asks, answers, strict=True):
+        for result, answer in zip(told_to_each, answers, strict=True):
             if isinstance(answer, Exception):
                 result.error.CopyFrom(told(answer, METHOD))
             else:
                 convert.fill_answer(result.response, answer)
         return results
 
+    def _read(self, request: pb.ValidateAndRedeemRequest, principal: Principal, context: Context) -> Ask:
+        self._check(request, request.ByteSize())
+        return _ask(request, principal, context)
+
     async def ReserveRedemption(
         self, request: pb.ReserveRedemptionRequest, context: Context
     ) -> pb.ReserveRedemptionResponse:
         """Holds the uses, or says why not."""
         ttl_ms = request.ttl.ToMilliseconds() if request.HasField("ttl") else DEFAULT_TTL_MS
-        asker = _asker(request, context)
+        asker = _asker(request, caller.get(), context)
         wanted = convert.redeem_request(request, discreet=not asker.principal.is_trusted)
         answer = await self.guessing.ask(asker, wanted, lambda: self.use_case.reservations.reserve(wanted, ttl_ms))
         return convert.reserved_message(answer)
@@ -156,12 +164,12 @@ class RedemptionServicer(RedemptionServiceServicer):
         return pb.GetRedemptionResponse(redemption=convert.redemption_message(redemption))
 
 
-def _ask(request: pb.ValidateAndRedeemRequest, context: Context) -> Ask:
-    asker = _asker(request, context)
-    return Ask(asker, convert.redeem_request(request, discreet=not asker.principal.is_trusted))
+def _ask(request: pb.ValidateAndRedeemRequest, principal: Principal, context: Context) -> Ask:
+    asker = _asker(request, principal, context)
+    return Ask(asker, convert.redeem_request(request, discreet=not principal.is_trusted))
 
 
-def _asker(request: convert.AnyRequest, context: Context) -> Asker:
+def _asker(request: convert.AnyRequest, principal: Principal, context: Context) -> Asker:
     """Who asks. What a storefront does not say about the shopper, its connection does: there is no shop in between."""
-    principal, source = caller.get(), request.customer.source
+    source = request.customer.source
     return Asker(principal, source if source or principal.is_trusted else address_of(context.peer()))

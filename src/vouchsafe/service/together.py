@@ -1,20 +1,26 @@
 """Requests to redeem, side by side.
 
-What comes in one turn of the event loop takes each step together: the code of a step is met by all of them while it is
-at hand, and none of them needs a task of its own. That is for requests with nothing unusual about them; the others,
-and those of which the gate says that they are, go one by one.
+While some are at the gate, what comes waits and then takes each step together: the code of a step is met by all of them
+while it is at hand, one exchange carries them, and none of them needs a task of its own. Who comes alone does not wait.
+
+That is for requests with nothing unusual about them; the others, and those of which the gate says that they are, go one
+by one, and hold up nobody.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+import contextvars
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple
 
 from vouchsafe.service.combined import Answer
 from vouchsafe.service.guessing import Asker, Entry, Guessing, has_guessed
 from vouchsafe.service.judge import RedeemRequest
 from vouchsafe.service.redeem import Prepared, Redeem
+
+# So many begin whether or not others are at the gate: they fill an exchange.
+FULL = 64
 
 
 class Ask(NamedTuple):
@@ -24,31 +30,37 @@ class Ask(NamedTuple):
     request: RedeemRequest
 
 
+# Makes a request of what has come, when its turn comes; raises what is wrong with it.
+Read = Callable[[], Ask]
+
+
 class Together:
-    """Redeems. Unlike `redeem` and `guessing` by themselves, it counts failed codes and keeps the answers."""
+    """Redeems, as `redeem` and `guessing` would one by one."""
 
     def __init__(self, redeem: Redeem, guessing: Guessing) -> None:
         self._redeem = redeem
         self._guessing = guessing
         self._waiting: list[_Group] = []
+        self._count = 0
+        self._at_gate = 0
+        self._is_due = False
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def redeem(self, ask: Ask) -> Answer:
-        """Takes the uses, or says why not. Raises what `Redeem.redeem` and `Guessing.ask` raise."""
-        (answer,) = await self.redeem_each([ask])
+    async def redeem(self, read: Read) -> Answer:
+        """Takes the uses, or says why not. Raises what `read`, `Redeem.redeem` and `Guessing.ask` raise."""
+        (answer,) = await self.redeem_each([read])
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    async def redeem_each(self, asks: Sequence[Ask]) -> list[Answer | Exception]:
+    async def redeem_each(self, reads: Sequence[Read]) -> list[Answer | Exception]:
         """The same of each by itself, or what went wrong with it."""
-        if not asks:
+        if not reads:
             return []
-        loop = asyncio.get_running_loop()
-        group = _Group(asks, loop.create_future())
-        if not self._waiting:
-            loop.call_soon(self._begin)
+        group = _Group(reads)
         self._waiting.append(group)
+        self._count += len(reads)
+        self._begin_soon()
         try:
             await group.done
         finally:
@@ -56,35 +68,46 @@ class Together:
                 task.cancel()
         return group.answers
 
+    def _begin_soon(self) -> None:
+        if self._waiting and not self._is_due and (not self._at_gate or self._count >= FULL):
+            self._is_due = True
+            asyncio.get_running_loop().call_soon(self._begin)
+
     def _begin(self) -> None:
-        groups, self._waiting = self._waiting, []
+        groups = self._waiting
+        self._waiting, self._count, self._is_due = [], 0, False
         together = []
         for group in groups:
             if group.done.done():  # its caller has gone
                 continue
-            for place in range(len(group.asks)):
-                begun = self._begun(group, place)
+            for place, read in enumerate(group.reads):
+                try:
+                    ask = read()
+                except Exception as error:  # noqa: BLE001  # whatever it is, it belongs to this request
+                    group.tell(place, error)
+                    continue
+                begun = self._begun(group, place, ask)
                 if begun is None:
-                    self._go_alone(group, place)
+                    self._go_alone(group, place, ask)
                 else:
                     together.append(begun)
         if together:
+            self._at_gate += 1
             self._keep(self._decide(together))
 
-    def _begun(self, group: _Group, place: int) -> _Begun | None:
-        asker, request = group.asks[place]
-        entry = self._guessing.let_in(asker, request)
+    def _begun(self, group: _Group, place: int, ask: Ask) -> _Begun | None:
+        entry = self._guessing.let_in(*ask)
         if entry is None:
             return None
         try:
             self._redeem.check()
-            prepared = self._redeem.prepare(request)
+            prepared = self._redeem.prepare(ask.request)
         except Exception:  # noqa: BLE001  # whatever it is, it is told when it goes alone
             prepared = None
         if prepared is None:
             self._guessing.let_out(entry)
             return None
-        return _Begun(group, place, entry, prepared)
+        return _Begun(group, place, ask, entry, prepared)
 
     async def _decide(self, together: Sequence[_Begun]) -> None:
         answers: list[Answer | Exception | None]
@@ -92,14 +115,16 @@ class Together:
             answers = await self._redeem.redeem_each([begun.prepared for begun in together])
         except Exception as error:  # noqa: BLE001  # whatever it is, nobody may be left waiting
             answers = [error] * len(together)
-        for (group, place, entry, _), answer in zip(together, answers, strict=True):
+        self._at_gate -= 1
+        for (group, place, ask, entry, _), answer in zip(together, answers, strict=True):
             self._guessing.let_out(entry)
             if answer is None or (isinstance(answer, Answer) and has_guessed(answer)):
-                self._go_alone(group, place)
+                self._go_alone(group, place, ask)
             elif isinstance(answer, Exception) or self._redeem.is_kept_at_once:
                 group.tell(place, answer)
             else:
                 group.alone.append(self._keep(self._tell_when_kept(group, place, answer)))
+        self._begin_soon()
 
     async def _tell_when_kept(self, group: _Group, place: int, answer: Answer) -> None:
         try:
@@ -109,10 +134,10 @@ class Together:
         else:
             group.tell(place, answer)
 
-    def _go_alone(self, group: _Group, place: int) -> None:
-        asker, request = group.asks[place]
+    def _go_alone(self, group: _Group, place: int, ask: Ask) -> None:
+        asker, request = ask
 
-        async def ask() -> None:
+        async def answered() -> None:
             answer: Answer | Exception
             try:
                 answer = await self._guessing.ask(asker, request, lambda: self._redeem.redeem(request))
@@ -120,26 +145,27 @@ class Together:
                 answer = error
             group.tell(place, answer)
 
-        group.alone.append(self._keep(ask()))
+        group.alone.append(self._keep(answered(), group.context))
 
-    def _keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
+    def _keep(self, work: Coroutine[Any, Any, None], context: contextvars.Context | None = None) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, context=context)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
 
 class _Group:
-    """What one caller asks; `done` is set when all are answered."""
+    """What one caller asks; `done` is set when all is answered."""
 
-    __slots__ = ("alone", "answers", "asks", "done", "left")
+    __slots__ = ("alone", "answers", "context", "done", "left", "reads")
 
-    def __init__(self, asks: Sequence[Ask], done: asyncio.Future[None]) -> None:
-        self.asks = asks
-        self.done = done
-        self.left = len(asks)
-        self.answers: list[Any] = [None] * len(asks)
+    def __init__(self, reads: Sequence[Read]) -> None:
+        self.reads = reads
+        self.left = len(reads)
+        self.answers: list[Any] = [None] * len(reads)
         self.alone: list[asyncio.Task[None]] = []
+        self.context = contextvars.copy_context()
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def tell(self, place: int, answer: Answer | Exception) -> None:
         self.answers[place] = answer
@@ -153,5 +179,6 @@ class _Begun(NamedTuple):
 
     group: _Group
     place: int
+    ask: Ask
     entry: Entry
     prepared: Prepared

@@ -41,7 +41,7 @@ class Turnstile:
     def let_in(self, buckets: Sequence[Bucket], count: int) -> bool:
         """As `enter`, for those who need not wait: False when they do, or have not as many tokens."""
         for place, bucket in enumerate(buckets):
-            if not self._let_in(bucket, count):
+            if not self._let_in(bucket, count, self._left(bucket)):
                 self.leave(buckets[:place], count)
                 return False
         return True
@@ -65,9 +65,10 @@ class Turnstile:
         return Throttled("codes", max(1, wait_ms), bucket.kind)
 
     async def _enter(self, bucket: Bucket, count: int) -> None:
-        if self._let_in(bucket, count):
+        left = self._left(bucket)
+        if self._let_in(bucket, count, left):
             return
-        if self._left(bucket) < count:
+        if left < count:
             raise self.throttled(bucket, count)
         crowd = self._crowds[bucket]  # somebody is ahead
         if self._waiting >= self._max_waiting:
@@ -84,10 +85,10 @@ class Turnstile:
         finally:
             self._waiting -= 1
 
-    def _let_in(self, bucket: Bucket, count: int) -> bool:
+    def _let_in(self, bucket: Bucket, count: int, left: int) -> bool:
         crowd = self._crowds.get(bucket)
         running = 0 if crowd is None else crowd.running
-        if running + count > self._left(bucket) or (crowd is not None and crowd.waiting):
+        if running + count > left or (crowd is not None and crowd.waiting):
             return False
         if crowd is None:
             crowd = self._crowds[bucket] = _Crowd()

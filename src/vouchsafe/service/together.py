@@ -76,21 +76,22 @@ class Together:
     def _begin(self) -> None:
         groups = self._waiting
         self._waiting, self._count, self._is_due = [], 0, False
-        together = []
+        asked = []
         for group in groups:
             if group.done.done():  # its caller has gone
                 continue
             for place, read in enumerate(group.reads):
                 try:
-                    ask = read()
+                    asked.append((group, place, read()))
                 except Exception as error:  # noqa: BLE001  # whatever it is, it belongs to this request
                     group.tell(place, error)
-                    continue
-                begun = self._begun(group, place, ask)
-                if begun is None:
-                    self._go_alone(group, place, ask)
-                else:
-                    together.append(begun)
+        together = []
+        for group, place, ask in asked:
+            begun = self._begun(group, place, ask)
+            if begun is None:
+                self._go_alone(group, place, ask)
+            else:
+                together.append(begun)
         if together:
             self._at_gate += 1
             self._keep(self._decide(together))

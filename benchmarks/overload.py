@@ -128,7 +128,7 @@ class Overload:
         """As many redemptions a second as it takes."""
         with load_generator(may_fail=True) as generate:
             for duration_s in (WARM_UP_S, seconds):
-                order = ClosedLoop(self._service.target, self._service.api_key, CODE, duration_s, AT_ONCE)
+                order = ClosedLoop(self._service.target, self._service.api_key, [CODE], duration_s, AT_ONCE)
                 done = generate(order)
         return done.calls / done.seconds
 

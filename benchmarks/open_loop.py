@@ -13,17 +13,23 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import grpc
 import uvloop
+from google.rpc.code_pb2 import Code
 from google.rpc.error_details_pb2 import RetryInfo
 from grpc_status import rpc_status
 
-from benchmarks.message import METHODS, redeem_request
+from benchmarks.message import BATCH, METHODS, Requests, Way
 from benchmarks.processes import child
+from vouchsafe.v1.redemption_service_pb2 import (
+    BatchValidateAndRedeemResponse,
+    RedemptionResult,
+    ValidateAndRedeemResponse,
+)
 
 CHANNELS = 4
 # As a checkout would wait.
@@ -32,26 +38,27 @@ TIMEOUT_S = 2.0
 TRIES = 5
 LONGEST_PAUSE_S = 1.0
 DROPPED_RETRY_S = 0.25
-REDEEMED = b"\x0a"  # how a response with a redemption begins
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """So many calls a second for so long. With `comes_again`, who is refused repeats after what the server asks for."""
+    """So many requests a second for so long, in calls of their own or in batches. With `comes_again`, a call that is
+    refused is repeated after what the server asks for."""
 
     target: str
     api_key: str
     code: str
     seconds: float
     rate: float
+    way: Way = "unary"
     comes_again: bool = False
 
 
 @dataclass(slots=True)
 class Crowd:
-    """What came of the calls that were begun; milliseconds from when they were sent. `ends` counts them by how they
-    ended: redeemed, refused (with a time to come again), dropped (without), or the status. `late_ms` is how far behind
-    its own pace the generator was."""
+    """What came of the requests that were sent. `ends` counts them by how they ended: redeemed, refused (with a time to
+    come again), dropped (without), or the status. In milliseconds: how long calls took in which some were redeemed, or
+    refused, and how far behind its own pace the generator was with each."""
 
     seconds: float = 0
     redeemed_ms: list[float] = field(default_factory=list)
@@ -93,37 +100,34 @@ async def run(order: Order) -> Crowd:
     """Carries one order out."""
     options = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0))
     channels = [grpc.aio.insecure_channel(order.target, options=options) for _ in range(CHANNELS)]
-    methods: list[grpc.aio.UnaryUnaryMultiCallable[Any, bytes]] = [
-        channel.unary_unary(METHODS["unary"], request_serializer=lambda message: message.SerializeToString())
-        for channel in channels
-    ]
+    methods: list[Any] = [channel.unary_unary(METHODS[order.way]) for channel in channels]
     metadata = (("authorization", f"Bearer {order.api_key}"),)
+    requests = Requests([order.code])
+    make, size = (requests.batch, BATCH) if order.way == "batch" else (requests.unary, 1)
     crowd = Crowd()
 
     async def caller(number: int, intended: float) -> None:
         crowd.late_ms.append((time.perf_counter() - intended) * 1_000)
-        request = redeem_request(order.code, number)
         for attempt in range(TRIES if order.comes_again else 1):
             sent = time.perf_counter()
-            try:
-                response = await methods[number % CHANNELS](request, timeout=TIMEOUT_S, metadata=metadata)
-            except grpc.aio.AioRpcError as error:
-                took_ms = (time.perf_counter() - sent) * 1_000
-                end, retry_s = _end_of(error)
+            call = methods[number % CHANNELS](make(number * size), timeout=TIMEOUT_S, metadata=metadata)
+            ends, retry_s = await _ends_of(order.way, size, call)
+            took_ms = (time.perf_counter() - sent) * 1_000
+            for end in ends:
                 crowd.count(end)
-                if end == "refused":
-                    crowd.refused_ms.append(took_ms)
-                pause_s = min(max(0.05 * 2**attempt, 2 * retry_s), LONGEST_PAUSE_S)
-                await asyncio.sleep(pause_s * random.uniform(0.5, 1) if order.comes_again else 0)  # noqa: S311
-                continue
-            crowd.redeemed_ms.append((time.perf_counter() - sent) * 1_000)
-            crowd.count("redeemed" if response[:1] == REDEEMED else "no redemption")
-            return
+            if "redeemed" in ends:
+                crowd.redeemed_ms.append(took_ms)
+            if "refused" in ends:
+                crowd.refused_ms.append(took_ms)
+            if not order.comes_again or "redeemed" in ends:
+                return
+            pause_s = min(max(0.05 * 2**attempt, 2 * retry_s), LONGEST_PAUSE_S)
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1))  # noqa: S311  # for variety
 
     started = time.perf_counter()
     async with asyncio.TaskGroup() as tasks:
-        for number in range(int(order.rate * order.seconds)):
-            intended = started + number / order.rate
+        for number in range(int(order.rate / size * order.seconds)):
+            intended = started + number * size / order.rate
             if (early_s := intended - time.perf_counter()) > 0:
                 await asyncio.sleep(early_s)
             elif not number % 16:
@@ -132,6 +136,26 @@ async def run(order: Order) -> Crowd:
         crowd.seconds = time.perf_counter() - started
     await asyncio.gather(*(channel.close() for channel in channels))
     return crowd
+
+
+async def _ends_of(way: Way, size: int, call: Awaitable[bytes]) -> tuple[list[str], float]:
+    """How each request of a call ended, and after how many seconds a call that was refused shall come again."""
+    try:
+        data = await call
+    except grpc.aio.AioRpcError as error:
+        end, retry_s = _end_of(error)
+        return [end] * size, retry_s
+    if way == "batch":
+        return [_end_in(result) for result in BatchValidateAndRedeemResponse.FromString(data).results], 0
+    response = ValidateAndRedeemResponse.FromString(data)
+    return ["redeemed" if response.HasField("redemption") else "no redemption"], 0
+
+
+def _end_in(result: RedemptionResult) -> str:
+    if result.WhichOneof("result") == "response":
+        return "redeemed" if result.response.HasField("redemption") else "no redemption"
+    comes_again = any(detail.Unpack(RetryInfo()) for detail in result.error.details)
+    return "refused" if comes_again else Code.Name(result.error.code)
 
 
 def _end_of(error: grpc.aio.AioRpcError) -> tuple[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import structlog
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -49,10 +50,18 @@ TABLE: Mapping[type[Exception], WireError] = {
 def told(error: Exception, method: str) -> Status:
     """The status that answers a call, or one of its many requests, that has failed. What is not in the table goes to
     the log."""
+    if isinstance(error, errors.Overloaded):
+        # The same is told to many, when there is no time to lose.
+        return _overloaded(str(error), error.retry_ms)
     error_id = uuid.uuid4().hex
     if type(error) not in TABLE:
         log.error("internal error", method=method, error_id=error_id, exc_info=error)
     return status_of(error, error_id)
+
+
+@lru_cache(maxsize=100)
+def _overloaded(message: str, retry_ms: int) -> Status:
+    return status_of(errors.Overloaded(message, retry_ms), "")
 
 
 def status_of(error: Exception, error_id: str) -> Status:

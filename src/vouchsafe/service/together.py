@@ -119,6 +119,8 @@ class Together:
         self._at_gate -= 1
         for (group, place, ask, entry, _), answer in zip(together, answers, strict=True):
             self._guessing.let_out(entry)
+            if group.done.done():  # its caller has gone: nobody is to wait for it
+                continue
             if answer is None or (isinstance(answer, Answer) and has_guessed(answer)):
                 self._go_alone(group, place, ask)
             elif isinstance(answer, Exception) or self._redeem.is_kept_at_once:

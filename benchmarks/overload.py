@@ -58,8 +58,8 @@ Step = Callable[[], Awaitable[object]]
 
 @dataclass(frozen=True)
 class Figures:
-    """At one rate: requests a second, and milliseconds of a call. `wait_p99_ms` is how long calls wait for the worker by
-    its own probe; the others are as callers see it. `ends` counts requests by how they ended, as a Crowd does."""
+    """At one rate: requests a second, and milliseconds of a call. `wait_p99_ms` is how long calls wait for the worker
+    by its own probe; the others are as callers see it. `ends` says how many requests ended how, as a Crowd does."""
 
     load: str
     offered_per_s: float

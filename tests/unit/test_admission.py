@@ -64,6 +64,29 @@ def test_no_more_are_under_way_than_may_be(clock: Clock) -> None:
     assert (admission.under_way, admission.admitted, admission.refused) == (10, 11, 2)
 
 
+def test_of_many_that_come_together_as_many_as_there_is_room_for(clock: Clock) -> None:
+    admission = Admission(10, MAX_WAIT_MS, clock)
+    entered_s, taken = admission.enter_some(64)
+    assert (taken, admission.under_way, admission.refused) == (10, 10, 54)
+    assert admission.enter_some(64) == (0.0, 0)
+    assert "10 requests are under way" in str(admission.refusal())
+    clock.now_s += SHORT_S
+    admission.leave(entered_s, taken)
+    assert admission.enter_some(7)[1] == 7
+    assert (admission.under_way, admission.admitted, admission.refused) == (7, 17, 118)
+
+
+def test_many_that_come_together_are_turned_away_as_one_by_one(clock: Clock) -> None:
+    together, alone = (Admission(1_000, MAX_WAIT_MS, clock) for _ in range(2))
+    for wait_s in (None, TOO_LONG_S, None, SHORT_S, TOO_LONG_S, TOO_LONG_S):
+        for admission in (together, alone):
+            admission.note_wait(wait_s)
+        _, taken = together.enter_some(50)
+        together.leave(0.0, taken)
+        assert taken == 50 - len(refused(alone, 50))
+    assert 0 < together.refused == alone.refused
+
+
 def test_a_burst_that_passes_is_no_overload(clock: Clock) -> None:
     admission = Admission(10, MAX_WAIT_MS, clock)
     for wait_s in (TOO_LONG_S, LONG_S, TOO_LONG_S, SHORT_S):

@@ -62,23 +62,38 @@ class Admission:
 
     def enter(self) -> float:
         """Takes one on and answers when, for `leave`. Raises Overloaded; nothing is to be left then."""
-        if self.under_way + 1 > self.limit:
-            raise self._overloaded(f"{self.under_way} requests are under way already")
-        if self.is_overloaded:
-            self._turn = (self._turn + 1) % round(self._one_of)
-            if self._turn == 1:
-                raise self._overloaded(f"calls have waited {self.wait_s * 1_000:.0f} ms for it")
-        self.under_way += 1
-        self._most = max(self._most, self.under_way)
-        self.admitted += 1
-        return self._clock_s()
+        entered_s, taken = self.enter_some(1)
+        if not taken:
+            raise self.refusal()
+        return entered_s
 
-    def leave(self, entered_s: float) -> None:
-        """It is answered, or its caller has gone. `entered_s` is what `enter` answered."""
-        self.under_way -= 1
+    def enter_some(self, count: int) -> tuple[float, int]:
+        """Takes on as many of so many as may be; answers when, for `leave`, and how many. The others are to be told the
+        `refusal`."""
+        taken = min(count, max(0, int(self.limit) - self.under_way))
+        if self.is_overloaded:
+            taken -= sum([self._is_turned_away() for _ in range(taken)])
+        self.under_way += taken
+        self._most = max(self._most, self.under_way)
+        self.admitted += taken
+        self.refused += count - taken
+        return self._clock_s(), taken
+
+    def refusal(self) -> Overloaded:
+        """What to tell those who are not taken on."""
+        if self.under_way + 1 > self.limit:
+            why = f"{self.under_way} requests are under way already"
+        else:
+            why = f"calls have waited {self.wait_s * 1_000:.0f} ms for it"
+        retry_ms = min(LONGEST_RETRY_MS, max(SHORTEST_RETRY_MS, round(self.wait_s * 20) * 100))
+        return Overloaded(f"the server has too much to do: {why}; come back in {retry_ms} ms", retry_ms)
+
+    def leave(self, entered_s: float, count: int = 1) -> None:
+        """So many are answered, or their caller has gone. `entered_s` is what `enter` answered."""
+        self.under_way -= count
         now_s = self._clock_s()
-        self._sum_s += now_s - entered_s
-        self._done += 1
+        self._sum_s += (now_s - entered_s) * count
+        self._done += count
         if now_s >= self._window_end:
             self._adapt()
             self._window_end = now_s + WINDOW_S
@@ -113,7 +128,6 @@ class Admission:
             self.limit = min(self._max_items, self.limit + STEP_ITEMS)
         self._sum_s, self._done, self._most = 0.0, 0, self.under_way
 
-    def _overloaded(self, why: str) -> Overloaded:
-        self.refused += 1
-        retry_ms = min(LONGEST_RETRY_MS, max(SHORTEST_RETRY_MS, round(self.wait_s * 20) * 100))
-        return Overloaded(f"the server has too much to do: {why}; come back in {retry_ms} ms", retry_ms)
+    def _is_turned_away(self) -> bool:
+        self._turn = (self._turn + 1) % round(self._one_of)
+        return self._turn == 1

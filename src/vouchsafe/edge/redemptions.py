@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from grpc.aio import ServicerContext
 
 from vouchsafe.domain.access import Principal, Role
-from vouchsafe.domain.errors import InvalidRequest, Overloaded, PermissionDenied
+from vouchsafe.domain.errors import InvalidRequest, PermissionDenied
 from vouchsafe.edge import convert
 from vouchsafe.edge.access import require
 from vouchsafe.edge.admission import Admission
@@ -101,23 +101,20 @@ class RedemptionServicer(RedemptionServiceServicer):
     ) -> list[pb.RedemptionResult]:
         """What a call of its own would have come to for each."""
         principal = caller.get()
-        results, told_to_each, reads, entered = [], [], [], []
-        for request in requests:
-            result = pb.RedemptionResult(request_id=request.request_id[:TOLD_REQUEST_ID_CHARACTERS])
-            results.append(result)
-            try:
-                entered.append(self._admission.enter())
-            except Overloaded as error:
-                result.error.CopyFrom(told(error, METHOD))
-                continue
-            told_to_each.append(result)
-            reads.append(partial(self._read, request, principal, context))
+        results = [pb.RedemptionResult(request_id=one.request_id[:TOLD_REQUEST_ID_CHARACTERS]) for one in requests]
+        entered_s, taken = self._admission.enter_some(len(requests))
+        if taken < len(requests):
+            refusal = told(self._admission.refusal(), METHOD)
+            for result in results[taken:]:
+                result.error.CopyFrom(refusal)
+        if not taken:
+            return results
         try:
+            reads = [partial(self._read, request, principal, context) for request in requests[:taken]]
             answers = await self.together.redeem_each(reads)
         finally:
-            for entered_s in entered:
-                self._admission.leave(entered_s)
-        for result, answer in zip(told_to_each, answers, strict=True):
+            self._admission.leave(entered_s, taken)
+        for result, answer in zip(results[:taken], answers, strict=True):
             if isinstance(answer, Exception):
                 result.error.CopyFrom(told(answer, METHOD))
             else:

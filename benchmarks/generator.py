@@ -184,6 +184,7 @@ class Pipes:
     def __init__(self, channels: Sequence[grpc.aio.Channel], metadata: Any, requests: Requests, order: Order) -> None:
         self._open = [self._opener(channel, metadata, requests.id_prefix) for channel in channels]
         self._pipes = [opened() for opened in self._open]
+        self._cancelled: list[Pipe] = []
         self._make = requests.stream
         # Everything that is under way over a stream is cancelled with it.
         self._cancel_every = order.cancel_every * max(1, order.at_once // len(channels))
@@ -201,12 +202,13 @@ class Pipes:
         pipe = self._pipes[at]
         if self._cancel_every and self._asked % self._cancel_every == 0:
             self._pipes[at] = self._open[at]()
+            self._cancelled.append(pipe)
             _cancel_soon(pipe)
         return await pipe.ask(number, self._make(number))
 
     async def close(self) -> None:
         """Ends all streams."""
-        for pipe in self._pipes:
+        for pipe in (*self._pipes, *self._cancelled):
             await pipe.close()
 
 

@@ -38,6 +38,7 @@ TIMEOUT_S = 2.0
 TRIES = 5
 LONGEST_PAUSE_S = 1.0
 DROPPED_RETRY_S = 0.25
+RETRY_INFO = f"/{RetryInfo.DESCRIPTOR.full_name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +155,7 @@ async def _ends_of(way: Way, size: int, call: Awaitable[bytes]) -> tuple[list[st
 def _end_in(result: RedemptionResult) -> str:
     if result.WhichOneof("result") == "response":
         return "redeemed" if result.response.HasField("redemption") else "no redemption"
-    comes_again = any(detail.Unpack(RetryInfo()) for detail in result.error.details)
+    comes_again = any(detail.type_url.endswith(RETRY_INFO) for detail in result.error.details)
     return "refused" if comes_again else Code.Name(result.error.code)
 
 

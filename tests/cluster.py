@@ -14,6 +14,7 @@ from redis.crc import key_slot
 
 from vouchsafe.embedded import HOST, EmbeddedValkey, free_port
 from vouchsafe.gate.keys import Keys
+from vouchsafe.settings import Settings
 
 ALL_SLOTS = 16_384
 # Of each primary. Not in equal shares: partitions 0, 1 and 2, which is all that many tests have, lie on three nodes.
@@ -52,6 +53,17 @@ class Node(EmbeddedValkey):
     def id(self) -> str:
         """By which the others know it."""
         return str(self.ask("CLUSTER", "MYID"))
+
+    def kill_in_step(self) -> None:
+        """Kills a primary when its replica has all that it has."""
+        # Whoever writes meanwhile is not answered any more.
+        self.ask("CLIENT", "PAUSE", int(WAIT_S * 1000), "WRITE")
+        _until(self._is_followed_to_the_end, "its replica does not catch up")
+        self.kill()
+
+    def _is_followed_to_the_end(self) -> bool:
+        told = self.ask("INFO", "replication")
+        return bool(told["slave0"]["offset"] == told["master_repl_offset"])
 
 
 class EmbeddedCluster(EmbeddedValkey):
@@ -127,6 +139,12 @@ class EmbeddedCluster(EmbeddedValkey):
                     if first <= slot <= last:
                         return next(node for node in self.nodes if node.announced_port == port)
         raise AssertionError(f"nobody has partition {partition}")
+
+    def kill_and_replace(self, primary: Node) -> None:
+        """Returns when a replica has taken the place of a primary that is killed, whatever that was doing."""
+        partition = next(number for number in range(Settings().partitions) if self.owner(number) is primary)
+        primary.kill()
+        _until(lambda: self.owner(partition) is not primary, "no replica takes its place")
 
     def move(self, partition: int, to: Node) -> None:
         """Moves the slot of a partition to another primary, while everything runs."""

@@ -41,10 +41,17 @@ class Service(LocalService):
     agrees = True
 
     def __init__(self, data_dir: Path, *, workers: int = 1, valkey: EmbeddedValkey | None = None) -> None:
-        """With `valkey` on that one, else on one of its own."""
+        """With `valkey` on that one and the replicas that it has, else on one of its own."""
         super().__init__(data_dir, workers=workers)
+        self._has_own_valkey = valkey is None
         if valkey is not None:
             self._valkey = valkey
+
+    def _start_valkey(self) -> None:
+        if self._has_own_valkey:
+            super()._start_valkey()
+        else:
+            self._stack.enter_context(self._valkey)
 
     async def taken_while_paused(self, campaign_id: str) -> int:
         """By the order of the stream."""

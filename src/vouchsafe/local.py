@@ -85,10 +85,8 @@ class LocalService:
         self._data_dir.mkdir(parents=True, exist_ok=True)
         for port in (self._port, self._valkey.port, self._postgres.port):
             check_port(HOST, port)
-        self._stack.enter_context(self._valkey)
+        self._start_valkey()
         self._stack.enter_context(self._postgres)
-        if Settings().acknowledge == "replica":
-            self._stack.enter_context(EmbeddedValkey(self._data_dir / "replica", free_port(), self._valkey.port))
         self.settings = Settings(
             valkey_url=self._valkey.url,
             postgres_url=self._postgres.url,
@@ -105,6 +103,11 @@ class LocalService:
         for command in ("persist", "serve"):
             self._spawn(command)
         self._wait_until_ready()
+
+    def _start_valkey(self) -> None:
+        self._stack.enter_context(self._valkey)
+        if Settings().acknowledge == "replica":
+            self._stack.enter_context(EmbeddedValkey(self._data_dir / "replica", free_port(), self._valkey.port))
 
     def _secret(self) -> str:
         """One for this data, made when it is first needed and kept beside it."""

@@ -27,8 +27,8 @@ log = structlog.get_logger()
 
 OWNERSHIP_INTERVAL_S = 0.5
 READ_BLOCK_MS = 1_000
-# A pause after a batch that was not full lets the next one fill: at 2,000 events a second it saves three quarters of
-# the work.
+# Reading no more often than this, unless batches are full, lets them fill: at 2,000 events a second it saves three
+# quarters of the work.
 COLLECT_S = 0.1
 # Not where callers wait for each of them.
 AWAITED_COLLECT_S = 0.002
@@ -120,23 +120,25 @@ class Persister:
         # Of what the ledger holds, a persister that was killed may have trimmed nothing.
         offset, trimmed = state.offset, STREAM_START
         outbox = self._outbox(partition, state.epoch)
-        collect_s = 0.0
+        loop = asyncio.get_running_loop()
+        read_again_at = loop.time()
         try:
             while True:
                 if trimmed < offset and await _trim(outbox, offset):
                     trimmed = offset
-                await asyncio.sleep(collect_s)
+                await asyncio.sleep(read_again_at - loop.time())
                 try:
                     entries = await outbox.read(offset, self._batch, READ_BLOCK_MS)
                 except Unavailable:
                     if (await self._ledger.partition(partition)).epoch == state.epoch:
                         raise
                     return  # it was opened again, and is followed from there
+                is_part = 0 < len(entries) < self._batch
+                read_again_at = loop.time() + (self._collect_s if is_part else 0)
                 if entries:
                     await self._write(outbox, state.partition, state.epoch, offset, entries)
                     offset = entries[-1].position.stream_id
                 well()
-                collect_s = self._collect_s if 0 < len(entries) < self._batch else 0.0
         finally:
             await outbox.close()
 

@@ -30,9 +30,9 @@
 --          D; for R also the counters of the campaign, the order, one event in the outbox, and the end of the order's own
 --          reservation of the code; what loading a campaign writes (orders.lua).
 
--- nil: the id is free. 'X': it is another request's. '': it is this request's, not answered yet. Else the answer.
-local function remembered(key, fingerprint)
-  local record = redis.call('GET', key)
+-- What a record says. nil: the id is free. 'X': it is another request's. '': it is this request's, not answered yet. Else
+-- the answer.
+local function told_by(record, fingerprint)
   if not record then
     return nil
   end
@@ -42,13 +42,13 @@ local function remembered(key, fingerprint)
   return record:sub(FINGERPRINT_LENGTH + 1)
 end
 
--- The same, and an id that is free is the request's from now on.
+local function remembered(key, fingerprint)
+  return told_by(redis.call('GET', key), fingerprint)
+end
+
+-- As remembered, and an id that is free is the request's from now on.
 local function claimed(key, fingerprint, ttl_ms)
-  local known = remembered(key, fingerprint)
-  if not known then
-    redis.call('SET', key, fingerprint, 'PX', ttl_ms)
-  end
-  return known
+  return told_by(redis.call('SET', key, fingerprint, 'NX', 'GET', 'PX', ttl_ms), fingerprint)
 end
 
 register('claim', function(keys, args)

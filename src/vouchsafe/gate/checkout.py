@@ -119,11 +119,8 @@ class Checkout:
             for partition, found in places.items()
         )
         answers: list[Decided | Crowded | Exception] = [CROWDED] * len(attempts)
-        for found, told in zip(places.values(), await asyncio.gather(*asked, return_exceptions=True), strict=True):
-            if isinstance(told, BaseException) and not isinstance(told, Exception):
-                raise told
-            each = [told] * len(found) if isinstance(told, Exception) else told
-            for place, answer in zip(found, each, strict=True):
+        for found, told in zip(places.values(), await asyncio.gather(*asked), strict=True):
+            for place, answer in zip(found, told, strict=True):
                 answers[place] = answer
         return answers
 

@@ -14,7 +14,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import structlog
 from redis.exceptions import ResponseError
 
-from vouchsafe.domain.errors import Overloaded, Unavailable
+from vouchsafe.domain.errors import Overloaded, Unavailable, VouchsafeError
 from vouchsafe.gate.connection import Command, Connection, as_unavailable
 from vouchsafe.gate.gate import Gate
 from vouchsafe.settings import Settings
@@ -39,15 +39,15 @@ class Function(Generic[Item, Answer]):
 
 
 class _Asked(NamedTuple):
-    """Items that one caller asks about together, and where the answers go: the one, or a list of all."""
+    """Items that one caller asks about together, and where the answers go: the one, or a list of all, in which what
+    went wrong with an item takes its place."""
 
     items: Sequence[Any]
     future: asyncio.Future[Any]
     is_one: bool
 
     def fail(self, error: Exception) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
+        self.settle([error] * len(self.items))
 
     def settle(self, answers: list[Any]) -> None:
         if self.future.done():  # its caller has gone
@@ -131,17 +131,9 @@ class Lane:
     ) -> list[Answer | Exception]:
         """What is answered about each item, or what went wrong with it. Raises what `submit` raises."""
         self._check_room(len(items))
-        parts = [items[at : at + self._batch_size] for at in range(0, len(items), self._batch_size)]
+        parts = (items[at : at + self._batch_size] for at in range(0, len(items), self._batch_size))
         asked = [self._queue(function, partition, part, is_one=False) for part in parts]
-        answers: list[Answer | Exception] = []
-        for part, told in zip(parts, await asyncio.gather(*asked, return_exceptions=True), strict=True):
-            if isinstance(told, Exception):
-                answers += [told] * len(part)
-            elif isinstance(told, BaseException):
-                raise told
-            else:
-                answers += told
-        return answers
+        return [answer for answers in await asyncio.gather(*asked) for answer in answers]
 
     def _check_room(self, count: int) -> None:
         if self._closed:
@@ -254,8 +246,11 @@ class Lanes:
     async def ask_each(
         self, function: Function[Item, Answer], partition: int, items: Sequence[Item]
     ) -> list[Answer | Exception]:
-        """As `Lane.ask_each`, likewise."""
-        return await self._lane(partition).ask_each(function, partition, items)
+        """As `Lane.ask_each`, likewise, but that it raises nothing."""
+        try:
+            return await self._lane(partition).ask_each(function, partition, items)
+        except VouchsafeError as error:
+            return [error] * len(items)
 
     def _lane(self, partition: int) -> Lane:
         url = self._gate.routes.url_of(partition)

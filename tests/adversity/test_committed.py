@@ -195,6 +195,16 @@ async def test_postgresql_away_stops_redeeming_but_not_pausing(ledger_service: S
     assert await ledger_service.taken_while_paused(campaign) == 0
 
 
+async def test_what_goes_alone_finds_out_that_postgresql_is_back(ledger_service: Service, client: Client) -> None:
+    """With nobody's help: of what is asked now and then, each may be the one that finds out."""
+    codes = [await create(client, 1_000) for _ in range(2)]
+    ledger_service.stop_postgres()
+    await not_confirmed(ledger_service, codes[0], str(uuid.uuid4()))
+    ledger_service.start_postgres()
+    response = await client.redeem_codes(codes, Customer(id="c"), an_order(str(uuid.uuid4())))
+    assert response.HasField("redemption")
+
+
 async def _shop(service: Service, code: str, shopper: int, told: set[str]) -> None:
     """Until the first call that is not answered."""
     async with service.client(timeout_s=1, channels=1) as client:

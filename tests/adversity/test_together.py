@@ -30,7 +30,7 @@ from vouchsafe.service.committed import Committed
 from vouchsafe.service.guessing import Asker, Guessing
 from vouchsafe.service.judge import RedeemRequest
 from vouchsafe.service.redeem import Redeem
-from vouchsafe.service.together import FULL, Ask, Together
+from vouchsafe.service.together import FULL, MOST, MOST_AT_GATE, Ask, Together
 from vouchsafe.settings import Settings
 
 CAP = 500
@@ -119,6 +119,22 @@ async def test_who_has_gone_before_its_turn_is_not_redeemed(world: World) -> Non
     assert isinstance((await world.redeem(20)).outcome, Redemption)
     if world.together._redeem._checkout.is_one_node:
         assert await world.used() == 3
+    assert not world.together._guessing._turnstile._crowds
+
+
+@pytest.mark.one_node("on a cluster all go alone, and the lanes drop who has gone")
+async def test_who_goes_while_the_gate_stands_still_is_not_redeemed_but_for_a_bounded_few(world: World) -> None:
+    await on_every_node(world.gate, ("CLIENT", "PAUSE", 500, "WRITE"))
+    gone: list[asyncio.Task[Answer]] = []
+    for _ in range(20):
+        gone += [world.redeem(len(gone) + number) for number in range(1, 51)]
+        for _ in range(5):
+            await asyncio.sleep(0)
+    for task in gone:
+        task.cancel()
+    await asyncio.gather(*gone, return_exceptions=True)
+    assert isinstance((await world.redeem(2_000)).outcome, Redemption)
+    assert 2 < await world.used() <= 2 + MOST_AT_GATE * MOST
     assert not world.together._guessing._turnstile._crowds
 
 

@@ -78,6 +78,8 @@ class _Call:
         if isinstance(reply, ResponseError):
             self.fail(as_unavailable(reply))
             return
+        if len(reply) != (count := sum(len(asked.items) for asked in self.waiting)):
+            raise ValueError(f"{len(reply)} answers to {count} items")
         replies = iter(reply)
         for asked in self.waiting:
             asked.settle([self._decoded(item, next(replies)) for item in asked.items])

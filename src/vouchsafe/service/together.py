@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple
 
@@ -19,8 +20,12 @@ from vouchsafe.service.guessing import Asker, Entry, Guessing, has_guessed
 from vouchsafe.service.judge import RedeemRequest
 from vouchsafe.service.redeem import Prepared, Redeem
 
-# So many begin whether or not others are at the gate: they fill an exchange.
+# So many begin while others are at the gate, too: they fill an exchange.
 FULL = 64
+# One exchange is made ready while the gate answers another. Whoever comes meanwhile waits here, and may still go.
+MOST_AT_GATE = 2
+# No more begin at once, so that nobody else waits long for the loop. (One caller's own are never parted.)
+MOST = 128
 
 
 class Ask(NamedTuple):
@@ -40,7 +45,7 @@ class Together:
     def __init__(self, redeem: Redeem, guessing: Guessing) -> None:
         self._redeem = redeem
         self._guessing = guessing
-        self._waiting: list[_Group] = []
+        self._waiting: deque[_Group] = deque()
         self._count = 0
         self._at_gate = 0
         self._is_due = False
@@ -69,15 +74,18 @@ class Together:
         return group.answers
 
     def _begin_soon(self) -> None:
-        if self._waiting and not self._is_due and (not self._at_gate or self._count >= FULL):
+        if not self._waiting or self._is_due:
+            return
+        if not self._at_gate or (self._count >= FULL and self._at_gate < MOST_AT_GATE):
             self._is_due = True
             asyncio.get_running_loop().call_soon(self._begin)
 
     def _begin(self) -> None:
-        groups = self._waiting
-        self._waiting, self._count, self._is_due = [], 0, False
-        asked = []
-        for group in groups:
+        self._is_due = False
+        asked: list[tuple[_Group, int, Ask]] = []
+        while self._waiting and len(asked) < MOST:
+            group = self._waiting.popleft()
+            self._count -= len(group.reads)
             if group.done.done():  # its caller has gone
                 continue
             for place, read in enumerate(group.reads):
@@ -95,20 +103,22 @@ class Together:
         if together:
             self._at_gate += 1
             self._keep(self._decide(together))
+        self._begin_soon()
 
     def _begun(self, group: _Group, place: int, ask: Ask) -> _Begun | None:
-        entry = self._guessing.let_in(*ask)
-        if entry is None:
-            return None
+        """None when it has to go alone."""
+        entry = None
         try:
-            self._redeem.check()
-            prepared = self._redeem.prepare(ask.request)
-        except Exception:  # noqa: BLE001  # whatever it is, it is told when it goes alone
-            prepared = None
-        if prepared is None:
+            entry = self._guessing.let_in(*ask)
+            if entry is not None and (prepared := self._redeem.prepare(ask.request)) is not None:
+                # Last: who is let through may be the one that finds out whether the ledger confirms again.
+                self._redeem.check()
+                return _Begun(group, place, ask, entry, prepared)
+        except Exception:  # noqa: BLE001, S110  # whatever it is, it is told when it goes alone
+            pass
+        if entry is not None:
             self._guessing.let_out(entry)
-            return None
-        return _Begun(group, place, ask, entry, prepared)
+        return None
 
     async def _decide(self, together: Sequence[_Begun]) -> None:
         answers: list[Answer | Exception | None]

@@ -24,6 +24,7 @@ from vouchsafe.gate.gate import Gate
 from vouchsafe.settings import Settings
 
 CALLS = 2_000
+CLAIMED_BEFORE = "on a cluster the request id is claimed by a call of its own before"
 
 
 def attempt(number: int) -> Attempt:
@@ -99,6 +100,7 @@ async def test_a_caller_that_goes_before_its_turn_is_not_decided(gate: Gate, che
     assert await used(gate) == 1
 
 
+@pytest.mark.one_node(CLAIMED_BEFORE)
 async def test_calls_that_arrive_together_go_together(gate: Gate, checkout: Checkout, settings: Settings) -> None:
     async def calls() -> int:
         stats = b"".join(await on_every_node(gate, ("INFO", "commandstats"))).decode()
@@ -111,6 +113,7 @@ async def test_calls_that_arrive_together_go_together(gate: Gate, checkout: Chec
     assert await calls() - before == -(-1_000 // settings.batch_size)
 
 
+@pytest.mark.one_node(CLAIMED_BEFORE)
 async def test_more_than_may_wait_are_refused_and_the_others_served(gate: Gate, settings: Settings) -> None:
     small = Checkout(gate, settings.model_copy(update={"max_waiting": 10}))
     try:
@@ -121,6 +124,7 @@ async def test_more_than_may_wait_are_refused_and_the_others_served(gate: Gate, 
     assert await used(gate) == 10
 
 
+@pytest.mark.one_node(CLAIMED_BEFORE)
 async def test_closing_answers_what_waits(gate: Gate, settings: Settings) -> None:
     checkout = Checkout(gate, settings)
     tasks = [asyncio.create_task(checkout.redeem(attempt(number))) for number in range(300)]

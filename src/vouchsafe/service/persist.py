@@ -108,7 +108,7 @@ class Persister:
                     return
                 except Unavailable as error:
                     self._outages.begin(who, error)
-                except Exception:
+                except Exception:  # whatever it is, it is told and tried again; the other partitions go on
                     log.exception("events cannot be moved; they and all after them wait in the outbox", who=who)
                 await delays.wait()
         finally:

@@ -83,11 +83,13 @@ class Together:
     def _begin(self) -> None:
         self._is_due = False
         asked: list[tuple[_Group, int, Ask]] = []
-        while self._waiting and len(asked) < MOST:
+        begun = 0
+        while self._waiting and begun < MOST:
             group = self._waiting.popleft()
             self._count -= len(group.reads)
             if group.done.done():  # its caller has gone
                 continue
+            begun += len(group.reads)
             for place, read in enumerate(group.reads):
                 try:
                     asked.append((group, place, read()))
@@ -95,11 +97,11 @@ class Together:
                     group.tell(place, error)
         together = []
         for group, place, ask in asked:
-            begun = self._begun(group, place, ask)
-            if begun is None:
+            ready = self._begun(group, place, ask)
+            if ready is None:
                 self._go_alone(group, place, ask)
             else:
-                together.append(begun)
+                together.append(ready)
         if together:
             self._at_gate += 1
             self._keep(self._decide(together))
